@@ -1,0 +1,1 @@
+"""The commands of yocto: prepare, train, sample."""

@@ -1,0 +1,1 @@
+"""Texts to token files to batches: memory-mapped, reproducible."""

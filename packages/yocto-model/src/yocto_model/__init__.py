@@ -1,0 +1,1 @@
+"""A small GPT: the model, its cache, its text generation."""

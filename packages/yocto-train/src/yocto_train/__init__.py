@@ -1,0 +1,1 @@
+"""Train a yocto GPT: optimizers, schedules, checkpoints, exact resume."""
