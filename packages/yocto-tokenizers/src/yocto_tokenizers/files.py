@@ -1,0 +1,49 @@
+"""One way to open any tokenizer: the content decides what it is."""
+
+from os import PathLike
+from pathlib import Path
+
+from yocto_tokenizers.char import CharTokenizer
+from yocto_tokenizers.errors import TokenizerFileError, quoted
+from yocto_tokenizers.protocol import Tokenizer
+from yocto_tokenizers.storage import read_bytes
+from yocto_tokenizers.strict_json import parse_object
+from yocto_tokenizers.vocabulary import stated_kind
+
+FILE_NAMES = ("vocab.json", "tokenizer.json", "tokenizer.model")
+
+
+def load_tokenizer(path: str | PathLike[str]) -> Tokenizer:
+    """Open a vocab.json, tokenizer.json or tokenizer.model, or a directory that holds one of them.
+
+    Raises:
+        TokenizerFileError: nothing there, several kinds in one directory, or a file that is damaged
+            or of an unknown kind.
+    """
+    file = _the_file(path)
+    content = read_bytes(file)
+    source = quoted(file)
+    kind = stated_kind(parse_object(content, source), source)
+    if kind == CharTokenizer.kind:
+        return CharTokenizer._from_file_content(content, source)  # noqa: SLF001 - read only once
+    raise TokenizerFileError(f"{source} is of the unknown kind {quoted(kind)}; upgrade")
+
+
+def _the_file(path: str | PathLike[str]) -> Path:
+    """The path itself, or the one tokenizer file in it."""
+    try:
+        directory = Path(path)
+        if not directory.is_dir():
+            return directory
+        found = [name for name in FILE_NAMES if (directory / name).exists()]
+    except (OSError, TypeError, ValueError) as error:
+        raise TokenizerFileError(f"cannot read {quoted(path)}: no valid path") from error
+    if not found:
+        raise TokenizerFileError(
+            f"{quoted(path)} holds no tokenizer; expected one of {', '.join(FILE_NAMES)}"
+        )
+    if len(found) > 1:
+        raise TokenizerFileError(
+            f"{quoted(path)} holds several tokenizers, {' and '.join(found)}; name one of them"
+        )
+    return directory / found[0]
