@@ -1,1 +1,43 @@
-"""A small GPT: the model, its cache, its text generation."""
+"""A small GPT: the model, its key/value cache, its text generation.
+
+Read config.py, layers.py and gpt.py first; then cache.py, sampling.py, generation.py, text.py.
+"""
+
+from importlib.metadata import version
+
+from yocto_model.cache import KVCache
+from yocto_model.config import ARCHITECTURES, GPTConfig
+from yocto_model.errors import (
+    ConfigError,
+    InputError,
+    ModelError,
+    ModelFileError,
+    SamplingError,
+)
+from yocto_model.generation import Context, Step, stream, window_start
+from yocto_model.gpt import GPT
+from yocto_model.sampling import SamplingOptions
+from yocto_model.text import StopFilter, TextGenerator, TextStream, Token
+
+__version__ = version("yocto-model")
+
+__all__ = [
+    "ARCHITECTURES",
+    "GPT",
+    "ConfigError",
+    "Context",
+    "GPTConfig",
+    "InputError",
+    "KVCache",
+    "ModelError",
+    "ModelFileError",
+    "SamplingError",
+    "SamplingOptions",
+    "Step",
+    "StopFilter",
+    "TextGenerator",
+    "TextStream",
+    "Token",
+    "stream",
+    "window_start",
+]

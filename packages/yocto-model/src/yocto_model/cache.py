@@ -1,0 +1,89 @@
+"""KVCache: the keys and values of the tokens a model has read, so that they are read once.
+
+Without it, token n costs a pass over all n tokens before it; with it, one pass over one token.
+"""
+
+import torch
+from torch import Tensor
+
+from yocto_model.config import GPTConfig
+from yocto_model.errors import InputError
+
+
+class KVCache:
+    """Room for `capacity` tokens in every layer, allocated once.
+
+    Attributes:
+        keys: (n_layer, B, K, capacity, D); the first `length` tokens are valid.
+        values: the same shape.
+        length: tokens held so far.
+        capacity: tokens there is room for.
+        padding: (B,) int64, or None. Row b's first `padding[b]` tokens only make rows equally
+            long: they take no position and nobody looks at them.
+
+    Bytes: `2 * n_layer * B * K * D * capacity` times the size of one value.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        batch_size: int = 1,
+        *,
+        capacity: int | None = None,
+        padding: Tensor | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.capacity = config.block_size if capacity is None else capacity
+        shape = (config.n_layer, batch_size, config.kv_heads, self.capacity, config.head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.padding = padding
+        self.length = 0
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store T new tokens of one layer and return all S = length + T of them.
+
+        `length` itself moves once per forward pass, in `advance`, after every layer has stored.
+
+        Args:
+            layer: index of the block.
+            k: keys (B, K, T, D).
+            v: values (B, K, T, D).
+
+        Returns:
+            Keys and values (B, K, S, D), views of the storage.
+
+        Raises:
+            InputError: there is no room for T more tokens.
+        """
+        end = self.length + k.shape[2]
+        if end > self.capacity:
+            raise InputError(
+                f"the cache holds {self.length} of {self.capacity} tokens, and {k.shape[2]} more "
+                "do not fit; truncate it or make a larger one"
+            )
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def advance(self, n_tokens: int) -> None:
+        """Count `n_tokens` as held, after every layer has appended them."""
+        self.length += n_tokens
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` tokens (0 resets); the storage stays.
+
+        Raises:
+            InputError: `length` is negative or larger than what is held.
+        """
+        if not 0 <= length <= self.length:
+            raise InputError(f"cannot truncate a cache of {self.length} tokens to {length}")
+        self.length = length
+
+    def fork(self) -> "KVCache":
+        """An independent copy: what is appended to one is not seen by the other."""
+        twin = object.__new__(KVCache)
+        twin.capacity, twin.length, twin.padding = self.capacity, self.length, self.padding
+        twin.keys, twin.values = self.keys.clone(), self.values.clone()
+        return twin

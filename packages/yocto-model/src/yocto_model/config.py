@@ -1,0 +1,226 @@
+"""GPTConfig: what a model is made of, and the named architectures."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from yocto_model.errors import ConfigError
+
+Norm = Literal["layernorm", "rmsnorm"]
+Positions = Literal["learned", "rotary"]
+Activation = Literal["gelu", "gelu_tanh", "swiglu", "relu2"]
+Init = Literal["normal", "uniform"]
+
+# An architecture is a named set of fields; sizes are left to the caller.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    # GPT-2 (Radford et al. 2019), as Hugging Face's GPT2LMHeadModel computes it.
+    "gpt2": {},
+    # What small models of 2025 share, tensor for tensor Hugging Face's Qwen3ForCausalLM.
+    "modern": {
+        "norm": "rmsnorm",
+        "norm_eps": 1e-6,
+        "positions": "rotary",
+        "activation": "swiglu",
+        "bias": False,
+        "qk_norm": True,
+        "tie_weights": False,
+        "init": "uniform",
+        "zero_init": True,
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig:
+    """Everything that decides a model's shape and initial weights; the default is GPT-2 small.
+
+    Attributes:
+        vocab_size: number of token ids.
+        block_size: the longest context, in tokens.
+        n_layer: transformer blocks.
+        n_head: query heads per block.
+        n_embd: width of the residual stream; a multiple of `n_head`.
+        n_kv_head: key/value heads, each shared by `n_head / n_kv_head` query heads (grouped-query
+            attention, Ainslie et al. 2023). None means one for each query head.
+        n_hidden: width inside the MLP. None means 4 `n_embd`, or for "swiglu" 8/3 of it, which
+            costs the same number of weights (Shazeer 2020), rounded up to a multiple of 8.
+        dropout: probability of zeroing, on the embedding, the attention weights, both branches.
+        norm: "layernorm" (Ba et al. 2016) or "rmsnorm" (Zhang & Sennrich 2019), before each branch.
+        norm_eps: added to the variance, or to the mean square.
+        positions: "learned" table (GPT-2) or "rotary" (Su et al. 2021).
+        rotary_base: wave length base of the rotary positions.
+        activation: "gelu" (exact; nanoGPT), "gelu_tanh" (GPT-2), "swiglu" (Shazeer 2020) or
+            "relu2" (So et al. 2021).
+        bias: biases in linear layers and LayerNorm.
+        qk_norm: RMSNorm with gain on each head's queries and keys (Henry et al. 2020; Qwen3).
+        tie_weights: the output head is the embedding matrix (Press & Wolf 2017).
+        logit_softcap: if set, logits are `cap * tanh(logits / cap)` (Gemma 2). Neither GPT-2 nor
+            Qwen3 can express it, so a model with it cannot be exported to them.
+        init: "normal" with deviation 0.02, residual projections divided by sqrt(2 n_layer)
+            (GPT-2), or "uniform" within sqrt(3 / fan-in), embeddings N(0, 1) (nanochat).
+        zero_init: residual projections and an untied head start at zero, so every block starts
+            as the identity (modded-nanogpt, nanochat).
+
+    Raises:
+        ConfigError: a field is out of range or two contradict each other; the message says which.
+    """
+
+    vocab_size: int = 50_257
+    block_size: int = 1_024
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    n_kv_head: int | None = None
+    n_hidden: int | None = None
+    dropout: float = 0.0
+    norm: Norm = "layernorm"
+    norm_eps: float = 1e-5
+    positions: Positions = "learned"
+    rotary_base: float = 10_000.0
+    activation: Activation = "gelu_tanh"
+    bias: bool = True
+    qk_norm: bool = False
+    tie_weights: bool = True
+    logit_softcap: float | None = None
+    init: Init = "normal"
+    zero_init: bool = False
+
+    @classmethod
+    def from_arch(cls, arch: str, **fields: Any) -> "GPTConfig":
+        """The named architecture, with `fields` (sizes, or changes to it) on top.
+
+        Args:
+            arch: a key of `ARCHITECTURES`, "gpt2" or "modern".
+            **fields: fields of `GPTConfig`; they win over the architecture's.
+
+        Raises:
+            ConfigError: unknown architecture or field, or a value out of range.
+        """
+        if arch not in ARCHITECTURES:
+            raise ConfigError(f"unknown architecture {arch!r}; choose from {sorted(ARCHITECTURES)}")
+        return cls.from_dict({**ARCHITECTURES[arch], **fields})
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "GPTConfig":
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: a field is unknown, of the wrong type, or out of range.
+        """
+        unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise ConfigError(f"unknown field of GPTConfig: {', '.join(map(str, unknown))}")
+        return cls(**fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values, ready for JSON or `torch.save`."""
+        return dataclasses.asdict(self)
+
+    def replace(self, **fields: Any) -> "GPTConfig":
+        """A copy with some fields changed."""
+        return GPTConfig.from_dict({**self.to_dict(), **fields})
+
+    # --- derived sizes -------------------------------------------------------------------------
+
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads per block."""
+        return self.n_head if self.n_kv_head is None else self.n_kv_head
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.n_embd // self.n_head
+
+    @property
+    def hidden(self) -> int:
+        """Width inside the MLP."""
+        if self.n_hidden is not None:
+            return self.n_hidden
+        if self.activation == "swiglu":
+            return math.ceil(self.n_embd * 8 / 3 / 8) * 8
+        return 4 * self.n_embd
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of distinct weights, known before the model is built.
+
+        A tied head counts once, with the embedding.
+        """
+        width, bias = self.n_embd, int(self.bias)
+        norm = width * (1 + (bias if self.norm == "layernorm" else 0))
+        qkv = (width + bias) * self.head_dim * (self.n_head + 2 * self.kv_heads)
+        proj = (width + bias) * width
+        up = (width + bias) * self.hidden * (2 if self.activation == "swiglu" else 1)
+        down = (self.hidden + bias) * width
+        block = 2 * norm + qkv + proj + up + down + (2 * self.head_dim if self.qk_norm else 0)
+        tables = self.vocab_size * width * (1 if self.tie_weights else 2)
+        if self.positions == "learned":
+            tables += self.block_size * width
+        return self.n_layer * block + norm + tables
+
+    # --- validation ----------------------------------------------------------------------------
+
+    def __post_init__(self) -> None:
+        problems = [*self._wrong_types(), *self._out_of_range()]
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def _wrong_types(self) -> list[str]:
+        problems = []
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+            problems += _int_problem(name, getattr(self, name))
+        for name in ("n_kv_head", "n_hidden"):
+            if getattr(self, name) is not None:
+                problems += _int_problem(name, getattr(self, name))
+        for name in ("bias", "qk_norm", "tie_weights", "zero_init"):
+            if not isinstance(getattr(self, name), bool):
+                problems.append(f"{name} must be true or false, not {getattr(self, name)!r}")
+        for name, choices in (
+            ("norm", Norm),
+            ("positions", Positions),
+            ("activation", Activation),
+            ("init", Init),
+        ):
+            if getattr(self, name) not in get_args(choices):
+                allowed = ", ".join(get_args(choices))
+                problems.append(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
+        return problems
+
+    def _out_of_range(self) -> list[str]:
+        problems = []
+        if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
+            problems.append(f"dropout must be in [0, 1), not {self.dropout!r}")
+        problems += [
+            f"{name} must be a positive number, not {getattr(self, name)!r}"
+            for name in ("norm_eps", "rotary_base")
+            if not (_is_number(getattr(self, name)) and getattr(self, name) > 0)
+        ]
+        cap = self.logit_softcap
+        if cap is not None and not (_is_number(cap) and cap > 0):
+            problems.append(f"logit_softcap must be a positive number or None, not {cap!r}")
+        if problems or self._wrong_types():
+            return problems  # the divisions below need sound integers
+        if self.n_embd % self.n_head:
+            problems.append(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        elif self.positions == "rotary" and self.head_dim % 2:
+            problems.append(
+                f"rotary positions need an even head width; n_embd {self.n_embd} / "
+                f"n_head {self.n_head} is {self.head_dim}"
+            )
+        if self.n_head % self.kv_heads:
+            problems.append(f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}")
+        return problems
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _int_problem(name: str, value: object) -> list[str]:
+    # The cap only keeps absurd settings, as from a damaged file, away from the arithmetic.
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 2**31:
+        return []
+    return [f"{name} must be a whole number from 1 to 2^31, not {value!r}"]

@@ -1,0 +1,161 @@
+"""The parts of a GPT, smallest first: norm, rotary positions, attention, MLP, block.
+
+Dimension letters, here and in the rest of the package:
+
+    B  batch             T  tokens of the input    S  tokens seen so far, cache included
+    C  n_embd, width     H  query heads            K  key/value heads
+    D  width of a head   F  hidden width of MLP    V  vocab_size
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from yocto_model.cache import KVCache
+from yocto_model.config import GPTConfig
+
+
+def make_norm(config: GPTConfig) -> nn.Module:
+    """The normalisation of a residual branch's input: (..., C) -> (..., C)."""
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(config.n_embd, eps=config.norm_eps)
+    return nn.LayerNorm(config.n_embd, eps=config.norm_eps, bias=config.bias)
+
+
+def rotary_tables(config: GPTConfig) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position's angles (Su et al. 2021), float32.
+
+    Pair i of a head turns by `position * base^(-2i/D)`; the two members of a pair are D/2 apart,
+    as in Llama and Qwen3, not neighbours as in the paper.
+
+    Returns:
+        Two tensors (block_size, D).
+    """
+    pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
+    frequencies = config.rotary_base ** (-pairs / config.head_dim)  # (D/2,)
+    angles = torch.outer(torch.arange(config.block_size).float(), frequencies)
+    angles = torch.cat((angles, angles), dim=1)  # (block_size, D)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair of a head by its position's angle; lengths are kept.
+
+    Args:
+        x: (B, H, T, D).
+        cos: (T, D), or (B, 1, T, D) when rows stand at different positions.
+        sin: the same shape.
+    """
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-right, left), dim=-1) * sin
+
+
+class CausalSelfAttention(nn.Module):
+    """Each token looks at itself and at those before it: (B, T, C) -> (B, T, C).
+
+    Multi-head attention (Vaswani et al. 2017) with optional per-head norm of queries and keys,
+    rotary positions and grouped key/value heads. One matrix makes q, k and v.
+    """
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer  # its place in the cache
+        self.n_head, self.kv_heads = config.n_head, config.kv_heads
+        self.head_dim, self.dropout = config.head_dim, config.dropout
+        self.sizes = [heads * config.head_dim for heads in (self.n_head, *[self.kv_heads] * 2)]
+        self.qkv = nn.Linear(config.n_embd, sum(self.sizes), bias=config.bias)
+        self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
+        if config.qk_norm:
+            self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
+            self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, T, C).
+            rotary: cosine and sine for these T positions, or None with learned positions.
+            mask: bool, broadcast to (B, H, T, S), True where a query may look. None means
+                causal, which needs S == T, or T == 1 and nothing to hide.
+            cache: keys and values of earlier tokens; ours are appended.
+        """
+        B, T, C = x.shape
+        q, k, v = self.qkv(x).split(self.sizes, dim=2)
+        q = q.view(B, T, self.n_head, self.head_dim)
+        k = k.view(B, T, self.kv_heads, self.head_dim)
+        v = v.view(B, T, self.kv_heads, self.head_dim)
+        q, k = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2)  # (B, H|K, T, D)
+        v = v.transpose(1, 2)  # (B, K, T, D)
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)  # (B, K, S, D)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None and T > 1,
+            dropout_p=self.dropout if self.training else 0.0,
+            enable_gqa=self.kv_heads != self.n_head,
+        )  # (B, H, T, D)
+        return self.proj(y.transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return] # nn.Module.__call__ is untyped
+
+
+class MLP(nn.Module):
+    """What a token makes of what it has gathered, each on its own: (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        # SwiGLU's gate and value come from one matrix: rows [0, F) are the gate.
+        wide = config.hidden * (2 if config.activation == "swiglu" else 1)
+        self.up = nn.Linear(config.n_embd, wide, bias=config.bias)
+        self.proj = nn.Linear(config.hidden, config.n_embd, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Widen, bend, narrow."""
+        x = self.up(x)  # (B, T, F), or (B, T, 2F) for SwiGLU
+        if self.activation == "swiglu":
+            gate, value = x.chunk(2, dim=-1)
+            x = F.silu(gate) * value  # (B, T, F)
+        elif self.activation == "relu2":
+            x = F.relu(x).square()
+        else:
+            x = F.gelu(x, approximate="tanh" if self.activation == "gelu_tanh" else "none")
+        return self.proj(x)  # type: ignore[no-any-return] # nn.Module.__call__ is untyped
+
+
+class Block(nn.Module):
+    """One layer: attention, then MLP, each added to the stream (pre-norm): (B, T, C) -> (B, T, C).
+
+    Normalising the branch's input rather than the sum keeps a clear path for the gradient
+    (Xiong et al. 2020).
+    """
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.ln_1 = make_norm(config)
+        self.attn = CausalSelfAttention(config, layer)
+        self.ln_2 = make_norm(config)
+        self.mlp = MLP(config)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """See `CausalSelfAttention.forward` for the arguments."""
+        x = x + self.drop(self.attn(self.ln_1(x), rotary, mask, cache))
+        return x + self.drop(self.mlp(self.ln_2(x)))  # type: ignore[no-any-return] # nn.Module.__call__ is untyped

@@ -1,0 +1,178 @@
+"""From logits to the next id: pure functions, joined by `SamplingOptions`.
+
+The order is: repetition penalty, temperature, top-k, top-p, min-p, draw. A filter sets what it
+drops to minus infinity. Ties are broken towards the lower id, so each filter keeps an exact set.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from yocto_model.errors import SamplingError
+
+_DROPPED = -math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How the next token is chosen; the default draws from the model's own distribution.
+
+    Attributes:
+        temperature: logits are divided by it; below 1 is more cautious, 0 is greedy.
+        top_k: keep the k likeliest tokens (Fan et al. 2018); 0 keeps all.
+        top_p: keep the smallest set that has this probability (Holtzman et al. 2020); 1 keeps all.
+        min_p: keep tokens at least this fraction as likely as the likeliest (Nguyen et al. 2024);
+            0 keeps all.
+        repetition_penalty: above 1 makes tokens of the context less likely (Keskar et al. 2019).
+
+    Raises:
+        SamplingError: a value is out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        rules = (
+            ("temperature", self.temperature >= 0 and math.isfinite(self.temperature), ">= 0"),
+            ("top_k", self.top_k >= 0 and self.top_k == int(self.top_k), "a whole number >= 0"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
+            (
+                "repetition_penalty",
+                self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty),
+                "above 0",
+            ),
+        )
+        for name, holds, rule in rules:
+            if not holds:
+                raise SamplingError(f"{name} must be {rule}, not {getattr(self, name)}")
+
+
+def penalize_repetition(
+    logits: Tensor, contexts: Sequence[Sequence[int]], penalty: float
+) -> Tensor:
+    """Make the tokens of each row's context less likely (CTRL, Keskar et al. 2019).
+
+    Args:
+        logits: (B, V).
+        contexts: B rows of ids.
+        penalty: positive logits are divided by it, negative ones multiplied.
+    """
+    if penalty == 1.0:
+        return logits
+    logits = logits.clone()
+    for row, context in enumerate(contexts):
+        ids = torch.tensor(sorted(set(context)), dtype=torch.int64, device=logits.device)
+        seen = logits[row, ids]
+        logits[row, ids] = torch.where(seen > 0, seen / penalty, seen * penalty)
+    return logits
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Keep exactly the k largest logits of each row, (B, V) -> (B, V); k = 0 keeps all."""
+    if k == 0 or k >= logits.shape[-1]:
+        return logits
+    kth = torch.topk(logits, k).values[:, -1:]  # (B, 1)
+    above = logits > kth
+    tied = logits == kth
+    # Fill the places that are left with tied tokens, lowest ids first.
+    room = k - above.sum(dim=-1, keepdim=True)
+    keep = above | (tied & (tied.cumsum(dim=-1) <= room))
+    return logits.masked_fill(~keep, _DROPPED)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Keep each row's smallest set of likeliest tokens with probability p or more, never none."""
+    if p >= 1.0:
+        return logits
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = ordered.double().softmax(dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities  # probability of the likelier tokens
+    drop = before >= p
+    drop[:, 0] = False
+    return logits.masked_fill(drop.scatter(-1, order, drop), _DROPPED)
+
+
+def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
+    """Keep tokens whose probability is at least `min_p` times the row's largest."""
+    if min_p == 0.0:
+        return logits
+    # A ratio of probabilities is a difference of logits: no softmax needed.
+    floor = logits.max(dim=-1, keepdim=True).values + math.log(min_p)
+    return logits.masked_fill(logits < floor, _DROPPED)
+
+
+def filter_logits(
+    logits: Tensor, options: SamplingOptions, contexts: Sequence[Sequence[int]]
+) -> Tensor:
+    """All filters in order, (B, V) -> (B, V); for a temperature above 0."""
+    logits = penalize_repetition(logits, contexts, options.repetition_penalty)
+    if options.temperature != 1.0:
+        logits = logits / options.temperature
+    logits = keep_top_k(logits, options.top_k)
+    logits = keep_top_p(logits, options.top_p)
+    return keep_min_p(logits, options.min_p)
+
+
+def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw one id per row by inverting the cumulative distribution.
+
+    A pure function: the randomness is an argument, so a row's draw does not depend on its
+    neighbours in the batch.
+
+    Args:
+        logits: (B, V), minus infinity where nothing may be drawn.
+        uniforms: float64 (B,), each in [0, 1).
+
+    Returns:
+        int64 (B,).
+
+    Raises:
+        SamplingError: a row has NaN, plus infinity, or no finite logit.
+    """
+    weights = (logits.double() - logits.max(dim=-1, keepdim=True).values).exp()
+    cumulative = weights.cumsum(dim=-1)  # (B, V), not normalised
+    total = cumulative[:, -1:]
+    if not bool(torch.isfinite(total).all()):
+        raise SamplingError("the model's output is not finite; were its weights damaged?")
+    # The first id whose cumulative weight exceeds the target; its own weight is then above 0.
+    ids = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True)
+    # Rounding may carry u * total up to total itself: the last id with weight is meant.
+    last = (cumulative < total).sum(dim=-1, keepdim=True)
+    return torch.minimum(ids, last)[:, 0]
+
+
+def next_ids(
+    logits: Tensor,
+    options: SamplingOptions,
+    uniforms: Tensor,
+    contexts: Sequence[Sequence[int]],
+) -> Tensor:
+    """The next id of each row.
+
+    Args:
+        logits: (B, V) of the position before.
+        options: how to choose.
+        uniforms: float64 (B,), each in [0, 1); not looked at when greedy.
+        contexts: B rows of ids, for the repetition penalty.
+
+    Returns:
+        int64 (B,).
+
+    Raises:
+        SamplingError: logits from which nothing can be drawn.
+    """
+    if options.temperature > 0:
+        return draw(filter_logits(logits, options, contexts), uniforms)
+    logits = penalize_repetition(logits, contexts, options.repetition_penalty)
+    best, ids = logits.max(dim=-1)
+    if not bool(torch.isfinite(best).all()):
+        raise SamplingError("the model's output is not finite; were its weights damaged?")
+    return ids

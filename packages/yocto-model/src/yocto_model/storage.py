@@ -1,0 +1,250 @@
+"""Reading and writing .pt files: the only place that calls `torch.save` and `torch.load`.
+
+A .pt file is a zip archive of raw tensors and one restricted pickle. `torch.load` does not check
+the archive's checksums, follows odd archives, and believes any size it reads; so the archive is
+inspected before it is opened, and what comes out is inspected before it is used.
+"""
+
+import contextlib
+import math
+import os
+import pickle
+import re
+import struct
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from yocto_model.config import GPTConfig
+from yocto_model.errors import ModelFileError
+
+File = str | os.PathLike[str] | IO[bytes]
+
+_LOAD_ERRORS = (
+    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError,
+    AttributeError, AssertionError, OverflowError, struct.error, MemoryError, zipfile.BadZipFile,
+)  # fmt: skip
+
+
+def save(content: Mapping[str, Any], file: File) -> None:
+    """Write tensors, numbers, strings, lists and dicts. A path is replaced in one step.
+
+    Args:
+        content: only tensors, str, int, float, bool, None, lists and dicts: what `load` accepts.
+        file: a path or an open binary file.
+
+    Raises:
+        TypeError: the content holds something that could not be loaded back.
+        OSError: the file could not be written; an existing one is unchanged.
+    """
+    _check_plain(content, "content")
+    if not isinstance(file, str | os.PathLike):
+        torch.save(dict(content), file)
+        return
+    target = Path(file)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            try:
+                torch.save(dict(content), out)
+            except RuntimeError as error:  # how torch reports a failed write
+                raise OSError(f"could not write {target}: is the disk full?") from error
+            out.flush()
+            os.fsync(out.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)  # mkstemp makes files private
+        Path(name).replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def load(file: File, *, expected_format: str, newest_version: int) -> dict[str, Any]:
+    """Read a file that `save` wrote, tensors on the CPU, running no code from it.
+
+    Args:
+        file: a path or an open, seekable binary file.
+        expected_format: what the file's "format" entry must be.
+        newest_version: the highest "format_version" that the caller understands.
+
+    Raises:
+        ModelFileError: not such a file, damaged, of a newer version, or holding odd tensors.
+        OSError: the file could not be read.
+    """
+    name = name_of(file)
+    if isinstance(file, str | os.PathLike):
+        if not Path(file).is_file():
+            reason = "is not a regular file" if Path(file).exists() else "does not exist"
+            raise ModelFileError(f"{name} {reason}")
+        with Path(file).open("rb") as opened:
+            content = _load_open(opened, name)
+    else:
+        content = _load_open(file, name)
+    if not isinstance(content, dict) or content.get("format") != expected_format:
+        raise ModelFileError(f"{name} is not a {expected_format} file")
+    version = content.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ModelFileError(f"{name} states no format version")
+    if version > newest_version:
+        raise ModelFileError(
+            f"{name} has format version {version}; this yocto reads up to {newest_version}: upgrade"
+        )
+    _check_tensors(content, name)
+    return content
+
+
+def name_of(file: File) -> str:
+    """How error messages call the file."""
+    if isinstance(file, str | os.PathLike):
+        return str(file)
+    return str(getattr(file, "name", "the file"))
+
+
+def checked_weights(weights: object, config: GPTConfig, file: File) -> dict[str, Tensor]:
+    """The state_dict, if it is one whose size and values make sense; else ModelFileError."""
+    name = name_of(file)
+    if not isinstance(weights, dict) or not weights:
+        raise ModelFileError(f"{name} holds no weights")
+    for key, tensor in weights.items():
+        if not isinstance(key, str) or not isinstance(tensor, Tensor):
+            raise ModelFileError(f"{name}: weight {key!r} is not a tensor")
+        if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise ModelFileError(f"{name}: weight {key} has dtype {tensor.dtype}, not a float")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ModelFileError(f"{name}: weight {key} holds NaN or infinite values")
+    held = sum(tensor.numel() for tensor in weights.values())
+    if held < config.n_parameters:  # before a model of the stated size is built
+        raise ModelFileError(
+            f"{name}: its settings need {config.n_parameters:,} weights, it holds {held:,}"
+        )
+    return weights
+
+
+def check_fit(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, tied: bool, file: File
+) -> None:
+    """Compare names and shapes with the model's own; ModelFileError lists up to ten problems."""
+    problems = [f"{key} is missing" for key in expected if key not in weights]
+    problems += [f"{key} is unknown" for key in weights if key not in expected]
+    problems += [
+        f"{key} has shape {tuple(weights[key].shape)}, expected {tuple(want.shape)}"
+        for key, want in expected.items()
+        if key in weights and weights[key].shape != want.shape
+    ]
+    if not problems and tied and not weights["head.weight"].equal(weights["token_emb.weight"]):
+        problems = ["head.weight and token_emb.weight differ, but the settings tie them"]
+    if problems:
+        more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ModelFileError(f"{name_of(file)}: {'; '.join(problems[:10])}{more}")
+
+
+# --- the archive -----------------------------------------------------------------------------
+
+
+def _load_open(file: IO[bytes], name: str) -> object:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    _check_archive(file, size, name)
+    file.seek(0)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except _LOAD_ERRORS as error:
+        # torch's own text recommends loading unsafely, so it is not repeated.
+        raise ModelFileError(
+            f"{name} is damaged or holds more than plain tensors and numbers; it was not loaded"
+        ) from error
+
+
+def _check_archive(file: IO[bytes], size: int, name: str) -> None:
+    head = file.read(256)
+    if not head.startswith(b"PK\x03\x04"):
+        raise ModelFileError(f"{name} is not a .pt file: it looks like {_looks_like(head)}")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            tail = archive.start_dir + sum(
+                46 + len(m.orig_filename.encode()) + len(m.extra) + len(m.comment) for m in members
+            )
+            broken = None
+            if all(m.compress_type == zipfile.ZIP_STORED for m in members):
+                if sum(m.file_size for m in members) <= size:
+                    broken = archive.testzip()
+            else:
+                raise ModelFileError(f"{name} is a compressed archive, which no .pt file is")
+    except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError) as error:
+        raise ModelFileError(f"{name} is cut off or damaged") from error
+    names = [member.filename for member in members]
+    odd = [n for n in names if not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)*", n) or ".." in n]
+    if odd or len(set(names)) != len(names):
+        raise ModelFileError(f"{name} holds oddly named or repeated members")
+    if sum(n.endswith("/data.pkl") for n in names) != 1:
+        raise ModelFileError(f"{name} is a zip archive, but not a .pt file")
+    # What follows the directory is an end record of 22 bytes, after 76 bytes more for zip64.
+    if sum(m.file_size for m in members) > size or not 22 <= size - tail <= 98:
+        raise ModelFileError(f"{name} is damaged: its parts do not add up to its size")
+    if broken is not None:
+        raise ModelFileError(f"{name} is damaged: the checksum of {broken} is wrong")
+
+
+def _looks_like(head: bytes) -> str:
+    if not head:
+        return "an empty file"
+    signs = (
+        (b"version https://git-lfs", "a Git LFS pointer; fetch the real file"),
+        (b"<!doc", "a web page"),
+        (b"<html", "a web page"),
+        (b"\x80", "a bare pickle, which is never loaded"),
+        (b"\x1f\x8b", "a gzip file"),
+    )
+    for start, what in signs:
+        if head.lstrip().lower().startswith(start):
+            return what
+    is_text = all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head)
+    return "text" if is_text else "something else"
+
+
+# --- the content -----------------------------------------------------------------------------
+
+
+def _check_plain(value: object, where: str) -> None:
+    """One NumPy number in a file makes it save but never load: refuse before writing."""
+    if value is None or isinstance(value, Tensor) or type(value) in (str, int, float, bool):
+        return
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_plain(key, f"a key of {where}")
+            _check_plain(item, f"{where}[{key!r}]")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_plain(item, f"{where}[{index}]")
+    else:
+        raise TypeError(f"{where} is a {type(value).__name__}, which cannot be loaded back safely")
+
+
+def _check_tensors(value: object, name: str) -> None:
+    """Refuse tensors that claim more memory than they bring: views, sparse, quantised, meta."""
+    if isinstance(value, Tensor):
+        sound = (
+            value.layout == torch.strided
+            and value.device.type == "cpu"
+            and not value.is_quantized
+            and value.is_contiguous()
+            and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+            and math.prod(value.shape) == value.numel()
+        )
+        if not sound:
+            raise ModelFileError(f"{name} holds a tensor of an unsupported kind")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_tensors(key, name)
+            _check_tensors(item, name)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_tensors(item, name)
