@@ -1,0 +1,210 @@
+"""Which text goes to training and which to validation."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from yocto_data.cutting import SafeCutter
+from yocto_data.documents import Corpus, Tally
+from yocto_data.errors import OptionError, ShortDataError, show
+
+SplitBy = Literal["auto", "position", "documents"]
+SplitName = Literal["train", "val"]
+
+# TAB, LF and CR are text; the others of C0, and DEL, are counted.
+_CONTROLS = bytes(c for c in range(32) if c not in b"\t\n\r") + b"\x7f"
+
+
+def check_split_options(val_ratio: float, seed: int, split_by: str) -> None:
+    """Refuse what is out of range, by name."""
+    if (
+        isinstance(val_ratio, bool)
+        or not isinstance(val_ratio, int | float)
+        or not (math.isfinite(val_ratio) and 0 < val_ratio < 1)
+    ):
+        raise OptionError(f"val_ratio must lie between 0 and 1, both excluded, found {val_ratio!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
+        raise OptionError(f"seed must be an integer within 0 and 2^64 - 1, found {seed!r}")
+    if split_by not in get_args(SplitBy):
+        raise OptionError(
+            f"split_by must be one of {', '.join(get_args(SplitBy))}, found {show(str(split_by))!r}"
+        )
+
+
+@dataclass(kw_only=True)
+class Survey:
+    """What a first pass over all text has found. It also is the check of the whole input."""
+
+    tally: Tally
+    documents: int = 0
+    characters: int = 0
+    control_characters: int = 0
+    val_documents: int = 0
+    lowest: tuple[int, int] = (1 << 64, 0)
+    highest: tuple[int, int] = (-1, 0)
+
+
+def survey(corpus: Corpus, *, val_ratio: float, seed: int, heartbeat: Callable[[], None]) -> Survey:
+    """Read everything once: count, check, and hash the sources.
+
+    ``heartbeat`` is called for every block, so that a caller can show life, or raise to stop.
+    """
+    found = Survey(tally=Tally())
+    for ordinal, document in enumerate(corpus.documents(found.tally)):
+        word = _word(seed, ordinal)
+        found.documents += 1
+        found.val_documents += _is_low(word, val_ratio)
+        found.lowest = min(found.lowest, (word, ordinal))
+        found.highest = max(found.highest, (word, ordinal))
+        for block in document.blocks:
+            data = block.encode("utf-8")
+            found.characters += len(block)
+            found.control_characters += len(data) - len(data.translate(None, _CONTROLS))
+            heartbeat()
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPlan:
+    """The decision for every character: by its position, or by the number of its document.
+
+    ``cut`` is the position of the first validation character; None splits by documents, each of
+    which goes to validation when the first 64 bits of a hash of seed and number, read as a
+    fraction, lie below ``val_ratio``. ``exception`` is one document that goes the other way, so
+    that among few documents no split stays without one.
+    """
+
+    seed: int
+    val_ratio: float
+    cut: int | None
+    exception: int | None
+
+    @property
+    def by(self) -> Literal["position", "documents"]:
+        """The name for meta.json."""
+        return "documents" if self.cut is None else "position"
+
+    def is_val(self, ordinal: int) -> bool:
+        """Whether a document belongs to validation, when documents decide."""
+        low = _is_low(_word(self.seed, ordinal), self.val_ratio)
+        return low != (ordinal == self.exception)
+
+
+def plan_split(found: Survey, *, val_ratio: float, seed: int, split_by: SplitBy) -> SplitPlan:
+    """Decide how to split; ``auto`` cuts one document by position, several are kept whole.
+
+    Raises:
+        ShortDataError: a split would hold no text.
+        OptionError: one document cannot be split by documents.
+    """
+    if split_by == "documents" and found.documents == 1:
+        raise OptionError("one document cannot be split by documents; use split_by=position")
+    if split_by == "documents" or (split_by == "auto" and found.documents > 1):
+        exception = None
+        if found.val_documents == 0:
+            exception = found.lowest[1]
+        elif found.val_documents == found.documents:
+            exception = found.highest[1]
+        return SplitPlan(seed=seed, val_ratio=val_ratio, cut=None, exception=exception)
+    cut = int(found.characters * (1 - val_ratio))
+    if not 0 < cut < found.characters:
+        raise ShortDataError(
+            f"{found.characters} characters at val_ratio {val_ratio} leave a split without text; "
+            "use more text"
+        )
+    return SplitPlan(seed=seed, val_ratio=val_ratio, cut=cut, exception=None)
+
+
+def _word(seed: int, ordinal: int) -> int:
+    digest = hashlib.sha256(f"yocto-data split {seed} {ordinal}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def _is_low(word: int, val_ratio: float) -> bool:
+    return word / (1 << 64) < val_ratio
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A stretch of one document that lies in one split, short enough to be encoded at once."""
+
+    text: str
+    split: SplitName
+    where: str
+    first: bool  # opens its document
+    last: bool  # closes its document
+    opens_in_split: bool  # is its document's first piece in this split
+    bytes_read: int  # how far the sources were read when it was cut
+
+
+@dataclass(kw_only=True)
+class PieceCutter:
+    """Walks the corpus a second time and cuts it into pieces, in order."""
+
+    corpus: Corpus
+    plan: SplitPlan
+    chunk_chars: int
+    tally: Tally
+    unsafe_cuts: int = 0
+
+    def pieces(self) -> Iterator[Piece]:
+        """All pieces of all documents."""
+        seen_chars = 0
+        for ordinal, document in enumerate(self.corpus.documents(self.tally)):
+            waiting: tuple[str, SplitName] | None = None
+            first, opened = True, ""
+            for text, split, count in self._parts(document.blocks, ordinal, seen_chars):
+                seen_chars = count
+                if waiting is not None:
+                    yield self._piece(waiting, document.where, first=first, opened=opened)
+                    first, opened = False, waiting[1]
+                waiting = (text, split)
+            if waiting is not None:
+                yield self._piece(waiting, document.where, first=first, opened=opened, last=True)
+
+    def _piece(
+        self,
+        part: tuple[str, SplitName],
+        where: str,
+        *,
+        first: bool,
+        opened: str,
+        last: bool = False,
+    ) -> Piece:
+        return Piece(
+            text=part[0],
+            split=part[1],
+            where=where,
+            first=first,
+            last=last,
+            opens_in_split=part[1] != opened,
+            bytes_read=self.tally.bytes_read,
+        )
+
+    def _parts(
+        self, blocks: Iterator[str], ordinal: int, seen_chars: int
+    ) -> Iterator[tuple[str, SplitName, int]]:
+        """(text, split, characters seen up to the end of the block it came with)."""
+        cut = self.plan.cut
+        if cut is None:
+            split: SplitName = "val" if self.plan.is_val(ordinal) else "train"
+        else:
+            split = "val" if seen_chars >= cut else "train"
+        cutter = SafeCutter(self.chunk_chars)
+        for block in blocks:
+            rest, before = block, seen_chars
+            seen_chars += len(block)
+            if cut is not None and before < cut <= seen_chars:
+                # Here validation begins; both sides are cut as if they were texts of their own.
+                for text in (*cutter.push(block[: cut - before]), *cutter.flush()):
+                    yield text, "train", seen_chars
+                rest, split = block[cut - before :], "val"
+            for text in cutter.push(rest):
+                yield text, split, seen_chars
+        for text in cutter.flush():
+            yield text, split, seen_chars
+        self.unsafe_cuts += cutter.unsafe_cuts
