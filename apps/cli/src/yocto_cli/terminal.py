@@ -1,0 +1,97 @@
+"""What a terminal may be sent, and what it can show.
+
+Text of models, files and users can hold anything: escape codes that clear the screen or write the
+clipboard, marks that pile up, controls that turn the direction of a line. `visible` shows such
+characters instead of obeying them.
+"""
+
+import os
+import re
+import unicodedata
+from typing import TextIO
+
+# Everything a terminal might act upon, or that hides or turns text: C0 but tab and newline, DEL,
+# C1, bidirectional controls, line and paragraph separators, the byte order mark, lone surrogates,
+# tag characters. The joiner U+200D is not among them: emoji and several scripts need it.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+# Written languages put up to about five marks on a letter; a pile of hundreds covers other lines.
+_MARKS_PER_CELL = 8
+
+
+class VisibleStream:
+    """`visible` for text that comes in pieces: marks are counted across the cuts."""
+
+    def __init__(self) -> None:
+        self._marks = 0
+
+    def push(self, text: str) -> str:
+        """The next piece, safe to print."""
+        text = _CONTROLS.sub(_picture, text)
+        if text.isascii():
+            if text:
+                self._marks = 0
+            return text
+        return "".join(filter(self._admits, text))
+
+    def _admits(self, character: str) -> bool:
+        category = unicodedata.category(character)
+        if category in ("Mn", "Me"):
+            self._marks += 1
+            return self._marks <= _MARKS_PER_CELL
+        if category != "Cf":  # a format character between marks does not begin a new cell
+            self._marks = 0
+        return True
+
+
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\u2421" if code == 0x7F else f"<{code:04X}>"
+
+
+def visible(text: str) -> str:
+    """The text with everything a terminal would act upon made visible; newline and tab stay.
+
+    C0 characters and DEL become control pictures (U+2400 onwards), other controls, lone surrogates,
+    bidirectional controls and tag characters become `<009B>`; more than eight marks on one cell are
+    dropped.
+    """
+    return VisibleStream().push(text)
+
+
+def one_line(text: str) -> str:
+    """`visible`, with newlines and tabs shown as well: what an error message may quote."""
+    return visible(text).replace("\n", "\u240a").replace("\t", "\u2409")
+
+
+def has_colour(stream: TextIO) -> bool:
+    """Whether this stream is a terminal that wants colours: NO_COLOR is empty, TERM is not dumb."""
+    return is_terminal(stream) and not no_colour()
+
+
+def no_colour() -> bool:
+    """Whether the user's environment asks for plain text."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person is at the other end; a closed stream has none."""
+    return not stream.closed and stream.isatty()
+
+
+def can_show(stream: TextIO, characters: str) -> bool:
+    """Whether the stream's encoding has these characters, such as borders or braille dots."""
+    try:
+        characters.encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def dim(text: str, stream: TextIO) -> str:
+    """The text in faint letters on a terminal with colours, else as it is."""
+    return f"\x1b[2m{text}\x1b[22m" if has_colour(stream) else text
