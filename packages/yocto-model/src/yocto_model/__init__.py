@@ -15,8 +15,10 @@ from yocto_model.errors import (
     SamplingError,
 )
 from yocto_model.generation import Context, Step, stream, window_start
-from yocto_model.gpt import GPT
+from yocto_model.gpt import GPT, ParameterRoles
 from yocto_model.sampling import SamplingOptions
+from yocto_model.storage import load as load_pt
+from yocto_model.storage import save as save_pt
 from yocto_model.text import StopFilter, TextGenerator, TextStream, Token
 
 __version__ = version("yocto-model")
@@ -31,6 +33,7 @@ __all__ = [
     "KVCache",
     "ModelError",
     "ModelFileError",
+    "ParameterRoles",
     "SamplingError",
     "SamplingOptions",
     "Step",
@@ -38,6 +41,8 @@ __all__ = [
     "TextGenerator",
     "TextStream",
     "Token",
+    "load_pt",
+    "save_pt",
     "stream",
     "window_start",
 ]

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import IO
 
 import torch
@@ -15,6 +16,24 @@ from yocto_model.errors import ConfigError, InputError, ModelFileError
 from yocto_model.generation import generate_ids
 from yocto_model.layers import MLP, Block, CausalSelfAttention, make_norm, rotary_tables
 from yocto_model.sampling import SamplingOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterRoles:
+    """A model's distinct parameters by what they do, each exactly once.
+
+    Attributes:
+        embeddings: token and position tables; a tied head is here.
+        head: the output matrix, unless it is tied.
+        matrices: the matrices inside the blocks, each with the row counts of the parts it is made
+            of: q, k and v share one parameter, SwiGLU's gate and value another.
+        vectors: gains and biases.
+    """
+
+    embeddings: list[Tensor]
+    head: list[Tensor]
+    matrices: list[tuple[Tensor, list[int]]]
+    vectors: list[Tensor]
 
 
 class GPT(nn.Module):
@@ -133,6 +152,24 @@ class GPT(nn.Module):
         if config.zero_init and not config.tie_weights:
             nn.init.zeros_(self.head.weight)
 
+    def parameter_roles(self) -> ParameterRoles:
+        """Which parameter does what, for optimizers that treat them differently."""
+        tables = [table for table in (self.token_emb, self.pos_emb) if table is not None]
+        matrices = []
+        for module in self.modules():
+            if isinstance(module, CausalSelfAttention):
+                matrices += [(module.qkv.weight, module.sizes)]
+                matrices += [(module.proj.weight, [module.proj.out_features])]
+            elif isinstance(module, MLP):
+                matrices += [(module.up.weight, module.sizes)]
+                matrices += [(module.proj.weight, [module.proj.out_features])]
+        return ParameterRoles(
+            embeddings=[table.weight for table in tables],
+            head=[] if self.config.tie_weights else [self.head.weight],
+            matrices=matrices,
+            vectors=[parameter for parameter in self.parameters() if parameter.dim() < 2],
+        )
+
     def generate(  # noqa: PLR0917 - the field's signature: these come by position
         self,
         idx: Tensor | Sequence[Sequence[int]],
@@ -182,7 +219,7 @@ class GPT(nn.Module):
             use_cache=use_cache,
         )  # fmt: skip
 
-    def save(self, file: str | os.PathLike[str] | IO[bytes]) -> None:
+    def save(self, file: str | os.PathLike[str] | storage.Writable) -> None:
         """Write settings and weights, all that `load` needs.
 
         Args:

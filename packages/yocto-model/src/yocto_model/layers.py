@@ -117,8 +117,8 @@ class MLP(nn.Module):
         super().__init__()
         self.activation = config.activation
         # SwiGLU's gate and value come from one matrix: rows [0, F) are the gate.
-        wide = config.hidden * (2 if config.activation == "swiglu" else 1)
-        self.up = nn.Linear(config.n_embd, wide, bias=config.bias)
+        self.sizes = [config.hidden] * (2 if config.activation == "swiglu" else 1)
+        self.up = nn.Linear(config.n_embd, sum(self.sizes), bias=config.bias)
         self.proj = nn.Linear(config.hidden, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,17 +25,26 @@ from yocto_model.errors import ModelFileError
 
 File = str | os.PathLike[str] | IO[bytes]
 
+
+class Writable(Protocol):
+    """What `torch.save` needs of an open file."""
+
+    def write(self, data: bytes, /) -> int:
+        """Take bytes; return how many."""
+        ...
+
+
 _LOAD_ERRORS = (
     pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError,
     AttributeError, AssertionError, OverflowError, struct.error, MemoryError, zipfile.BadZipFile,
 )  # fmt: skip
 
 
-def save(content: Mapping[str, Any], file: File) -> None:
+def save(content: Mapping[str, Any], file: str | os.PathLike[str] | Writable) -> None:
     """Write tensors, numbers, strings, lists and dicts. A path is replaced in one step.
 
     Args:
-        content: only tensors, str, int, float, bool, None, lists and dicts: what `load` accepts.
+        content: only tensors, str, int, float, bool, None, lists, tuples and dicts.
         file: a path or an open binary file.
 
     Raises:
@@ -44,7 +53,7 @@ def save(content: Mapping[str, Any], file: File) -> None:
     """
     _check_plain(content, "content")
     if not isinstance(file, str | os.PathLike):
-        torch.save(dict(content), file)
+        torch.save(dict(content), file)  # type: ignore[arg-type] # it calls nothing but write
         return
     target = Path(file)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
@@ -221,7 +230,7 @@ def _check_plain(value: object, where: str) -> None:
         for key, item in value.items():
             _check_plain(key, f"a key of {where}")
             _check_plain(item, f"{where}[{key!r}]")
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _check_plain(item, f"{where}[{index}]")
     else:

@@ -1,1 +1,58 @@
-"""Train a yocto GPT: optimizers, schedules, checkpoints, exact resume."""
+"""Train a yocto GPT: optimizers, schedules, checkpoints, exact resume.
+
+Start with trainer.py; config.py says what can be set, events.py what is reported.
+"""
+
+from importlib.metadata import version
+
+from yocto_train.checkpoint import Checkpoint, save_checkpoint
+from yocto_train.config import TrainConfig
+from yocto_train.devices import Placement, place
+from yocto_train.errors import (
+    CheckpointError,
+    NonFiniteError,
+    RunError,
+    SaveError,
+    TrainConfigError,
+    TrainError,
+)
+from yocto_train.evaluate import Evaluation, bits_per_byte, bytes_per_token, evaluate
+from yocto_train.events import Evaluated, Event, Sampled, Saved, Started, StepDone, Stopped
+from yocto_train.optimizers import Muon, make_optimizers, orthogonalize
+from yocto_train.run_directory import Run, find_checkpoint
+from yocto_train.schedules import lr_factor
+from yocto_train.trainer import Trainer
+
+__version__ = version("yocto-train")
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Evaluated",
+    "Evaluation",
+    "Event",
+    "Muon",
+    "NonFiniteError",
+    "Placement",
+    "Run",
+    "RunError",
+    "Sampled",
+    "SaveError",
+    "Saved",
+    "Started",
+    "StepDone",
+    "Stopped",
+    "TrainConfig",
+    "TrainConfigError",
+    "TrainError",
+    "Trainer",
+    "bits_per_byte",
+    "bytes_per_token",
+    "evaluate",
+    "find_checkpoint",
+    "lr_factor",
+    "make_optimizers",
+    "orthogonalize",
+    "place",
+    "save_checkpoint",
+]

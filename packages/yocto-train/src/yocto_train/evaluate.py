@@ -1,0 +1,121 @@
+"""Loss over a validation split, and what it is per byte of text."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+from yocto_data import TokenDataset, evaluation_batches
+from yocto_model import GPT
+
+
+class ByteTokenizer(Protocol):
+    """The part of a tokenizer that counting bytes needs."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        ...
+
+    def decode_bytes(self, ids: Sequence[int], /) -> bytes:
+        """Ids to UTF-8 bytes."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A measured loss.
+
+    Attributes:
+        loss: mean cross-entropy, nats per token.
+        tokens: targets it was measured on.
+        whole: whether these are all of the split's targets.
+    """
+
+    loss: float
+    tokens: int
+    whole: bool
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Loss of logits (B, T, V) for the targets (B, T), in nats, computed in float32 or wider."""
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    return F.cross_entropy(logits.flatten(0, 1), targets.reshape(-1), reduction=reduction)
+
+
+@torch.no_grad()
+def evaluate(
+    model: GPT,
+    dataset: TokenDataset,
+    *,
+    batch_size: int = 32,
+    n_batches: int = 0,
+    autocast: torch.dtype | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """Mean loss over the split, cut into consecutive windows of the data set's block size.
+
+    Every token but the first is a target exactly once, the short last window included; each loss
+    counts once, whatever the batch it came in. Neither weights nor any random state change.
+
+    Args:
+        model: put in evaluation mode meanwhile.
+        dataset: the validation split.
+        batch_size: windows per forward pass.
+        n_batches: 0 for the whole split, else this many batches of windows spread evenly over it,
+            the same ones every time.
+        autocast: dtype of matrix products, or None.
+        should_stop: asked between batches.
+
+    Returns:
+        The result, or None if `should_stop` said so before it was complete.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    try:
+        for x, y in _batches(dataset, batch_size, n_batches):
+            if should_stop():
+                return None
+            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                logits = model(x.to(device))
+            total += float(cross_entropy(logits, y.to(device), reduction="sum"))
+            count += y.numel()
+    finally:
+        model.train(was_training)
+    return Evaluation(loss=total / count, tokens=count, whole=count == dataset.n_tokens - 1)
+
+
+def _batches(
+    dataset: TokenDataset, batch_size: int, n_batches: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    windows = (dataset.n_tokens - 1) // dataset.block_size
+    wanted = n_batches * batch_size
+    if not 0 < wanted < windows:
+        yield from evaluation_batches(dataset, batch_size)
+        return
+    starts = np.arange(wanted, dtype=np.int64) * windows // wanted * dataset.block_size
+    for first in range(0, wanted, batch_size):
+        yield dataset.gather(starts[first : first + batch_size])
+
+
+def bytes_per_token(tokenizer: ByteTokenizer, dataset: TokenDataset) -> float:
+    """UTF-8 bytes of text per target of the split (all tokens but the first)."""
+    lengths = np.array([len(tokenizer.decode_bytes([i])) for i in range(tokenizer.vocab_size)])
+    total = 0
+    step = 1 << 20
+    for start in range(0, dataset.n_tokens - 1, step):
+        _, y = dataset.window(start, min(step, dataset.n_tokens - 1 - start))
+        total += int(lengths[y.numpy()].sum())
+    return total / (dataset.n_tokens - 1)
+
+
+def bits_per_byte(loss: float, bytes_per_token: float) -> float:
+    """A loss in nats per token as bits per byte of text, which does not depend on the tokenizer."""
+    return loss / math.log(2) / bytes_per_token
