@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from yocto_tokenizers.char import CharTokenizer
+from yocto_tokenizers.chat import EncodedChat, encode_chat
 from yocto_tokenizers.errors import (
     MissingExtraError,
     SpecialTokenError,
@@ -15,16 +16,22 @@ from yocto_tokenizers.errors import (
     VocabularyError,
 )
 from yocto_tokenizers.files import load_tokenizer
+from yocto_tokenizers.hugging_face import HuggingFaceTokenizer
 from yocto_tokenizers.protocol import Tokenizer
+from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
 from yocto_tokenizers.special_tokens import CHAT_TOKENS
 from yocto_tokenizers.streaming import StreamDecoder
+from yocto_tokenizers.word_level import WordLevelTokenizer
 
 __version__ = version("yocto-tokenizers")
 
 __all__ = [
     "CHAT_TOKENS",
     "CharTokenizer",
+    "EncodedChat",
+    "HuggingFaceTokenizer",
     "MissingExtraError",
+    "SentencePieceTokenizer",
     "SpecialTokenError",
     "StreamDecoder",
     "TextError",
@@ -35,5 +42,7 @@ __all__ = [
     "TokenizerWriteError",
     "UnknownCharacterError",
     "VocabularyError",
+    "WordLevelTokenizer",
+    "encode_chat",
     "load_tokenizer",
 ]

@@ -61,6 +61,11 @@ class BaseTokenizer(ABC):
         """Id of `<|assistant|>`, which begins what the model says, or None."""
         return self._special_tokens.get(ASSISTANT)
 
+    @property
+    def unk_id(self) -> int | None:
+        """Id that stands for what the vocabulary lacks, or None if the rung has none."""
+        return None
+
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """The ids of one text.
@@ -107,7 +112,7 @@ class BaseTokenizer(ABC):
         Raises:
             TokenizerWriteError: the system refused; nothing was changed.
         """
-        return write_bytes(path, self.file_name, self._file_content())
+        return write_bytes(path, self.file_name, self.to_bytes())
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
@@ -119,7 +124,7 @@ class BaseTokenizer(ABC):
         file = Path(path)
         if file.is_dir():
             file = file / cls.file_name
-        return cls._from_file_content(read_bytes(file), quoted(file))
+        return cls.from_bytes(read_bytes(file), source=quoted(file))
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -130,13 +135,21 @@ class BaseTokenizer(ABC):
         """The bytes of each id, in id order; empty for special tokens."""
 
     @abstractmethod
-    def _file_content(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """What `save` writes."""
 
     @classmethod
     @abstractmethod
-    def _from_file_content(cls, content: bytes, source: str) -> Self:
-        """The tokenizer in the bytes of a file; `source` is the file's quoted name."""
+    def from_bytes(cls, content: bytes, *, source: str = "the content") -> Self:
+        """The tokenizer that `to_bytes` gave.
+
+        Args:
+            content: the bytes of a file.
+            source: what messages call them, such as the quoted name of the file.
+
+        Raises:
+            TokenizerFileError: the bytes are damaged, or of another kind.
+        """
 
     def _byte_table(self) -> Sequence[bytes]:
         if self._token_bytes is None:

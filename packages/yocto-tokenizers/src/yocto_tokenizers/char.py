@@ -197,11 +197,13 @@ class CharTokenizer(BaseTokenizer):
             kind=self.kind, itos=self._itos, special_tokens=self._special_tokens, settings={}
         )
 
-    def _file_content(self) -> bytes:
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
         return self._vocabulary().to_json()
 
     @classmethod
-    def _from_file_content(cls, content: bytes, source: str) -> Self:
+    def from_bytes(cls, content: bytes, *, source: str = "the content") -> Self:
+        """Read what `to_bytes` gave; see `load`."""
         vocabulary = vocabulary_from_json(content, source, kind=cls.kind)
         count = len(vocabulary.itos) - len(vocabulary.special_tokens)
         try:

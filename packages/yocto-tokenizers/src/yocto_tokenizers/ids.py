@@ -42,7 +42,7 @@ def checked_ids(ids: object, vocab_size: int) -> NDArray[np.integer[Any]]:
     if array.size == 0:
         return np.empty(0, dtype=np.int64)  # np.asarray([]) is float64, yet holds no float
     # NumPy reads [3, True] as [3, 1]: only the list itself still knows.
-    if isinstance(ids, list | tuple) and bool in set(map(type, ids)):
+    if isinstance(ids, list | tuple) and not {bool, np.bool_}.isdisjoint(map(type, ids)):
         raise TokenIdError(f"ids hold a bool; ids are integers below {vocab_size}")
     if array.dtype.kind not in "iu":
         raise _wrong_kind(array, vocab_size)

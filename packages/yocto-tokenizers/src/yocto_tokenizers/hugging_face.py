@@ -1,0 +1,268 @@
+"""Any Hugging Face `tokenizer.json` behind our protocol. Needs the extra `hf`."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self, SupportsIndex
+
+from yocto_tokenizers.base import BaseTokenizer, checked_unicode
+from yocto_tokenizers.errors import MissingExtraError, TokenizerFileError
+from yocto_tokenizers.ids import Ids, checked_ids
+from yocto_tokenizers.streaming import StreamDecoder
+from yocto_tokenizers.strict_json import canonical_sha256, parse_object
+
+_SPELLINGS: Mapping[str, Sequence[str]] = {
+    "bos": ("<s>", "<bos>", "<|bos|>", "<|begin_of_text|>", "<|startoftext|>"),
+    "eos": ("</s>", "<eos>", "<|eos|>", "<|end_of_text|>", "<|endoftext|>"),
+    "user": ("<|user|>", "<|user_start|>"),
+    "assistant": ("<|assistant|>", "<|assistant_start|>"),
+}
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def is_hugging_face(document: Mapping[str, Any]) -> bool:
+    """Whether a parsed tokenizer.json is Hugging Face's rather than ours."""
+    return "model" in document and "added_tokens" in document
+
+
+class HuggingFaceTokenizer(BaseTokenizer):
+    """A tokenizer of the `tokenizers` library.
+
+    Text is encoded without special tokens, and text that spells one stays text. Truncation and
+    padding that the file asks for are off. `vocab_size` is the largest id plus one; ids between
+    that have no token decode to nothing.
+
+    Where the file's decoder is byte-level or byte fallback, bytes are exact. Any other decoder may
+    treat a token by its neighbours: then `exact_bytes` is False, `decode_bytes` is the decoded text
+    as UTF-8, and the stream decodes everything again at each id.
+
+    Args:
+        content: the bytes of the file.
+        source: what messages call it.
+
+    Raises:
+        MissingExtraError: the `tokenizers` library is not installed.
+        TokenizerFileError: the bytes are no such file.
+    """
+
+    kind: ClassVar[str] = "huggingface"
+    file_name: ClassVar[str] = "tokenizer.json"
+
+    def __init__(self, content: bytes, *, source: str = "the tokenizer.json"):
+        self._content = bytes(content)
+        self._document = parse_object(self._content, source)
+        if not is_hugging_face(self._document):
+            raise TokenizerFileError(
+                f"{source} has no model and added_tokens; it is not a Hugging Face tokenizer"
+            )
+        self._document |= {"truncation": None, "padding": None}
+        self._tokenizer = _open(self._document, source)
+        self._pieces: dict[int, str] = {
+            token_id: text for text, token_id in self._tokenizer.get_vocab().items()
+        }
+        if not self._pieces:
+            raise TokenizerFileError(f"{source} has an empty vocabulary; it is no tokenizer")
+        added = self._tokenizer.get_added_tokens_decoder()
+        super().__init__(
+            vocab_size=max(self._pieces) + 1,
+            special_tokens={token.content: i for i, token in added.items() if token.special},
+        )
+        self._piece_bytes = _piece_decoder(self._document.get("decoder"))
+
+    @property
+    def bos_id(self) -> int | None:
+        """Id of the special token with a usual spelling of "begin", or None."""
+        return self._role("bos")
+
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the special token with a usual spelling of "end", or None."""
+        return self._role("eos")
+
+    @property
+    def user_id(self) -> int | None:
+        """Id of `<|user|>` or a usual variant, or None."""
+        return self._role("user")
+
+    @property
+    def assistant_id(self) -> int | None:
+        """Id of `<|assistant|>` or a usual variant, or None."""
+        return self._role("assistant")
+
+    @property
+    def unk_id(self) -> int | None:
+        """Id of the unknown token, or None."""
+        unknown = self._document["model"].get("unk_token")
+        token_id: int | None = self._tokenizer.token_to_id(unknown) if unknown else None
+        return token_id
+
+    @property
+    def exact_bytes(self) -> bool:
+        """Whether every id stands for the same bytes wherever it appears."""
+        return self._piece_bytes is not None
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of one text, without the special tokens the file would add.
+
+        Raises:
+            TextError: the text is no `str`, or holds a lone surrogate.
+        """
+        encoding = self._tokenizer.encode(checked_unicode(text), add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        return ids
+
+    def decode(self, ids: Ids) -> str:
+        """The text of the ids; special ids add nothing.
+
+        Raises:
+            TokenIdError: ids are not one dimension of integers in `range(vocab_size)`.
+        """
+        if self.exact_bytes:
+            return super().decode(ids)
+        return self._decode_whole(checked_ids(ids, self.vocab_size).tolist())
+
+    def decode_bytes(self, ids: Ids) -> bytes:
+        """The bytes of the ids: exact if `exact_bytes`, else those of the decoded text."""
+        if self.exact_bytes:
+            return super().decode_bytes(ids)
+        return self.decode(ids).encode("utf-8")
+
+    def stream_decoder(self) -> StreamDecoder:
+        """A new decoder; in linear time if `exact_bytes`, else in quadratic."""
+        if self.exact_bytes:
+            return super().stream_decoder()
+        return _SubtractingDecoder(self._decode_whole, self.vocab_size)
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the file's content but for truncation and padding."""
+        return canonical_sha256({"kind": self.kind, "document": self._document})
+
+    def _decode_whole(self, ids: list[int]) -> str:
+        # The library takes ids without a token in silence, as we do.
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def _role(self, role: str) -> int | None:
+        ids = (self._special_tokens.get(name) for name in _SPELLINGS[role])
+        return next((token_id for token_id in ids if token_id is not None), None)
+
+    def _make_byte_table(self) -> Sequence[bytes]:
+        special = set(self._special_tokens.values())
+        to_bytes = self._piece_bytes
+        if to_bytes is None:
+            raise AssertionError("only exact decoders have a table")
+        return [
+            to_bytes(self._pieces[i]) if i in self._pieces and i not in special else b""
+            for i in range(self.vocab_size)
+        ]
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
+        return self._content
+
+    @classmethod
+    def from_bytes(cls, content: bytes, *, source: str = "the content") -> Self:
+        """Read what `to_bytes` gave; see `load`."""
+        return cls(content, source=source)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self._content,))
+
+
+class _SubtractingDecoder(StreamDecoder):
+    """Decodes all ids so far and returns what is new, holding back unfinished characters."""
+
+    def __init__(self, decode: Callable[[list[int]], str], vocab_size: int):
+        super().__init__([b""] * vocab_size)
+        self._decode = decode
+        self._ids: list[int] = []
+        self._shown = ""
+
+    def push(self, token_id: SupportsIndex) -> str:
+        self._ids.append(self._checked(token_id))
+        # A replacement mark at the end may be the beginning of a character.
+        return self._show(self._decode(self._ids).rstrip("\ufffd"))
+
+    def finish(self) -> str:
+        rest = self._show(self._decode(self._ids))
+        self._ids, self._shown = [], ""
+        return rest
+
+    def _show(self, text: str) -> str:
+        # A decoder that takes back a space it gave cannot be followed: wait until it grows again.
+        new = text[len(self._shown) :]
+        if new:
+            self._shown = text
+        return new
+
+
+def _open(document: dict[str, Any], source: str) -> Any:
+    try:
+        import tokenizers  # noqa: PLC0415 - optional, and slow to import
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{source} is a Hugging Face tokenizer; install yocto-tokenizers[hf] to read it"
+        ) from error
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(document))
+    except Exception as error:
+        raise TokenizerFileError(
+            f"{source} is no tokenizer.json that tokenizers {tokenizers.__version__} reads; "
+            "restore the file or upgrade tokenizers"
+        ) from error
+    # Otherwise a user could forge a turn by typing <|assistant|>. Files do not store this switch.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _piece_decoder(decoder: object) -> Callable[[str], bytes] | None:
+    """How each piece becomes bytes, for decoders that treat pieces one by one; None for others."""
+    if not isinstance(decoder, dict):
+        return None
+    if decoder.get("type") == "ByteLevel":
+        return _byte_level_bytes
+    steps = decoder.get("decoders") if decoder.get("type") == "Sequence" else [decoder]
+    if not isinstance(steps, list) or not steps or steps[-1].get("type") != "Fuse":
+        return None
+    replacements: list[tuple[str, str]] = []
+    byte_fallback = False
+    for step in steps[:-1]:
+        pattern = step.get("pattern")
+        if step.get("type") == "Replace" and isinstance(pattern, dict) and "String" in pattern:
+            replacements.append((pattern["String"], step["content"]))
+        elif step.get("type") == "ByteFallback":
+            byte_fallback = True
+        else:
+            return None
+
+    def to_bytes(piece: str) -> bytes:
+        if byte_fallback and (match := _BYTE_PIECE.fullmatch(piece)):
+            return bytes.fromhex(match[1])
+        for old, new in replacements:
+            piece = piece.replace(old, new)
+        return piece.encode("utf-8")
+
+    return to_bytes
+
+
+def _byte_level_bytes(piece: str) -> bytes:
+    """Bytes of a piece in GPT-2's alphabet; a piece outside that alphabet is plain text."""
+    try:
+        return bytes(_GPT2_BYTES[character] for character in piece)
+    except KeyError:
+        return piece.encode("utf-8")
+
+
+def _gpt2_alphabet() -> dict[str, int]:
+    """The printable character that stands for each byte in GPT-2's byte-level BPE.
+
+    Bytes that are printable in Latin-1 stand for themselves, the others are numbered from U+0100
+    (https://github.com/openai/gpt-2, encoder.py).
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    alphabet = {chr(byte): byte for byte in printable}
+    return alphabet | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+_GPT2_BYTES = _gpt2_alphabet()

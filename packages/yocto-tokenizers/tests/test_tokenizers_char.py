@@ -1,0 +1,269 @@
+"""Characters: the vectorised code against a plain loop, and what happens to unknown characters."""
+
+import itertools
+import pickle
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from yocto_tokenizers import (
+    CharTokenizer,
+    SpecialTokenError,
+    TextError,
+    TokenizerError,
+    UnknownCharacterError,
+    VocabularyError,
+)
+
+ALPHABETS = st.text(min_size=1)
+ANY_TEXT = st.text(st.characters())  # lone surrogates included
+
+
+@pytest.mark.property
+@given(text=st.text(min_size=1))
+@example(text="b\0a\U0010ffff\u00e9\U0001f600a")
+def test_ids_are_the_sorted_code_points(text: str) -> None:
+    """The vocabulary is the sorted alphabet; stoi and itos are inverse; the loop agrees."""
+    tokenizer = CharTokenizer.train(text)
+    assert tuple(sorted(set(text))) == tokenizer.itos
+    assert {c: i for i, c in enumerate(tokenizer.itos)} == dict(tokenizer.stoi)
+    ids = [tokenizer.stoi[c] for c in text]
+    assert ids == tokenizer.encode(text)
+    assert "".join(tokenizer.itos[i] for i in ids) == tokenizer.decode(ids) == text
+
+
+def test_shakespeare_has_65_ids() -> None:
+    """The alphabet of tiny Shakespeare gets nanoGPT's ids."""
+    alphabet = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    tokenizer = CharTokenizer.train(alphabet[::-1])
+    assert tokenizer.vocab_size == 65
+    assert tokenizer.encode("Hello world") == [20, 43, 50, 50, 53, 1, 61, 53, 56, 50, 42]
+
+
+@pytest.mark.property
+@given(texts=st.lists(st.text(), min_size=1).filter(any))
+def test_training_on_parts_is_training_on_the_whole(texts: list[str]) -> None:
+    """A list, a generator and the joined text give one vocabulary."""
+    whole = CharTokenizer.train("".join(texts)).fingerprint()
+    assert whole == CharTokenizer.train(texts).fingerprint()
+    assert whole == CharTokenizer.train(text for text in texts).fingerprint()
+
+
+@pytest.mark.property
+@given(first=ALPHABETS, second=ALPHABETS)
+def test_fingerprints_are_equal_exactly_for_equal_alphabets(first: str, second: str) -> None:
+    """T8: changing a character changes the fingerprint, changing the text alone does not."""
+    same = set(first) == set(second)
+    fingerprints = (
+        CharTokenizer.train(first).fingerprint(),
+        CharTokenizer.train(second).fingerprint(),
+    )
+    assert same == (fingerprints[0] == fingerprints[1])
+
+
+def test_order_and_special_tokens_are_part_of_the_fingerprint() -> None:
+    """T8: swapped ids and other special tokens give other fingerprints."""
+    several = [
+        CharTokenizer("ab"),
+        CharTokenizer("ba"),
+        CharTokenizer("ab", special_tokens=["<s>"]),
+        CharTokenizer("ab", special_tokens=["</s>"]),
+        CharTokenizer("ab", special_tokens=["<s>", "</s>"]),
+        CharTokenizer("ab", special_tokens=["</s>", "<s>"]),
+    ]
+    for one, other in itertools.combinations(several, 2):
+        assert one.fingerprint() != other.fingerprint()
+
+
+@pytest.mark.property
+@given(alphabet=ALPHABETS, text=ANY_TEXT)
+@example(alphabet="?ab", text="ab\ud800\U0001f600")
+@example(alphabet="\ufffd?ab", text="xa")
+def test_replace_keeps_the_length(alphabet: str, text: str) -> None:
+    """T5: each unknown character becomes U+FFFD, else `?`; a second round trip changes nothing."""
+    tokenizer = CharTokenizer.train(alphabet + "?")
+    mark = "\ufffd" if "\ufffd" in alphabet else "?"
+    expected = "".join(c if c in tokenizer.stoi else mark for c in text)
+    once = tokenizer.decode(tokenizer.encode(text, errors="replace"))
+    assert expected == once
+    assert once == tokenizer.decode(tokenizer.encode(once, errors="replace"))
+
+
+@pytest.mark.property
+@given(alphabet=ALPHABETS, text=ANY_TEXT)
+@example(alphabet="ab", text="ab\ud800\U0001f600b")
+def test_ignore_gives_a_subsequence(alphabet: str, text: str) -> None:
+    """T5: unknown characters are dropped, the others keep their order; stable likewise."""
+    tokenizer = CharTokenizer.train(alphabet)
+    once = tokenizer.decode(tokenizer.encode(text, errors="ignore"))
+    assert "".join(c for c in text if c in alphabet) == once
+    assert once == tokenizer.decode(tokenizer.encode(once, errors="ignore"))
+
+
+@pytest.mark.property
+@given(alphabet=ALPHABETS, text=ANY_TEXT)
+@example(alphabet="a", text="xaxy")
+def test_strict_names_what_is_unknown(alphabet: str, text: str) -> None:
+    """T5: strict raises exactly if something is unknown, and knows first positions and total."""
+    tokenizer = CharTokenizer.train(alphabet)
+    unknown = [c for c in text if c not in alphabet]
+    expected = {c: text.index(c) for c in unknown}
+    assert list(expected.items()) == list(tokenizer.unknown_characters(text).items())
+    if not unknown:
+        assert len(text) == len(tokenizer.encode(text))
+        return
+    with pytest.raises(UnknownCharacterError) as raised:
+        tokenizer.encode(text)
+    assert expected == raised.value.characters
+    assert len(unknown) == raised.value.total
+    message = str(raised.value)
+    assert len(message) <= 300
+    assert message.isascii()
+    assert message.isprintable()
+
+
+def test_the_message_has_names_positions_and_remedy() -> None:
+    """T13 of the bad input: code point, name, index, total, and what to do."""
+    with pytest.raises(UnknownCharacterError) as raised:
+        CharTokenizer("ab").encode("abababababab\U0001f600a\ud800\0\U0001f600")
+    assert str(raised.value) == (
+        "4 unknown characters: U+1F600 GRINNING FACE at index 12, "
+        "U+D800 (lone surrogate) at index 14, U+0000 at index 15; "
+        'add them to the training text, or encode with errors="replace" or "ignore"'
+    )
+    with pytest.raises(UnknownCharacterError, match="^1 unknown character: U\\+0078 LATIN"):
+        CharTokenizer("ab").encode("x")
+    assert isinstance(raised.value, TokenizerError)
+    assert isinstance(raised.value, ValueError)
+
+
+def test_the_message_names_at_most_ten() -> None:
+    """A text in a foreign script gives one line; the error object still holds every character."""
+    digits = "0123456789abcdef"
+    with pytest.raises(UnknownCharacterError, match="and 1[0-9] more;") as raised:
+        CharTokenizer("x").encode(digits)
+    assert str(raised.value).count("U+") <= 10
+    assert len(raised.value.characters) == 16
+    with pytest.raises(UnknownCharacterError, match=r"U\+0009 at index 9 and 6 more;"):
+        CharTokenizer("x").encode("".join(map(chr, range(16))))
+
+
+def test_the_error_survives_a_worker() -> None:
+    """Pickled and unpickled, the error says and holds the same."""
+    error = UnknownCharacterError({"x": 3}, 2)
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert (str(error), error.characters, error.total) == (str(copy), copy.characters, copy.total)
+
+
+def test_replace_needs_a_mark() -> None:
+    """T5: with neither U+FFFD nor `?` in the vocabulary, replace raises and says so."""
+    with pytest.raises(UnknownCharacterError, match='needs U\\+FFFD or "\\?"'):
+        CharTokenizer("ab").encode("abc", errors="replace")
+    assert CharTokenizer("ab").encode("ab", errors="replace") == [0, 1]
+
+
+def test_the_policy_holds_for_all_encoders() -> None:
+    """The argument is the same for one text, for NumPy and for a batch; a typo is an error."""
+    tokenizer = CharTokenizer("?a")
+    assert tokenizer.encode_to_numpy("ax", errors="replace").tolist() == [1, 0]
+    assert tokenizer.encode_batch(["ax", "x"], errors="ignore") == [[1], []]
+    with pytest.raises(TextError, match="'strct'"):
+        tokenizer.encode("a", errors="strct")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [65534, 65535, 65536, 65537])
+def test_no_id_is_taken_for_the_sentinel(size: int) -> None:
+    """Around 65,536 ids every character keeps its id, an unknown one is noticed, nothing wraps."""
+    code_points = itertools.chain(range(0x20, 0xD800), range(0xE000, 0x110000))
+    letters = [chr(c) for c in itertools.islice(code_points, size)]
+    tokenizer = CharTokenizer(letters)
+    ids = tokenizer.encode_to_numpy("".join(letters))
+    assert np.dtype(np.uint16 if size <= 65536 else np.uint32) == ids.dtype
+    assert np.array_equal(np.arange(size), ids)
+    assert "".join(letters) == tokenizer.decode(ids)
+    with pytest.raises(UnknownCharacterError):
+        tokenizer.encode("\U0010ffff")
+    assert tokenizer.encode("\U0010ffff", errors="ignore") == []
+
+
+def test_every_code_point() -> None:
+    """Every Unicode scalar value in one string comes back, in one vocabulary and one text."""
+    text = "".join(map(chr, itertools.chain(range(0xD800), range(0xE000, 0x110000))))
+    tokenizer = CharTokenizer.train(text)
+    assert tokenizer.vocab_size == 0x110000 - 2048
+    assert text == tokenizer.decode(tokenizer.encode_to_numpy(text))
+    assert text.encode() == tokenizer.decode_bytes(tokenizer.encode_to_numpy(text))
+
+
+@pytest.mark.parametrize("length", [65535, 65536, 65537, 200_000])
+def test_long_texts_are_looked_up_whole(length: int) -> None:
+    """Texts longer than one slice of the lookup keep every id, ASCII and other parts mixed."""
+    text = ("ab" * length)[: length - 3] + "\u00e9\U0001f600c"
+    tokenizer = CharTokenizer.train(text)
+    assert [tokenizer.stoi[c] for c in text] == tokenizer.encode(text)
+    assert {"x": length} == tokenizer.unknown_characters(text + "x")
+
+
+@pytest.mark.parametrize(
+    "characters", ["", [], ["a", "a"], ["ab"], [""], ["\ud800"], ["a", 1], [None]]
+)
+def test_unfit_characters_are_refused(characters: list[str]) -> None:
+    """A vocabulary is distinct characters, at least one, none a surrogate."""
+    with pytest.raises(VocabularyError):
+        CharTokenizer(characters)
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["<s>", ["a"], [""], ["a b"], ["<s>", "<s>"], ["<\n>"], [5], ["x" * 65], ["<\u202e>"]],
+)
+def test_unfit_special_tokens_are_refused(names: list[str]) -> None:
+    """A special token has a distinct, visible name of two characters or more."""
+    with pytest.raises(SpecialTokenError):
+        CharTokenizer.train("abc", special_tokens=names)
+
+
+@pytest.mark.parametrize("texts", ["", [], ["", ""], iter([])])
+def test_empty_texts_are_refused(texts: list[str]) -> None:
+    """Nothing to learn from is an error at once."""
+    with pytest.raises(VocabularyError, match="empty"):
+        CharTokenizer.train(texts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "where"),
+    [("a\ud800", "index 1"), (["a", "b\ud800"], "item 1 .*index 1"), (["a", 5], "item 1 .*int")],
+)
+def test_bad_training_texts_are_named(texts: list[str], where: str) -> None:
+    """D19: a lone surrogate or another type in the texts is named by item and index."""
+    with pytest.raises(TextError, match=where):
+        CharTokenizer.train(texts)
+    with pytest.raises(TextError, match="bytes"):
+        CharTokenizer.train(b"abc")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        unicodedata.normalize("NFD", "\u00e9"),
+        "\U0001f469\u200d\U0001f680",
+        "\u1112\u1161\u11ab",
+        "\u05e9\u05dc\u202e",
+        "\U0010ffff\ufffd\ufeff\u2581",
+    ],
+)
+def test_nothing_is_normalised(text: str) -> None:
+    """T11, T12 of the bad input: each code point is an id of its own."""
+    tokenizer = CharTokenizer.train(text)
+    assert len(set(text)) == tokenizer.vocab_size
+    assert text == tokenizer.decode(tokenizer.encode(text))
+
+
+def test_decoding_is_independent_of_the_callers_array() -> None:
+    """Decoding neither changes the ids nor keeps them."""
+    tokenizer = CharTokenizer("ab", special_tokens=["<s>"])
+    ids = np.array([0, 2, 1], dtype=np.uint16)
+    assert tokenizer.decode(ids) == "ab"
+    assert ids.tolist() == [0, 2, 1]
