@@ -270,6 +270,8 @@ class GPT(nn.Module):
             model = cls(config)
         storage.check_fit(weights, model.state_dict(), tied=config.tie_weights, file=file)
         model = model.to_empty(device="cpu")
+        if config.tie_weights:
+            model.head.weight = model.token_emb.weight  # `to_empty` made two of the one
         stored = next(iter(weights.values())).dtype
         model.to(stored).load_state_dict(weights, strict=True)
         if config.positions == "rotary":
