@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from yocto_model.errors import ConfigError
+from yocto_model.errors import ConfigError, quoted
 
 Norm = Literal["layernorm", "rmsnorm"]
 Positions = Literal["learned", "rotary"]
@@ -99,7 +99,8 @@ class GPTConfig:
             ConfigError: unknown architecture or field, or a value out of range.
         """
         if arch not in ARCHITECTURES:
-            raise ConfigError(f"unknown architecture {arch!r}; choose from {sorted(ARCHITECTURES)}")
+            names = ", ".join(sorted(ARCHITECTURES))
+            raise ConfigError(f"unknown architecture {quoted(arch)}; choose from {names}")
         return cls.from_dict({**ARCHITECTURES[arch], **fields})
 
     @classmethod
@@ -109,9 +110,12 @@ class GPTConfig:
         Raises:
             ConfigError: a field is unknown, of the wrong type, or out of range.
         """
-        unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(cls)})
+        unknown = sorted(
+            map(quoted, set(fields) - {field.name for field in dataclasses.fields(cls)})
+        )
         if unknown:
-            raise ConfigError(f"unknown field of GPTConfig: {', '.join(map(str, unknown))}")
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            raise ConfigError(f"unknown field of GPTConfig: {', '.join(unknown[:5])}{more}")
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
@@ -177,30 +181,29 @@ class GPTConfig:
                 problems += _int_problem(name, getattr(self, name))
         for name in ("bias", "qk_norm", "tie_weights", "zero_init"):
             if not isinstance(getattr(self, name), bool):
-                problems.append(f"{name} must be true or false, not {getattr(self, name)!r}")
+                problems.append(f"{name} must be true or false, not {quoted(getattr(self, name))}")
         for name, choices in (
             ("norm", Norm),
             ("positions", Positions),
             ("activation", Activation),
             ("init", Init),
         ):
-            if getattr(self, name) not in get_args(choices):
-                allowed = ", ".join(get_args(choices))
-                problems.append(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
+            value, allowed = getattr(self, name), get_args(choices)
+            if type(value) is not str or value not in allowed:
+                problems.append(f"{name} must be one of {', '.join(allowed)}, not {quoted(value)}")
         return problems
 
     def _out_of_range(self) -> list[str]:
         problems = []
         if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
-            problems.append(f"dropout must be in [0, 1), not {self.dropout!r}")
-        problems += [
-            f"{name} must be a positive number, not {getattr(self, name)!r}"
-            for name in ("norm_eps", "rotary_base")
-            if not (_is_number(getattr(self, name)) and getattr(self, name) > 0)
-        ]
+            problems.append(f"dropout must be in [0, 1), not {quoted(self.dropout)}")
+        if not (_is_number(self.norm_eps) and self.norm_eps > 0):
+            problems.append(f"norm_eps must be a positive number, not {quoted(self.norm_eps)}")
+        if not (_is_number(self.rotary_base) and self.rotary_base >= 1):
+            problems.append(f"rotary_base must be at least 1, not {quoted(self.rotary_base)}")
         cap = self.logit_softcap
         if cap is not None and not (_is_number(cap) and cap > 0):
-            problems.append(f"logit_softcap must be a positive number or None, not {cap!r}")
+            problems.append(f"logit_softcap must be a positive number or None, not {quoted(cap)}")
         if problems or self._wrong_types():
             return problems  # the divisions below need sound integers
         if self.n_embd % self.n_head:
@@ -215,12 +218,17 @@ class GPTConfig:
         return problems
 
 
+# Exact types: a NumPy number would pass as a Python one here, and be refused when it is saved.
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return (type(value) is int and abs(value) <= 2**53) or (
+        type(value) is float and math.isfinite(value)
+    )
 
 
 def _int_problem(name: str, value: object) -> list[str]:
     # The cap only keeps absurd settings, as from a damaged file, away from the arithmetic.
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 2**31:
+    if type(value) is int and 1 <= value <= 2**31:
         return []
-    return [f"{name} must be a whole number from 1 to 2^31, not {value!r}"]
+    return [f"{name} must be a whole number from 1 to 2^31, not {quoted(value)}"]
