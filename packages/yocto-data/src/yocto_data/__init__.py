@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from yocto_data.batches import BatchSampler, evaluation_batches, evaluation_windows, get_batch
-from yocto_data.dataset import TokenDataset, load_bin
+from yocto_data.dataset import TokenDataset, compare_splits, load_bin
 from yocto_data.errors import (
     DataError,
     DecodingError,
@@ -25,6 +25,7 @@ from yocto_data.errors import (
     WriteError,
 )
 from yocto_data.meta import DataMeta, SplitMeta, token_dtype
+from yocto_data.nanogpt import import_nanogpt
 from yocto_data.prepare import prepare
 from yocto_data.protocol import Tokenizer
 from yocto_data.texts import iter_texts
@@ -55,9 +56,11 @@ __all__ = [
     "WorkError",
     "WorkerError",
     "WriteError",
+    "compare_splits",
     "evaluation_batches",
     "evaluation_windows",
     "get_batch",
+    "import_nanogpt",
     "iter_texts",
     "load_bin",
     "prepare",

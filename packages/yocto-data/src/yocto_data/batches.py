@@ -14,15 +14,17 @@ import numpy as np
 
 from yocto_data.dataset import TokenDataset
 from yocto_data.errors import OptionError, ShortDataError, StateError, show
+from yocto_data.options import require_integer, require_word
 
 if TYPE_CHECKING:
     import torch
 
 Mode = Literal["random", "epoch"]
 
-_MODES: tuple[Mode, ...] = get_args(Mode)
 _STATE_VERSION = 1
-_UINT64 = 1 << 64
+_MAX_UINT64 = (1 << 64) - 1
+_MAX_BATCH = 1 << 40
+_MAX_ROWS = 1 << 62  # rows since step 0, in signed 64-bit arithmetic
 # 64-bit words of the counter that separate the streams drawn from one seed.
 _MODE_WORD: dict[Mode, int] = {"random": 0, "epoch": 1}
 
@@ -58,13 +60,12 @@ class BatchSampler:
         world_size: int = 1,
         stream: int = 0,
     ) -> None:
-        _require_range("batch_size", batch_size, 1, 1 << 40)
-        _require_range("seed", seed, 0, _UINT64)
-        _require_range("stream", stream, 0, _UINT64)
-        _require_range("world_size", world_size, 1, 1 << 40)
-        _require_range("rank", rank, 0, world_size)
-        if mode not in _MODES:
-            raise OptionError(f"mode must be one of {', '.join(_MODES)}, found {show(str(mode))!r}")
+        require_integer("batch_size", batch_size, 1, _MAX_BATCH)
+        require_integer("seed", seed, 0, _MAX_UINT64)
+        require_integer("stream", stream, 0, _MAX_UINT64)
+        require_integer("world_size", world_size, 1, _MAX_BATCH)
+        require_integer("rank", rank, 0, world_size - 1)
+        require_word("mode", mode, get_args(Mode))
         if batch_size % world_size:
             raise OptionError(
                 f"batch_size {batch_size} does not divide among {world_size} ranks; "
@@ -89,7 +90,7 @@ class BatchSampler:
 
         The rows of all ranks, joined in order of rank, are the global batch of the step.
         """
-        _require_range("step", step, 0, (1 << 62) // self.batch_size)
+        require_integer("step", step, 0, _MAX_ROWS // self.batch_size)
         rows = self.batch_size // self.world_size
         first = self.rank * rows
         if self.mode == "epoch":
@@ -204,7 +205,7 @@ def evaluation_windows(n_tokens: int, block_size: int) -> np.ndarray:
         OptionError: ``block_size`` is not positive.
         ShortDataError: fewer than two tokens have no target at all.
     """
-    _require_range("block_size", block_size, 1, 1 << 62)
+    require_integer("block_size", block_size, 1)
     if n_tokens < 2:
         raise ShortDataError(f"{n_tokens} tokens hold no target; at least 2 are needed")
     starts = np.arange(0, n_tokens - 1, block_size, dtype=np.int64)
@@ -220,7 +221,7 @@ def evaluation_batches(
     Yields:
         x and y, int64, shape (at most batch_size, T) each, or (1, shorter than T) at the end.
     """
-    _require_range("batch_size", batch_size, 1, 1 << 40)
+    require_integer("batch_size", batch_size, 1, _MAX_BATCH)
     windows = evaluation_windows(dataset.n_tokens, dataset.block_size)
     whole = windows[windows[:, 1] == dataset.block_size, 0]
     for first in range(0, len(whole), batch_size):
@@ -229,8 +230,3 @@ def evaluation_batches(
     if length < dataset.block_size:
         x, y = dataset.window(int(start), int(length))
         yield x[None], y[None]
-
-
-def _require_range(name: str, value: int, low: int, end: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value < end:
-        raise OptionError(f"{name} must be an integer within {low} and {end - 1}, found {value!r}")

@@ -6,6 +6,7 @@ import codecs
 from typing import Literal, get_args
 
 from yocto_data.errors import DecodingError, OptionError, SourceError, show
+from yocto_data.options import require_word
 
 Errors = Literal["strict", "replace", "ignore"]
 
@@ -29,10 +30,7 @@ def check_encoding(encoding: str, errors: str) -> str:
     Raises:
         OptionError: there is no such text encoding, or no such way to treat errors.
     """
-    if errors not in get_args(Errors):
-        raise OptionError(
-            f"errors must be one of {', '.join(get_args(Errors))}, found {show(str(errors))!r}"
-        )
+    require_word("errors", errors, get_args(Errors))
     try:
         "".encode(encoding)  # refuses codecs that do not turn bytes into text
         name = codecs.lookup(encoding).name

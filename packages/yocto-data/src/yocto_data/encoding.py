@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -98,7 +98,7 @@ def make_jobs(pieces: Iterable[Piece], chunk_chars: int) -> Iterator[Job]:
 
 def encode_jobs(
     jobs: Iterator[Job], encoder: PieceEncoder, *, workers: int
-) -> Iterator[tuple[Piece, bytes]]:
+) -> Generator[tuple[Piece, bytes], None, None]:
     """Every piece with its token bytes, in order, whatever the number of workers.
 
     Raises:
@@ -109,7 +109,9 @@ def encode_jobs(
     results = _here(jobs, encoder) if workers == 1 else _in_workers(jobs, encoder, workers)
     for job, encoded in results:
         if isinstance(encoded, Fault):
-            raise TokenizerUseError(f"{job[encoded.index].where}: {encoded.message}")
+            piece = job[encoded.index]
+            since = f" (from character {piece.start} on)" if piece.start else ""
+            raise TokenizerUseError(f"{piece.where}{since}: {encoded.message}")
         yield from zip(job, encoded, strict=True)
 
 

@@ -102,19 +102,25 @@ class WorkerError(WorkError):
     """A worker process could not be started, or died."""
 
 
+_SHOWN_CHARS = 160
+
+
 def show(value: str | os.PathLike[str]) -> str:
     """A path or quoted text as one safe line: unprintable characters are escaped.
 
     A path may hold line ends, terminal codes, or bytes that are not UTF-8; none of them may
-    reach a terminal from an error message. Long values keep their two ends.
+    reach a terminal from an error message. Of what is long, the two ends are shown.
     """
     text = os.fspath(value)
-    if len(text) > 200:
-        text = f"{text[:120]}...{text[-60:]}"
-    return "".join(
+    if len(text) > 2 * _SHOWN_CHARS:
+        text = text[:_SHOWN_CHARS] + text[-_SHOWN_CHARS:]
+    escaped = "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
         for c in text
     )
+    if len(escaped) > _SHOWN_CHARS:
+        escaped = f"{escaped[: _SHOWN_CHARS - 53]}...{escaped[-50:]}"
+    return escaped
 
 
 def reason(error: OSError) -> str:

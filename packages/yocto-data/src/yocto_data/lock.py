@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from yocto_data import fsops
 from yocto_data.errors import InUseError, OutputError, reason, show
 
 _SHOWN_BYTES = 200
@@ -36,7 +37,7 @@ def exclusive_lock(path: Path, what: Path) -> Iterator[None]:
         yield
     finally:
         if sys.platform != "win32":  # an open file cannot be removed there; it stays, unlocked
-            path.unlink(missing_ok=True)
+            fsops.remove_file(path)
         os.close(descriptor)
 
 
@@ -49,8 +50,10 @@ def _acquire(path: Path, what: Path) -> int:
         try:
             _lock(descriptor)
             # Its holder removes the file before it lets go; a lock on a removed file is none.
-            if os.path.lexists(path) and os.path.samestat(os.fstat(descriptor), path.lstat()):
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
                 return descriptor
+        except FileNotFoundError:
+            pass
         except BlockingIOError as error:
             holder = show(os.read(descriptor, _SHOWN_BYTES).decode("utf-8", "replace"))
             os.close(descriptor)

@@ -12,7 +12,8 @@ from typing import Literal, cast
 import numpy as np
 
 from yocto_data import fsops
-from yocto_data.errors import MetaError, MissingMetaError, OptionError, reason, show
+from yocto_data.errors import MetaError, MissingMetaError, reason, show
+from yocto_data.options import require_integer
 from yocto_data.regular import open_regular
 from yocto_data.strict_json import Fields, parse
 
@@ -20,9 +21,9 @@ FORMAT = "yocto-data"
 FORMAT_VERSION = 1
 META_NAME = "meta.json"
 SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
+LARGEST_VOCABULARY = 1 << 32
 
 _MAX_META_BYTES = 256 << 20
-_LARGEST_VOCABULARY = 1 << 32
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
@@ -31,12 +32,7 @@ def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
     Raises:
         OptionError: the vocabulary is empty, or does not fit 32 bits.
     """
-    if isinstance(vocab_size, bool) or not isinstance(vocab_size, int):
-        raise OptionError(f"vocab_size must be an integer, found {type(vocab_size).__name__}")
-    if not 1 <= vocab_size <= _LARGEST_VOCABULARY:
-        raise OptionError(
-            f"vocab_size must lie within 1 and {_LARGEST_VOCABULARY}, found {vocab_size}"
-        )
+    require_integer("vocab_size", vocab_size, 1, LARGEST_VOCABULARY)
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,6 @@ from yocto_data.documents import Corpus, Tally
 from yocto_data.encoding import PieceEncoder, encode_jobs, make_jobs
 from yocto_data.errors import (
     MetaError,
-    OptionError,
     OutputError,
     ShortDataError,
     SourceChangedError,
@@ -30,9 +30,11 @@ from yocto_data.meta import (
     TextMeta,
     token_dtype,
 )
+from yocto_data.options import require_integer, require_word
 from yocto_data.protocol import Tokenizer
-from yocto_data.sources import PathLike
+from yocto_data.sources import PathLike, size_on_disk
 from yocto_data.splitting import (
+    Piece,
     PieceCutter,
     SplitBy,
     Survey,
@@ -41,7 +43,7 @@ from yocto_data.splitting import (
     survey,
 )
 from yocto_data.staging import check_target, resolve_target, staged_directory
-from yocto_data.texts import DEFAULT_CHUNK_CHARS, check_chunk_chars, open_corpus
+from yocto_data.texts import DEFAULT_CHUNK_CHARS, open_corpus
 from yocto_data.token_writer import TokenWriter
 from yocto_data.tokenizer_file import save_tokenizer, vocabulary_size
 
@@ -117,8 +119,10 @@ def prepare(
         WorkError: a source changed meanwhile, a write failed, or a worker died.
     """
     check_split_options(val_ratio, seed, split_by)
-    check_chunk_chars(chunk_chars)
-    _check_counts(workers=workers, block_size=block_size)
+    require_integer("chunk_chars", chunk_chars, 1)
+    require_integer("workers", workers, 1)
+    if block_size is not None:
+        require_integer("block_size", block_size, 1)
     vocab_size = vocabulary_size(tokenizer)
     report = progress or _no_progress
     corpus = open_corpus(sources, encoding=encoding, errors=errors, text_field=text_field)
@@ -127,39 +131,37 @@ def prepare(
     known_names = OUR_FILES | _recorded_names(target)
     check_target(target, force=force, known_names=known_names)
 
-    total = sum(source.path.stat().st_size for source in corpus.sources)
-    found = survey(corpus, val_ratio=val_ratio, seed=seed, heartbeat=lambda: report(0, total, 0))
-    plan = plan_split(found, val_ratio=val_ratio, seed=seed, split_by=split_by)
-    mark = _separator(tokenizer, separator, separator_position, found.documents, vocab_size)
-
+    total_bytes = size_on_disk(corpus.sources)
+    found = survey(
+        corpus, val_ratio=val_ratio, seed=seed, heartbeat=lambda: report(0, total_bytes, 0)
+    )
+    run = _EncodingRun(
+        cutter=PieceCutter(
+            corpus=corpus,
+            plan=plan_split(found, val_ratio=val_ratio, seed=seed, split_by=split_by),
+            chunk_chars=chunk_chars,
+            tally=Tally(),
+        ),
+        encoder=PieceEncoder(tokenizer, vocab_size),
+        workers=_useful_workers(workers, tokenizer, found.characters, chunk_chars),
+        separator=_separator(tokenizer, separator, separator_position, found.documents, vocab_size),
+        dtype=token_dtype(vocab_size),
+        progress=report,
+        total_bytes=total_bytes,
+    )
     with staged_directory(target, force=force, known_names=known_names) as directory:
-        encoding_run = _EncodingRun(
-            cutter=PieceCutter(corpus=corpus, plan=plan, chunk_chars=chunk_chars, tally=Tally()),
-            encoder=PieceEncoder(tokenizer, vocab_size),
-            workers=_useful_workers(workers, tokenizer, found.characters, chunk_chars),
-            separator=mark,
-            dtype=token_dtype(vocab_size),
-            progress=report,
-            total_bytes=total,
-        )
-        train, val = encoding_run.write(directory)
-        _require_same_sources(found.tally, encoding_run.cutter.tally)
+        train, val = run.write(directory)
+        _require_same_sources(found.tally, run.cutter.tally)
         _require_tokens(train, val, block_size)
         meta = DataMeta(
             vocab_size=vocab_size,
             tokenizer=save_tokenizer(tokenizer, directory),
             train=train,
             val=val,
-            separator=mark,
+            separator=run.separator,
             sources=tuple(found.tally.sources),
-            text=_text_meta(corpus, found, encoding_run.cutter.unsafe_cuts),
-            options=OptionsMeta(
-                val_ratio=float(val_ratio),
-                split_by=plan.by,
-                seed=seed,
-                chunk_chars=chunk_chars,
-                text_field=text_field,
-            ),
+            text=_text_meta(found, run.cutter),
+            options=_options_meta(run.cutter, text_field),
         )
         meta.save(directory)
     return meta
@@ -178,38 +180,48 @@ class _EncodingRun:
     total_bytes: int
 
     def write(self, directory: Path) -> tuple[SplitMeta, SplitMeta]:
-        mark = self.separator
-        data = b"" if mark is None else np.array([mark.id], dtype=self.dtype).tobytes()
-        before = data if mark is not None and mark.position == "before" else b""
-        after = data if mark is not None and mark.position == "after" else b""
         with (
             TokenWriter(directory / "train.bin", self.dtype) as train,
             TokenWriter(directory / "val.bin", self.dtype) as val,
         ):
-            jobs = make_jobs(self.cutter.pieces(), self.cutter.chunk_chars)
-            reported = 0
-            for piece, tokens in encode_jobs(jobs, self.encoder, workers=self.workers):
-                writer = train if piece.split == "train" else val
-                writer.documents += piece.opens_in_split
-                writer.write((before if piece.first else b"") + tokens)
-                writer.write(after if piece.last else b"")
-                if piece.bytes_read > reported:
-                    reported = piece.bytes_read
-                    self.progress(reported, self.total_bytes, train.tokens + val.tokens)
+            self._write_pieces({"train": train, "val": val})
         self.progress(self.total_bytes, self.total_bytes, train.tokens + val.tokens)
         return train.record(documents=train.documents), val.record(documents=val.documents)
+
+    def _write_pieces(self, writers: Mapping[str, TokenWriter]) -> None:
+        before, after = self._marks()
+        previous: Piece | None = None
+        reported = 0
+        jobs = make_jobs(self.cutter.pieces(), self.cutter.chunk_chars)
+        # Closed at once, even after an error: worker processes hang on it.
+        with closing(encode_jobs(jobs, self.encoder, workers=self.workers)) as encoded:
+            for piece, tokens in encoded:
+                writer = writers[piece.split]
+                if piece.start == 0:
+                    if previous is not None:
+                        writers[previous.split].write(after)
+                    writer.write(before)
+                if piece.start == 0 or (previous and previous.split != piece.split):
+                    writer.documents += 1
+                writer.write(tokens)
+                previous = piece
+                if piece.bytes_read > reported:
+                    reported = piece.bytes_read
+                    tokens_done = sum(each.tokens for each in writers.values())
+                    self.progress(reported, self.total_bytes, tokens_done)
+        if previous is not None:
+            writers[previous.split].write(after)
+
+    def _marks(self) -> tuple[bytes, bytes]:
+        """What stands before and after each document."""
+        if self.separator is None:
+            return b"", b""
+        mark = np.array([self.separator.id], dtype=self.dtype).tobytes()
+        return (mark, b"") if self.separator.position == "before" else (b"", mark)
 
 
 def _no_progress(done: int, total: int, tokens: int) -> None:
     del done, total, tokens
-
-
-def _check_counts(*, workers: int, block_size: int | None) -> None:
-    for name, value in (("workers", workers), ("block_size", block_size)):
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise OptionError(f"{name} must be an integer of at least 1, found {value!r}")
 
 
 def _refuse_overlap(target: Path, sources: PathLike | Sequence[PathLike], corpus: Corpus) -> None:
@@ -242,16 +254,12 @@ def _separator(
     documents: int,
     vocab_size: int,
 ) -> SeparatorMeta | None:
-    if position not in {"before", "after"}:
-        raise OptionError(f"separator_position must be before or after, found {position!r}")
+    require_word("separator_position", position, ("before", "after"))
     if separator == "auto":
         separator = getattr(tokenizer, "eos_id", None) if documents > 1 else None
     if separator is None:
         return None
-    if isinstance(separator, bool) or not isinstance(separator, int):
-        raise OptionError(f"separator must be an id, auto or None, found {separator!r}")
-    if not 0 <= separator < vocab_size:
-        raise OptionError(f"separator {separator} is no id of a vocabulary of {vocab_size}")
+    require_integer("separator", separator, 0, vocab_size - 1)
     return SeparatorMeta(id=separator, position=position)
 
 
@@ -281,14 +289,24 @@ def _require_tokens(train: SplitMeta, val: SplitMeta, block_size: int | None) ->
             )
 
 
-def _text_meta(corpus: Corpus, found: Survey, unsafe_cuts: int) -> TextMeta:
+def _text_meta(found: Survey, cutter: PieceCutter) -> TextMeta:
     return TextMeta(
-        encoding=corpus.encoding,
-        errors=corpus.errors,
+        encoding=cutter.corpus.encoding,
+        errors=cutter.corpus.errors,
         characters=found.characters,
         documents=found.documents,
         boms_dropped=found.tally.boms_dropped,
         replaced=found.tally.replaced,
         control_characters=found.control_characters,
-        unsafe_cuts=unsafe_cuts,
+        unsafe_cuts=cutter.unsafe_cuts,
+    )
+
+
+def _options_meta(cutter: PieceCutter, text_field: str) -> OptionsMeta:
+    return OptionsMeta(
+        val_ratio=float(cutter.plan.val_ratio),
+        split_by=cutter.plan.by,
+        seed=cutter.plan.seed,
+        chunk_chars=cutter.chunk_chars,
+        text_field=text_field,
     )

@@ -5,30 +5,30 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> FileIO:
     """Open for reading, unbuffered; directories, FIFOs, sockets and devices are refused at once.
 
     Raises:
         OSError: the system's, or one whose ``strerror`` is "not a regular file". A path that no
-            system call can take (it holds NUL) is reported the same way.
+            system call takes, since it holds NUL, is reported the same way.
     """
     try:
         _require_regular(path, path.stat().st_mode)
         # What the name stands for may change after the check: never block, and look again.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(path, flags)
+        file = FileIO(os.open(path, flags))
     except ValueError as error:
         raise OSError(errno.EINVAL, "the path holds a NUL character") from error
     try:
-        _require_regular(path, os.fstat(descriptor).st_mode)
-        return os.fdopen(descriptor, "rb", buffering=0)
+        _require_regular(path, os.fstat(file.fileno()).st_mode)
     except OSError:
-        os.close(descriptor)
+        file.close()
         raise
+    return file
 
 
 def _require_regular(path: Path, mode: int) -> None:

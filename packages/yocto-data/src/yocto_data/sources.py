@@ -62,6 +62,21 @@ def expand_sources(sources: PathLike | Sequence[PathLike]) -> list[Source]:
     return list(found.values())
 
 
+def size_on_disk(sources: Sequence[Source]) -> int:
+    """The bytes of all files together, as they lie on the disk.
+
+    Raises:
+        SourceError: one of them is gone.
+    """
+    total_bytes = 0
+    for source in sources:
+        try:
+            total_bytes += source.path.stat().st_size
+        except OSError as error:
+            raise SourceError(f"cannot read {source.shown}: {reason(error)}") from error
+    return total_bytes
+
+
 def _expand_one(given: PathLike) -> list[Path]:
     text = os.fspath(given)
     if "\0" in text:
@@ -147,7 +162,7 @@ class SourceFile:
             with self._raw:
                 stream: io.RawIOBase | gzip.GzipFile = self._raw
                 if self._source.compressed:
-                    stream = gzip.GzipFile(fileobj=self._raw, mode="rb")  # type: ignore[arg-type]
+                    stream = gzip.GzipFile(fileobj=self._raw, mode="rb")
                 while block := stream.read(BLOCK_BYTES):
                     yield block
                 self._raw.require_unchanged()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from yocto_data.cutting import SafeCutter
 from yocto_data.documents import Corpus, Tally
-from yocto_data.errors import OptionError, ShortDataError, show
+from yocto_data.errors import OptionError, ShortDataError
+from yocto_data.options import require_integer, require_word
 
 SplitBy = Literal["auto", "position", "documents"]
 SplitName = Literal["train", "val"]
@@ -21,18 +21,10 @@ _CONTROLS = bytes(c for c in range(32) if c not in b"\t\n\r") + b"\x7f"
 
 def check_split_options(val_ratio: float, seed: int, split_by: str) -> None:
     """Refuse what is out of range, by name."""
-    if (
-        isinstance(val_ratio, bool)
-        or not isinstance(val_ratio, int | float)
-        or not (math.isfinite(val_ratio) and 0 < val_ratio < 1)
-    ):
+    if not 0 < val_ratio < 1:  # nan fails, too
         raise OptionError(f"val_ratio must lie between 0 and 1, both excluded, found {val_ratio!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
-        raise OptionError(f"seed must be an integer within 0 and 2^64 - 1, found {seed!r}")
-    if split_by not in get_args(SplitBy):
-        raise OptionError(
-            f"split_by must be one of {', '.join(get_args(SplitBy))}, found {show(str(split_by))!r}"
-        )
+    require_integer("seed", seed, 0, (1 << 64) - 1)
+    require_word("split_by", split_by, get_args(SplitBy))
 
 
 @dataclass(kw_only=True)
@@ -54,6 +46,7 @@ def survey(corpus: Corpus, *, val_ratio: float, seed: int, heartbeat: Callable[[
     ``heartbeat`` is called for every block, so that a caller can show life, or raise to stop.
     """
     found = Survey(tally=Tally())
+    read = -1
     for ordinal, document in enumerate(corpus.documents(found.tally)):
         word = _word(seed, ordinal)
         found.documents += 1
@@ -64,7 +57,9 @@ def survey(corpus: Corpus, *, val_ratio: float, seed: int, heartbeat: Callable[[
             data = block.encode("utf-8")
             found.characters += len(block)
             found.control_characters += len(data) - len(data.translate(None, _CONTROLS))
-            heartbeat()
+            if found.tally.bytes_read != read:  # not for each of many short records
+                read = found.tally.bytes_read
+                heartbeat()
     return found
 
 
@@ -128,16 +123,14 @@ def _is_low(word: int, val_ratio: float) -> bool:
     return word / (1 << 64) < val_ratio
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
     """A stretch of one document that lies in one split, short enough to be encoded at once."""
 
     text: str
     split: SplitName
-    where: str
-    first: bool  # opens its document
-    last: bool  # closes its document
-    opens_in_split: bool  # is its document's first piece in this split
+    where: str  # names the document in errors
+    start: int  # the character of its document at which it begins
     bytes_read: int  # how far the sources were read when it was cut
 
 
@@ -152,43 +145,24 @@ class PieceCutter:
     unsafe_cuts: int = 0
 
     def pieces(self) -> Iterator[Piece]:
-        """All pieces of all documents."""
+        """All pieces of all documents; joined, they are the whole text."""
         seen_chars = 0
         for ordinal, document in enumerate(self.corpus.documents(self.tally)):
-            waiting: tuple[str, SplitName] | None = None
-            first, opened = True, ""
-            for text, split, count in self._parts(document.blocks, ordinal, seen_chars):
-                seen_chars = count
-                if waiting is not None:
-                    yield self._piece(waiting, document.where, first=first, opened=opened)
-                    first, opened = False, waiting[1]
-                waiting = (text, split)
-            if waiting is not None:
-                yield self._piece(waiting, document.where, first=first, opened=opened, last=True)
-
-    def _piece(
-        self,
-        part: tuple[str, SplitName],
-        where: str,
-        *,
-        first: bool,
-        opened: str,
-        last: bool = False,
-    ) -> Piece:
-        return Piece(
-            text=part[0],
-            split=part[1],
-            where=where,
-            first=first,
-            last=last,
-            opens_in_split=part[1] != opened,
-            bytes_read=self.tally.bytes_read,
-        )
+            start = 0
+            for text, split in self._parts(document.blocks, ordinal, seen_chars):
+                yield Piece(
+                    text=text,
+                    split=split,
+                    where=document.where,
+                    start=start,
+                    bytes_read=self.tally.bytes_read,
+                )
+                start += len(text)
+            seen_chars += start
 
     def _parts(
         self, blocks: Iterator[str], ordinal: int, seen_chars: int
-    ) -> Iterator[tuple[str, SplitName, int]]:
-        """(text, split, characters seen up to the end of the block it came with)."""
+    ) -> Iterator[tuple[str, SplitName]]:
         cut = self.plan.cut
         if cut is None:
             split: SplitName = "val" if self.plan.is_val(ordinal) else "train"
@@ -201,10 +175,10 @@ class PieceCutter:
             if cut is not None and before < cut <= seen_chars:
                 # Here validation begins; both sides are cut as if they were texts of their own.
                 for text in (*cutter.push(block[: cut - before]), *cutter.flush()):
-                    yield text, "train", seen_chars
+                    yield text, "train"
                 rest, split = block[cut - before :], "val"
             for text in cutter.push(rest):
-                yield text, split, seen_chars
+                yield text, split
         for text in cutter.flush():
-            yield text, split, seen_chars
+            yield text, split
         self.unsafe_cuts += cutter.unsafe_cuts

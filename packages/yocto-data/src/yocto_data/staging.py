@@ -12,7 +12,7 @@ import re
 import secrets
 import stat
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from yocto_data import fsops
@@ -90,11 +90,14 @@ def staged_directory(target: Path, *, force: bool, known_names: Collection[str])
                 with fsops.translated(target):
                     _commit(temporary, target)
             except BaseException:
-                _discard(temporary)
+                # The failure is what the caller must hear of; leftovers go next time.
+                with suppress(OSError):
+                    fsops.remove_tree(temporary)
                 raise
     except BaseException:
         for parent in made:
-            _remove_if_empty(parent)
+            with suppress(OSError):  # not empty
+                fsops.remove_directory(parent)
         raise
 
 
@@ -112,7 +115,9 @@ def _commit(temporary: Path, target: Path) -> None:
         raise
     fsops.sync_directory(target.parent)
     if aside is not None:
-        fsops.remove_tree(aside)
+        # The new data set stands, which is what the caller is told; leftovers go next time.
+        with suppress(OSError):
+            _remove_aside(aside)
 
 
 def _recover(target: Path) -> None:
@@ -125,16 +130,17 @@ def _recover(target: Path) -> None:
         if match[1] == "old" and not target.exists():
             fsops.rename(entry, target)
             fsops.sync_directory(target.parent)
+        elif match[1] == "old":
+            _remove_aside(entry)
         else:
             fsops.remove_tree(entry)
 
 
-def _discard(temporary: Path) -> None:
-    """Clear up after a failure, which is what the caller must hear of; leftovers go next time."""
-    try:
-        fsops.remove_tree(temporary)
-    except OSError:
-        return
+def _remove_aside(aside: Path) -> None:
+    """Under a name that is never put back first: what is half removed must not return."""
+    doomed = aside.with_name(aside.name[: -len("old-12345678")] + f"tmp-{secrets.token_hex(4)}")
+    fsops.rename(aside, doomed)
+    fsops.remove_tree(doomed)
 
 
 def _make_parents(parent: Path) -> list[Path]:
@@ -150,13 +156,7 @@ def _make_parents(parent: Path) -> list[Path]:
             made.insert(0, directory)
     except OSError as error:
         for directory in made:
-            _remove_if_empty(directory)
+            with suppress(OSError):
+                fsops.remove_directory(directory)
         raise OutputError(f"cannot make {show(parent)}: {reason(error)}") from error
     return made
-
-
-def _remove_if_empty(directory: Path) -> None:
-    try:
-        fsops.remove_directory(directory)
-    except OSError:
-        return

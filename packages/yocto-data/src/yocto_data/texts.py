@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from yocto_data.cutting import SafeCutter
 from yocto_data.decoding import Errors, check_encoding
 from yocto_data.documents import Corpus, Tally
-from yocto_data.errors import OptionError
+from yocto_data.options import require_integer
 from yocto_data.sources import PathLike, expand_sources
 
 DEFAULT_CHUNK_CHARS = 1 << 20
@@ -23,12 +23,6 @@ def open_corpus(
         text_field=text_field,
         sources=expand_sources(sources),
     )
-
-
-def check_chunk_chars(chunk_chars: int) -> None:
-    """Refuse a chunk size that is no positive integer."""
-    if isinstance(chunk_chars, bool) or not isinstance(chunk_chars, int) or chunk_chars < 1:
-        raise OptionError(f"chunk_chars must be an integer of at least 1, found {chunk_chars!r}")
 
 
 def iter_texts(
@@ -56,7 +50,7 @@ def iter_texts(
         SourceError: a source is missing, no regular file, empty, or not in the encoding.
         SourceChangedError: a source changed while it was being read.
     """
-    check_chunk_chars(chunk_chars)
+    require_integer("chunk_chars", chunk_chars, 1)
     corpus = open_corpus(sources, encoding=encoding, errors=errors, text_field=text_field)
     return _pieces(corpus, chunk_chars)
 

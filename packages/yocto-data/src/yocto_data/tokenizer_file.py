@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 
 from yocto_data import fsops
-from yocto_data.errors import TokenizerUseError, show
-from yocto_data.meta import TokenizerMeta
+from yocto_data.errors import OptionError, TokenizerUseError, show
+from yocto_data.meta import LARGEST_VOCABULARY, TokenizerMeta
+from yocto_data.options import require_integer
 from yocto_data.protocol import Tokenizer
 from yocto_data.regular import open_regular
 
@@ -18,12 +19,11 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
     Raises:
         TokenizerUseError: it is no integer of at least 1, or beyond what 32 bits hold.
     """
-    size = tokenizer.vocab_size
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 1 << 32:
-        raise TokenizerUseError(
-            f"the tokenizer's vocab_size must be an integer within 1 and {1 << 32}, found {size!r}"
-        )
-    return size
+    try:
+        require_integer("the tokenizer's vocab_size", tokenizer.vocab_size, 1, LARGEST_VOCABULARY)
+    except OptionError as error:
+        raise TokenizerUseError(str(error)) from None
+    return tokenizer.vocab_size
 
 
 def save_tokenizer(tokenizer: Tokenizer | None, directory: Path) -> TokenizerMeta:
