@@ -13,7 +13,7 @@ import io
 import os
 import re
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -34,6 +34,7 @@ __all__ = [
     "WorkFailedError",
     "dump_toml",
     "load",
+    "load_one_of",
     "run_command",
 ]
 
@@ -92,6 +93,61 @@ def load(cls: type[T], argv: Sequence[str], *, prog: str, description: str = "")
         raise UsageError(problems)
     words = [word for name, texts in values.items() for word in _as_words(flags[name], texts)]
     return _run_tyro(cls, words, prog, description)
+
+
+def load_one_of(
+    commands: Mapping[str, type[T]], argv: Sequence[str], *, prog: str, example: str = ""
+) -> tuple[str, T]:
+    """Parse a command line whose first word chooses among commands.
+
+    Args:
+        commands: a dataclass as `load` takes it, for each word.
+        argv: the words after the command's name.
+        prog: the command's name.
+        example: shown in the help; `{}` stands for the word.
+
+    Returns:
+        The word and the filled dataclass.
+
+    Raises:
+        UsageError: no such word, or what `load` raises.
+        SystemExit: 0, after `--help` or a completion script.
+    """
+    choices = ", ".join(commands)
+    first = argv[0] if argv else ""
+    if first in commands:
+        description = f"{_first_line(commands[first])}\n\n{example.format(first)}".strip()
+        return first, load(
+            commands[first], argv[1:], prog=f"{prog} {first}", description=description
+        )
+    if first in ("-h", "--help"):
+        print(f"usage: {prog} {{{','.join(commands)}}} [OPTIONS]\n")
+        for name, cls in commands.items():
+            print(f"  {name:6} {_first_line(cls)}")
+        print(f"\nThe options of each: {prog} {next(iter(commands))} --help")
+        raise SystemExit(0)
+    if _completion(argv):
+        _print_completion(commands, argv, prog)
+    if first and not first.startswith("-"):
+        hint = suggestion(first, list(commands), "") or f"; choose {choices}"
+        raise UsageError(f"unknown command {one_line(first[:40])!r}{hint}")
+    raise UsageError(f"the first word must be one of {choices}; see {prog} --help")
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
+def _print_completion(commands: Mapping[str, type[T]], argv: Sequence[str], prog: str) -> None:
+    """Only here does tyro see the commands as its own, to write completions for all of them."""
+    tyro.extras.subcommand_cli_from_dict(
+        dict(commands),
+        args=list(argv),
+        prog=prog,
+        use_underscores=True,
+        config=(tyro.conf.OmitArgPrefixes,),
+        registry=_REGISTRY,
+    )
 
 
 def _read_words(

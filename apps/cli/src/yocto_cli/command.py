@@ -6,6 +6,7 @@
 import contextlib
 import io
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -22,7 +23,11 @@ _LIMIT_CHARACTERS = 300
 
 
 def run_command(
-    main: Callable[[list[str]], int | None], *, prog: str, argv: Sequence[str] | None = None
+    main: Callable[[list[str]], int | None],
+    *,
+    prog: str,
+    argv: Sequence[str] | None = None,
+    rephrase: Callable[[str], str] | None = None,
 ) -> int:
     """Run a command and return its exit code; errors end as one line on stderr.
 
@@ -32,6 +37,7 @@ def run_command(
         main: takes the words after the command's name; may return an exit code.
         prog: the command's name, which begins every error.
         argv: the words; None takes those of the process.
+        rephrase: puts a package's message, which names arguments, into the command's words.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     _never_fail_to_encode()
@@ -54,10 +60,16 @@ def run_command(
         if "--debug" in words:
             traceback.print_exc()
         code, message = describe_error(error)
+        message = rephrase(message) if rephrase else message
         _say(f"{prog}: error: {_shortened(one_line(message))}")
         if isinstance(error, OSError):
             _drop_stdout()  # what is still in its buffer would fail again as Python exits
         return code
+
+
+def next_command(*words: str) -> str:
+    """A command to copy from the screen: `uv run yocto-train --data_dir 'my data'`."""
+    return one_line(shlex.join(("uv", "run", *words)))
 
 
 def describe_error(error: BaseException) -> tuple[int, str]:
@@ -68,7 +80,8 @@ def describe_error(error: BaseException) -> tuple[int, str]:
     if isinstance(error, WorkFailedError):
         return 1, str(error)
     if names & _PACKAGE_ERRORS:
-        failed = isinstance(error, OSError) or names & _WORK_ERRORS
+        # Packages say it by what else an error is: something refused is a ValueError.
+        failed = isinstance(error, OSError | RuntimeError) or names & _WORK_ERRORS
         return (1 if failed else 2), str(error)
     if isinstance(error, MemoryError) or "OutOfMemoryError" in names:
         return 1, "out of memory; try a smaller --batch_size, --block_size or model"

@@ -129,7 +129,7 @@ def _flag(
         raise TypeError(f"{field.name}: no flag for the type {hint}")
     if optional and field.default is not None:
         raise TypeError(f"{field.name} is optional: its default must be None, as TOML has no null")
-    if many and field.default != ():
+    if many and not required and field.default != ():
         raise TypeError(f"{field.name} is a list: it must be empty by default")
     return Flag(
         name=field.name,
