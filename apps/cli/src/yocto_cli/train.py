@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import signal
 import sys
@@ -68,36 +69,42 @@ def _data_directory(arguments: TrainArguments) -> Path:
         )
     text = Path(flags.text_path or DEFAULT_TEXT)
     directory = Path(flags.data_dir or Path("data") / f"{text.stem}-char")
-    from yocto_cli.prepare import prepare_characters  # noqa: PLC0415 - after parsing
+    if not (directory / "meta.json").is_file() or not _made_from(directory, text):
+        from yocto_cli.preparing import prepare_char  # noqa: PLC0415 - after parsing
 
-    if prepare_characters(text, directory, val_ratio=flags.val_ratio, reuse=True):
+        prepare_char(str(text), directory, val_ratio=flags.val_ratio, force=flags.data_dir is None)
         _say(f"prepared {one_line(str(text))} at character level in {one_line(str(directory))}")
     return directory
+
+
+def _made_from(directory: Path, text: Path) -> bool:
+    """Whether a data directory holds exactly this text."""
+    from yocto_data import DataMeta  # noqa: PLC0415 - after parsing
+
+    sources = DataMeta.load(directory).sources
+    if not text.is_file() or len(sources) != 1:
+        return False
+    with text.open("rb") as file:
+        return sources[0].sha256 == hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open_data(arguments: TrainArguments, data_dir: Path) -> tuple["DataMeta", "Tokenizer"]:
     from yocto_data import DataMeta  # noqa: PLC0415 - after parsing
     from yocto_tokenizers import load_tokenizer  # noqa: PLC0415 - after parsing
 
+    from yocto_cli.tokenizer_flags import check_mode, named_tokenizer  # noqa: PLC0415 - the same
+
     flags = arguments.data
     meta = DataMeta.load(data_dir)
-    named = [path for path in (flags.tokenizer_path, flags.vocab_path) if path is not None]
-    tokenizer = load_tokenizer(named[0] if named else data_dir)
+    named = named_tokenizer(flags.tokenizer_path, flags.vocab_path)
+    tokenizer = named or load_tokenizer(data_dir)
     shown = one_line(str(data_dir))
-    for path in named:
-        if load_tokenizer(path).fingerprint() != tokenizer.fingerprint():
-            raise UsageError("--tokenizer_path and --vocab_path name different tokenizers")
     if meta.tokenizer is not None and tokenizer.fingerprint() != meta.tokenizer.fingerprint:
         raise UsageError(
-            f"{one_line(named[0]) if named else shown} is not the tokenizer that {shown} was "
-            "prepared with; leave it out, or prepare the text with it"
+            f"the {tokenizer.kind} tokenizer ({tokenizer.vocab_size} ids) is not the one that "
+            f"{shown} was prepared with; leave the flag out, or prepare the text with it"
         )
-    found = "char" if tokenizer.kind == "char" else "token"
-    if flags.mode not in (None, found):
-        raise UsageError(
-            f"--mode {flags.mode} contradicts {shown}, which holds ids of a {tokenizer.kind} "
-            f"tokenizer; leave --mode out or say --mode {found}"
-        )
+    check_mode(flags.mode, tokenizer, where=shown)
     return meta, tokenizer
 
 
@@ -118,11 +125,10 @@ def _train(
 
     shortest = min(meta.train.tokens, meta.val.tokens)
     model_config, config = settings(arguments, vocab_size=meta.vocab_size, shortest_split=shortest)
-    splits = [
-        TokenDataset(data_dir / name, model_config.block_size) for name in ("train.bin", "val.bin")
-    ]
-    for split in splits:
-        split.verify()
+    train_data = TokenDataset(data_dir / "train.bin", model_config.block_size)
+    val_data = TokenDataset(data_dir / "val.bin", model_config.block_size)
+    train_data.verify()
+    val_data.verify()
     flags = arguments.run
     run = Run(resume) if resume else Run.new(flags.ckpt_dir, flags.run_name or data_dir.name)
     if resume is None and flags.run_name and run.name != flags.run_name:
@@ -134,7 +140,8 @@ def _train(
     generator = torch.Generator().manual_seed(config.seed)
     trainer = Trainer(
         GPT(model_config, generator=generator),
-        *splits,
+        train_data,
+        val_data,
         config,
         run=run,
         tokenizer=tokenizer,
@@ -232,19 +239,18 @@ def _summary(trainer: "Trainer", run: "Run", data_dir: Path) -> str:
     model, config = trainer.model.config, trainer.config
     arch = "modern" if model.positions == "rotary" else "gpt2"
     tokens, parameters = trainer.train_data.n_tokens, model.n_parameters
-    return "\n".join(
-        (
-            f"run     {one_line(str(run.path))}  seed {config.seed}",
-            f"data    {one_line(str(data_dir))}  {tokens:,} tokens to train on, "
-            f"{trainer.val_data.n_tokens:,} to validate, {model.vocab_size} ids",
-            f"model   {arch}, {model.n_layer} layers, {model.n_head} heads, {model.n_embd} wide, "
-            f"context {model.block_size}: {parameters:,} parameters",
-            f"train   {config.max_iters:,} steps of {config.batch_size} x {model.block_size} tokens "
-            f"with {config.optimizer}: "
-            f"{config.max_iters * config.batch_size * model.block_size / tokens:.1f} epochs",
-            f"device  {', '.join(trainer.placement.reasons)}",
-        )
-    )
+    epochs = config.max_iters * config.batch_size * model.block_size / tokens
+    lines = {
+        "run": f"{one_line(str(run.path))}, seed {config.seed}",
+        "data": f"{one_line(str(data_dir))}: {tokens:,} tokens to train on, "
+        f"{trainer.val_data.n_tokens:,} to validate, {model.vocab_size} ids",
+        "model": f"{arch}, {model.n_layer} layers, {model.n_head} heads, {model.n_embd} wide, "
+        f"context {model.block_size}: {parameters:,} parameters",
+        "train": f"{config.max_iters:,} steps of {config.batch_size} x {model.block_size} tokens "
+        f"({epochs:.1f} epochs) with {config.optimizer}",
+        "device": ", ".join(trainer.placement.reasons),
+    }
+    return "\n".join(f"{name:8}{text}" for name, text in lines.items())
 
 
 def _farewell(trainer: "Trainer", run: "Run", *, stopped: bool) -> str:

@@ -19,6 +19,7 @@ from yocto_train.errors import (
 from yocto_train.evaluate import Evaluation, bits_per_byte, bytes_per_token, evaluate
 from yocto_train.events import Evaluated, Event, Sampled, Saved, Started, StepDone, Stopped
 from yocto_train.optimizers import Muon, make_optimizers, orthogonalize
+from yocto_train.recipes import RECIPES, Recipe
 from yocto_train.run_directory import Run, find_checkpoint
 from yocto_train.schedules import lr_factor
 from yocto_train.trainer import Trainer
@@ -26,6 +27,7 @@ from yocto_train.trainer import Trainer
 __version__ = version("yocto-train")
 
 __all__ = [
+    "RECIPES",
     "Checkpoint",
     "CheckpointError",
     "Evaluated",
@@ -34,6 +36,7 @@ __all__ = [
     "Muon",
     "NonFiniteError",
     "Placement",
+    "Recipe",
     "Run",
     "RunError",
     "Sampled",

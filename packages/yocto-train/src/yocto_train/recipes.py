@@ -1,0 +1,62 @@
+"""Recipes: named settings for a model and its training that are known to work together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings that belong together; whatever a caller sets wins over them.
+
+    Attributes:
+        arch: the architecture, a key of `yocto_model.ARCHITECTURES`.
+        model: fields of `GPTConfig`.
+        train: fields of `TrainConfig`.
+    """
+
+    arch: str
+    model: Mapping[str, Any]
+    train: Mapping[str, Any]
+
+
+RECIPES: Mapping[str, Recipe] = {
+    # Ours. Muon learns more from each step than AdamW does, so the model can be shallow and the
+    # run short; the long linear decay is what makes so few steps enough.
+    "modern": Recipe(
+        arch="modern",
+        model={"n_layer": 3, "n_head": 4, "n_embd": 128, "block_size": 256, "dropout": 0.0},
+        train={
+            "max_iters": 1_500,
+            "batch_size": 8,
+            "sampling": "epoch",
+            "optimizer": "muon",
+            "lr": 0.01,
+            "muon_lr": 0.03,
+            "schedule": "wsd",
+            "warmup_iters": 10,
+            "decay_fraction": 0.9,
+            "min_lr_fraction": 0.0,
+            "weight_decay": 0.0,
+            "grad_clip": 0.0,
+        },
+    ),
+    # nanoGPT's settings for a laptop's CPU, from its README.
+    "gpt2": Recipe(
+        arch="gpt2",
+        model={"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "dropout": 0.0},
+        train={
+            "max_iters": 2_000,
+            "batch_size": 12,
+            "sampling": "random",
+            "optimizer": "adamw",
+            "lr": 1e-3,
+            "schedule": "cosine",
+            "warmup_iters": 100,
+            "min_lr_fraction": 0.1,
+            "weight_decay": 0.1,
+            "beta2": 0.99,
+            "grad_clip": 1.0,
+        },
+    ),
+}
