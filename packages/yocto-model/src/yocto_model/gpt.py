@@ -49,6 +49,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
+        ambient = torch.get_rng_state()
         self.config = config
         self.token_emb = nn.Embedding(config.vocab_size, config.n_embd)
         self.pos_emb: nn.Embedding | None = None
@@ -66,6 +67,8 @@ class GPT(nn.Module):
         if config.tie_weights:
             self.head.weight = self.token_emb.weight
         self.initialize(generator)
+        if generator is not None:
+            torch.set_rng_state(ambient)  # torch's own layers have drawn weights, now replaced
 
     def forward(self, idx: Tensor, *, cache: KVCache | None = None) -> Tensor:
         """Logits of the token that follows each position.
