@@ -12,7 +12,7 @@ import numpy as np
 from yocto_tokenizers.errors import TextError, quoted
 from yocto_tokenizers.ids import IdArray, Ids, checked_ids, id_dtype
 from yocto_tokenizers.special_tokens import ASSISTANT, BOS, EOS, USER
-from yocto_tokenizers.storage import read_bytes, write_bytes
+from yocto_tokenizers.storage import is_directory, read_bytes, write_bytes
 from yocto_tokenizers.streaming import StreamDecoder
 
 
@@ -110,7 +110,7 @@ class BaseTokenizer(ABC):
             The path of the file written.
 
         Raises:
-            TokenizerWriteError: the system refused; nothing was changed.
+            TokenizerWriteError: the system refused; an old file is whole.
         """
         return write_bytes(path, self.file_name, self.to_bytes())
 
@@ -121,9 +121,7 @@ class BaseTokenizer(ABC):
         Raises:
             TokenizerFileError: the file is missing, damaged, or of another kind.
         """
-        file = Path(path)
-        if file.is_dir():
-            file = file / cls.file_name
+        file = Path(path) / cls.file_name if is_directory(path) else Path(path)
         return cls.from_bytes(read_bytes(file), source=quoted(file))
 
     @abstractmethod

@@ -79,11 +79,11 @@ def _rebuild_unknown(characters: dict[str, int], total: int, remedy: str) -> Unk
 
 
 def _unknown_summary(characters: dict[str, int], total: int) -> str:
-    """Name up to ten characters, fewer when their names are long: an error stays one line."""
+    """Name as many characters as one line holds: nine with short names, three with long ones."""
     named: list[str] = []
     for character, position in characters.items():
         entry = f"{character_name(character)} at index {position}"
-        if named and (len(named) == 10 or sum(map(len, named)) + len(entry) > 160):
+        if named and sum(map(len, named)) + len(entry) > 160:
             break
         named.append(entry)
     left = len(characters) - len(named)

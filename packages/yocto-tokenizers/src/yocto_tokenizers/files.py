@@ -9,7 +9,7 @@ from yocto_tokenizers.errors import TokenizerFileError, quoted
 from yocto_tokenizers.hugging_face import HuggingFaceTokenizer, is_hugging_face
 from yocto_tokenizers.protocol import Tokenizer
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
-from yocto_tokenizers.storage import read_bytes
+from yocto_tokenizers.storage import is_directory, read_bytes
 from yocto_tokenizers.strict_json import parse_object
 from yocto_tokenizers.vocabulary import stated_kind
 from yocto_tokenizers.word_level import WordLevelTokenizer
@@ -54,13 +54,9 @@ def _class_for(file: Path, content: bytes) -> type[BaseTokenizer]:
 
 def _the_file(path: str | PathLike[str]) -> Path:
     """The path itself, or the one tokenizer file in it."""
-    try:
-        directory = Path(path)
-        if not directory.is_dir():
-            return directory
-        found = [name for name in FILE_NAMES if (directory / name).exists()]
-    except (OSError, TypeError, ValueError) as error:
-        raise TokenizerFileError(f"cannot read {quoted(path)}: no valid path") from error
+    if not is_directory(path):
+        return Path(path)
+    found = [name for name in FILE_NAMES if (Path(path) / name).exists()]
     if not found:
         raise TokenizerFileError(
             f"{quoted(path)} holds no tokenizer; expected one of {', '.join(FILE_NAMES)}"
@@ -69,4 +65,4 @@ def _the_file(path: str | PathLike[str]) -> Path:
         raise TokenizerFileError(
             f"{quoted(path)} holds several tokenizers, {' and '.join(found)}; name one of them"
         )
-    return directory / found[0]
+    return Path(path) / found[0]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, SupportsIndex
 
 from yocto_tokenizers.base import BaseTokenizer, checked_unicode
-from yocto_tokenizers.errors import MissingExtraError, TokenizerFileError
+from yocto_tokenizers.errors import MissingExtraError, TokenizerFileError, quoted
 from yocto_tokenizers.ids import Ids, checked_ids
 from yocto_tokenizers.streaming import StreamDecoder
 from yocto_tokenizers.strict_json import canonical_sha256, parse_object
@@ -207,8 +207,8 @@ def _open(document: dict[str, Any], source: str) -> Any:
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(document))
     except Exception as error:
         raise TokenizerFileError(
-            f"{source} is no tokenizer.json that tokenizers {tokenizers.__version__} reads; "
-            "restore the file or upgrade tokenizers"
+            f"{source} is no tokenizer.json that tokenizers {tokenizers.__version__} reads "
+            f"({quoted(str(error))}); restore the file or upgrade tokenizers"
         ) from error
     # Otherwise a user could forge a turn by typing <|assistant|>. Files do not store this switch.
     tokenizer.encode_special_tokens = True

@@ -163,7 +163,7 @@ class SentencePieceTokenizer(BaseTokenizer):
 
         Raises:
             TokenizerFileError: a foreign model whose options that format cannot express.
-            TokenizerWriteError: the system refused; nothing was changed.
+            TokenizerWriteError: the system refused; an old file is whole.
         """
         return write_sentence_piece(path, self._content)
 

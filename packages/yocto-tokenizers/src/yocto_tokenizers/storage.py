@@ -17,6 +17,20 @@ from yocto_tokenizers.errors import TokenizerFileError, TokenizerWriteError, quo
 MAX_FILE_BYTES = 64 << 20
 
 
+def is_directory(path: str | PathLike[str]) -> bool:
+    """Whether the path is a directory. A path the system refuses is none: reading it says why.
+
+    Raises:
+        TokenizerFileError: it is no path at all.
+    """
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+    except TypeError as error:
+        raise TokenizerFileError(f"{quoted(path)} is no path; name a tokenizer file") from error
+
+
 def read_bytes(path: str | PathLike[str]) -> bytes:
     """The whole content of a regular file.
 
@@ -37,10 +51,9 @@ def read_bytes(path: str | PathLike[str]) -> bytes:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise TokenizerFileError(f"cannot read {name}: {reason}; check the path") from error
-    except (TypeError, ValueError) as error:
-        if isinstance(error, TokenizerFileError):
-            raise
-        # A NUL in the path, or no path at all.
+    except TokenizerFileError:
+        raise
+    except ValueError as error:  # a NUL in the path
         raise TokenizerFileError(f"cannot read {name}: it is no valid path; check it") from error
 
 
@@ -48,19 +61,19 @@ def write_bytes(path: str | PathLike[str], default_name: str, content: bytes) ->
     """Write a file in one step; into a directory under `default_name`. Returns the path written.
 
     Raises:
-        TokenizerWriteError: the system refused; nothing was changed, no temporary file is left.
+        TokenizerWriteError: the system refused; an old file is whole, no temporary one is left.
     """
     try:
-        target = Path(path)
-        if target.is_dir():
-            target = target / default_name
+        target = Path(path) / default_name if is_directory(path) else Path(path)
         _replace_file(target, content)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        failure = TokenizerWriteError(f"cannot write {quoted(path)}: {reason}; nothing was changed")
+        failure = TokenizerWriteError(
+            f"cannot write {quoted(path)}: {reason}; check the path, permissions and free space"
+        )
         failure.errno = error.errno
         raise failure from error
-    except (TypeError, ValueError) as error:
+    except ValueError as error:  # a NUL in the path
         raise TokenizerWriteError(f"cannot write {quoted(path)}: it is no valid path") from error
     return target
 

@@ -142,7 +142,7 @@ class WordLevelTokenizer(BaseTokenizer):
             The path written; `tokenizer.json` in it, if it is a directory.
 
         Raises:
-            TokenizerWriteError: the system refused; nothing was changed.
+            TokenizerWriteError: the system refused; an old file is whole.
         """
         return write_word_level(path, self._itos, self._special_tokens)
 
