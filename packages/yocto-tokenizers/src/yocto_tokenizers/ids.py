@@ -1,6 +1,6 @@
 """Ids as they come in, checked once for every rung, before anything is looked up with them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,7 +45,7 @@ def checked_ids(ids: object, vocab_size: int) -> NDArray[np.integer[Any]]:
     if isinstance(ids, list | tuple) and not {bool, np.bool_}.isdisjoint(map(type, ids)):
         raise TokenIdError(f"ids hold a bool; ids are integers below {vocab_size}")
     if array.dtype.kind not in "iu":
-        raise _wrong_kind(array, vocab_size)
+        raise _wrong_kind(ids if isinstance(ids, list | tuple) else array.tolist(), vocab_size)
     if array.min() < 0 or array.max() >= vocab_size:
         position = int(np.flatnonzero((array < 0) | (array >= vocab_size))[0])
         raise TokenIdError(
@@ -55,9 +55,9 @@ def checked_ids(ids: object, vocab_size: int) -> NDArray[np.integer[Any]]:
     return array
 
 
-def _wrong_kind(array: NDArray[Any], vocab_size: int) -> TokenIdError:
-    # Integers beyond 64 bits arrive as objects: say "out of range" rather than "object".
-    for position, value in enumerate(array.tolist()):
+def _wrong_kind(ids: Iterable[object], vocab_size: int) -> TokenIdError:
+    # NumPy makes floats of [0, 2**63] and objects of [2**70]: those are integers out of range.
+    for position, value in enumerate(ids):
         if type(value) is int and not 0 <= value < vocab_size:
             return TokenIdError(
                 f"id {quoted(value)} at index {position} is out of range; "
@@ -68,4 +68,4 @@ def _wrong_kind(array: NDArray[Any], vocab_size: int) -> TokenIdError:
                 f"id {quoted(value)} at index {position} is a {type(value).__name__}; "
                 f"ids are integers below {vocab_size}"
             )
-    return TokenIdError(f"ids of type {array.dtype} are no integers")
+    return TokenIdError(f"ids are no integers below {vocab_size}")
