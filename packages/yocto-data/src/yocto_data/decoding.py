@@ -70,6 +70,8 @@ class TextDecoder:
     def push(self, data: bytes, *, final: bool = False) -> str:
         """The text of the next bytes; a character cut at their end waits for the next call.
 
+        The first call gets at least four bytes, or all there are: marks are looked for there.
+
         Raises:
             DecodingError: naming the first byte that does not fit.
             SourceError: the file begins with the mark of another encoding.
@@ -89,7 +91,7 @@ class TextDecoder:
             text = kept if self._keep_counted else text
         if text and not self._started:
             self._started = True
-            if text[0] == _BOM:
+            if text[0] == _BOM and not self.bom_dropped:
                 self.bom_dropped = True
                 text = text[1:]
         return text

@@ -56,6 +56,9 @@ class TokenFile:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise TokenFileError(f"cannot read {show(path)}: {reason(error)}") from error
+        # Windows lie anywhere. Reading ahead from each costs far more than it brings: 640 single
+        # reads of a 5 GB file took 9 s with it and 0.01 s without.
+        self._advise("MADV_RANDOM")
         self.array = np.frombuffer(self._map, dtype=self.dtype)
 
     def _check_size(self, file: FileIO) -> None:
@@ -95,9 +98,18 @@ class TokenFile:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """All tokens, in consecutive blocks."""
-        for start in range(0, len(self.array), _BLOCK_TOKENS):
-            self.require_whole()
-            yield self.array[start : start + _BLOCK_TOKENS]
+        self._advise("MADV_SEQUENTIAL")
+        try:
+            for start in range(0, len(self.array), _BLOCK_TOKENS):
+                self.require_whole()
+                yield self.array[start : start + _BLOCK_TOKENS]
+        finally:
+            self._advise("MADV_RANDOM")
+
+    def _advise(self, name: str) -> None:
+        """Tell the kernel how the map will be read, where there is a way to."""
+        if (advice := getattr(mmap, name, None)) is not None:
+            self._map.madvise(advice)
 
     def check_ids(self) -> None:
         """Read all tokens and compare them with the vocabulary, where its size is known.

@@ -1,0 +1,150 @@
+"""Tokenizers of a few lines, data directories made by hand, and what "refused" means."""
+
+import hashlib
+import os
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from yocto_data import DataError, DataMeta, SplitMeta, Tokenizer, token_dtype
+from yocto_data.meta import TokenizerMeta
+
+NewDirectory = Callable[[], Path]
+
+
+class ByteTokenizer:
+    """One id per byte of UTF-8; lossless, and additive at every place."""
+
+    kind = "byte"
+    vocab_size = 256
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(ids).decode()
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        file = Path(path) / "tokenizer.json"
+        file.write_text("{}")
+        return file
+
+    def fingerprint(self) -> str:
+        return "b" * 64
+
+
+class CodePointTokenizer:
+    """One id per character, far more than 16 bits hold; has neither ``save`` nor a name."""
+
+    vocab_size = 0x110000
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(character) for character in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
+
+
+class WordTokenizer:
+    """Runs of space, words and symbols, each by a hash: additive at safe cuts only."""
+
+    vocab_size = 1 << 20
+
+    def encode(self, text: str) -> list[int]:
+        words = re.findall(r"\s+|\w+|[^\w\s]", text)
+        return [zlib.crc32(word.encode()) % self.vocab_size for word in words]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> Tokenizer:
+    return ByteTokenizer()
+
+
+@pytest.fixture(scope="session")
+def code_point_tokenizer() -> Tokenizer:
+    return CodePointTokenizer()
+
+
+@pytest.fixture(scope="session")
+def word_tokenizer() -> Tokenizer:
+    return WordTokenizer()
+
+
+@pytest.fixture(scope="session")
+def new_directory(tmp_path_factory: pytest.TempPathFactory) -> NewDirectory:
+    """A fresh directory per call, so that each generated case has its own."""
+    return lambda: tmp_path_factory.mktemp("case")
+
+
+MakeData = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_data(new_directory: NewDirectory) -> MakeData:
+    """Write train.bin, val.bin and a meta.json that is true of them."""
+
+    def make(
+        train: Sequence[int] | np.ndarray,
+        val: Sequence[int] | np.ndarray = (0, 1),
+        *,
+        vocab_size: int = 1 << 16,
+        fingerprint: str | None = None,
+        directory: Path | None = None,
+    ) -> Path:
+        directory = directory or new_directory()
+        dtype = token_dtype(vocab_size)
+        splits = {}
+        for name, tokens in (("train", train), ("val", val)):
+            array = np.asarray(tokens).astype(dtype)
+            data = array.tobytes()
+            (directory / f"{name}.bin").write_bytes(data)
+            splits[name] = SplitMeta(
+                file=f"{name}.bin",
+                tokens=len(array),
+                bytes=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+                max_id=int(array.max(initial=0)),
+                documents=1,
+            )
+        tokenizer = TokenizerMeta(kind=None, fingerprint=fingerprint, file=None, sha256=None)
+        meta = DataMeta(
+            vocab_size=vocab_size, tokenizer=tokenizer, train=splits["train"], val=splits["val"]
+        )
+        meta.save(directory)
+        return directory
+
+    return make
+
+
+def _snapshot(directory: Path) -> dict[str, bytes | None]:
+    def content(path: Path) -> bytes | None:
+        return path.read_bytes() if path.is_file() and not path.is_symlink() else None
+
+    return {str(path.relative_to(directory)): content(path) for path in directory.rglob("*")}
+
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Refused:
+    """Call something that must raise one of our errors: one safe line, nothing written."""
+
+    def call(kind: type[DataError], function: Callable[[], object]) -> str:
+        before = _snapshot(tmp_path)
+        with pytest.raises(kind) as caught:
+            function()
+        message = str(caught.value)
+        assert type(caught.value) is kind
+        assert message.isprintable(), message
+        assert 0 < len(message) <= 300, message
+        assert before == _snapshot(tmp_path)
+        return message
+
+    return call

@@ -1,0 +1,423 @@
+"""The batch of a step is a pure function of seed and step."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from yocto_data import (
+    BatchSampler,
+    OptionError,
+    ShortDataError,
+    StateError,
+    TokenDataset,
+    evaluation_batches,
+    evaluation_windows,
+    get_batch,
+)
+
+MakeData = Callable[..., Path]
+SEEDS = st.integers(0, 2**64 - 1)
+MODES = st.sampled_from(["random", "epoch"])
+# (tokens, block): at least one window.
+SIZES = st.tuples(st.integers(2, 90), st.integers(1, 20)).filter(lambda pair: pair[0] > pair[1])
+
+
+@pytest.fixture(scope="session")
+def dataset_of(make_data: MakeData) -> Callable[[int, int], TokenDataset]:
+    """Data sets whose tokens are their own positions, each size written once."""
+    known: dict[tuple[int, int], TokenDataset] = {}
+
+    def make(n_tokens: int, block_size: int) -> TokenDataset:
+        if (n_tokens, block_size) not in known:
+            path = make_data(range(n_tokens)) / "train.bin"
+            known[n_tokens, block_size] = TokenDataset(path, block_size)
+        return known[n_tokens, block_size]
+
+    return make
+
+
+DatasetOf = Callable[[int, int], TokenDataset]
+
+
+def reference_random(n_windows: int, batch_size: int, seed: int, step: int) -> list[int]:
+    """The rule of ``random``, written plainly."""
+    philox = np.random.Philox(
+        key=np.array([seed, step], np.uint64), counter=np.array([0, 0, 0, 0], np.uint64)
+    )
+    return [int(word) % n_windows for word in philox.random_raw(batch_size)]
+
+
+def reference_epoch(n_tokens: int, block_size: int, seed: int, epoch: int) -> list[int]:
+    """The rule of ``epoch``, written plainly."""
+    n_windows, tail = divmod(n_tokens - 1, block_size)
+    philox = np.random.Philox(
+        key=np.array([seed, epoch], np.uint64), counter=np.array([0, 0, 1, 0], np.uint64)
+    )
+    first, *words = (int(word) for word in philox.random_raw(n_windows + 1))
+    order = sorted(range(n_windows), key=lambda window: words[window])
+    return [first % (tail + 1) + window * block_size for window in order]
+
+
+@pytest.mark.property
+@given(size=SIZES, batch_size=st.integers(1, 12), seed=SEEDS, step=st.integers(0, 2**40))
+@example(size=(2, 1), batch_size=1, seed=2**64 - 1, step=0)
+@example(size=(90, 7), batch_size=12, seed=2**63 + 1, step=2**40)
+def test_random_follows_the_rule(
+    dataset_of: DatasetOf, size: tuple[int, int], batch_size: int, seed: int, step: int
+) -> None:
+    """D3: starts are raw Philox words of (seed, step), modulo N - T."""
+    starts = BatchSampler(dataset_of(*size), batch_size, seed=seed).starts(step)
+    assert reference_random(size[0] - size[1], batch_size, seed, step) == starts.tolist()
+    assert np.int64 == starts.dtype
+
+
+@pytest.mark.property
+@given(size=SIZES, batch_size=st.integers(1, 12), seed=SEEDS, first=st.integers(0, 10**6))
+@example(size=(2, 1), batch_size=12, seed=0, first=0)
+@example(size=(90, 7), batch_size=5, seed=2**64 - 1, first=3)
+def test_epochs_follow_the_rule(
+    dataset_of: DatasetOf, size: tuple[int, int], batch_size: int, seed: int, first: int
+) -> None:
+    """Row j of step s is window s * B + j of the epochs laid end to end; nothing is dropped."""
+    sampler = BatchSampler(dataset_of(*size), batch_size, seed=seed, mode="epoch")
+    per_epoch = (size[0] - 1) // size[1]
+    assert per_epoch == sampler.windows_per_epoch
+    for step in (first, first + 1):
+        positions = range(step * batch_size, (step + 1) * batch_size)
+        expected = [
+            reference_epoch(*size, seed, position // per_epoch)[position % per_epoch]
+            for position in positions
+        ]
+        assert expected == sampler.starts(step).tolist()
+
+
+@pytest.mark.property
+@given(size=SIZES, batch_size=st.integers(1, 9), seed=SEEDS, epoch=st.integers(0, 50))
+@example(size=(21, 4), batch_size=3, seed=1, epoch=0)
+@example(size=(23, 4), batch_size=3, seed=1, epoch=1)
+def test_an_epoch_visits_each_window_once(
+    dataset_of: DatasetOf, size: tuple[int, int], batch_size: int, seed: int, epoch: int
+) -> None:
+    """D5: the targets of an epoch's rows are one contiguous range, each position once."""
+    n_tokens, block_size = size
+    sampler = BatchSampler(dataset_of(*size), batch_size, seed=seed, mode="epoch")
+    per_epoch = sampler.windows_per_epoch
+    first, last = epoch * per_epoch, (epoch + 1) * per_epoch
+    rows: list[int] = []
+    for step in range(first // batch_size, -(-last // batch_size)):
+        rows += sampler.starts(step).tolist()
+    rows = rows[first % batch_size :][:per_epoch]
+    targets = sorted(start + 1 + offset for start in rows for offset in range(block_size))
+    assert list(range(targets[0], targets[0] + per_epoch * block_size)) == targets
+    assert targets[0] >= 1
+    assert targets[-1] < n_tokens
+
+
+def test_epochs_together_reach_every_token(dataset_of: DatasetOf) -> None:
+    """D2, D5: the grid's first token moves, so the tail beyond whole windows is used as well."""
+    sampler = BatchSampler(dataset_of(20, 8), 2, seed=3, mode="epoch")
+    firsts = Counter(min(sampler.starts(epoch).tolist()) for epoch in range(200))
+    assert {0, 1, 2, 3} == set(firsts)
+    assert min(firsts.values()) > 20
+
+
+@pytest.mark.parametrize("mode", ["random", "epoch"])
+def test_starts_are_uniform(dataset_of: DatasetOf, mode: Any) -> None:
+    """D2: first and last start are drawn, and a chi-square test finds nothing odd."""
+    dataset = dataset_of(36, 4)
+    sampler = BatchSampler(dataset, 64, seed=11, mode=mode)
+    counts = np.zeros(len(dataset))
+    for step in range(400):
+        np.add.at(counts, sampler.starts(step), 1)
+    if mode == "epoch":
+        # The eight windows of an epoch are shifted together, by none to three tokens.
+        counts = counts.reshape(8, 4).mean(axis=0)
+    assert counts.min() > 0
+    expected = counts.sum() / len(counts)
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    quantile = {"random": 61.1, "epoch": 16.3}  # 0.999, for 31 and 3 degrees of freedom
+    assert chi_square < quantile[mode]
+
+
+GOLDEN = [
+    ("random", 1337, 0, 0, [389, 95, 646, 121]),
+    ("random", 1337, 0, 1, [914, 825, 806, 624]),
+    ("random", 2**64 - 1, 0, 10**9, [546, 141, 360, 641]),
+    ("random", 1337, 7, 0, [810, 289, 314, 251]),
+    ("epoch", 1337, 0, 0, [169, 677, 809, 461]),
+    ("epoch", 1337, 0, 62, [281, 988, 276, 212]),
+    ("epoch", 2**64 - 1, 0, 10**9, [650, 790, 142, 430]),
+    ("epoch", 1337, 7, 0, [419, 659, 507, 303]),
+]
+
+
+@pytest.mark.parametrize("golden", GOLDEN)
+def test_golden_offsets(dataset_of: DatasetOf, golden: tuple[Any, int, int, int, Any]) -> None:
+    """D3: these numbers never change, or a saved run would continue with other data.
+
+    Step 62 of ``epoch`` lies across the border of two epochs of 249 windows.
+    """
+    mode, seed, stream, step, expected = golden
+    sampler = BatchSampler(dataset_of(1000, 4), 4, seed=seed, mode=mode, stream=stream)
+    assert expected == sampler.starts(step).tolist()
+
+
+@pytest.mark.property
+@given(
+    mode=MODES, seed=SEEDS, steps=st.lists(st.integers(0, 200), min_size=1), others=st.booleans()
+)
+def test_nothing_before_matters(
+    dataset_of: DatasetOf, mode: Any, seed: int, steps: list[int], others: bool
+) -> None:
+    """D3: whatever steps were asked for before, a step's batch is the one a fresh sampler gives."""
+    dataset = dataset_of(50, 3)
+    used = BatchSampler(dataset, 6, seed=seed, mode=mode)
+    np.random.seed(1)  # noqa: NPY002 - the global generator must not matter either
+    torch.manual_seed(1)
+    for step in steps:
+        fresh = BatchSampler(dataset, 6, seed=seed, mode=mode)
+        assert fresh.starts(step).tolist() == used.starts(step).tolist()
+    x, y = used.batch(steps[-1])
+    assert fresh.starts(steps[-1]).tolist() == x[:, 0].tolist()
+    assert torch.equal(x + 1, y)
+
+
+@pytest.mark.property
+@given(mode=MODES, seed=SEEDS, step=st.integers(0, 10**6), rows=st.integers(1, 6))
+@example(mode="epoch", seed=0, step=16, rows=1)
+def test_ranks_share_the_global_batch(
+    dataset_of: DatasetOf, mode: Any, seed: int, step: int, rows: int
+) -> None:
+    """D4: for every world size that divides it, the ranks' slices join to the global batch."""
+    dataset = dataset_of(50, 3)
+    batch_size = rows * 12
+    whole = BatchSampler(dataset, batch_size, seed=seed, mode=mode).starts(step).tolist()
+    for world_size in (1, 2, 3, 4, 6, 12, batch_size):
+        joined: list[int] = []
+        for rank in range(world_size):
+            sampler = BatchSampler(
+                dataset, batch_size, seed=seed, mode=mode, rank=rank, world_size=world_size
+            )
+            joined += sampler.starts(step).tolist()
+        assert whole == joined
+
+
+@pytest.mark.property
+@given(seed=SEEDS, mode=MODES, step=st.integers(0, 100))
+def test_streams_and_seeds_differ(dataset_of: DatasetOf, seed: int, mode: Any, step: int) -> None:
+    """Another stream, seed, step or mode gives other rows."""
+    dataset = dataset_of(1000, 4)
+    base = BatchSampler(dataset, 8, seed=seed, mode=mode).starts(step).tolist()
+    other_mode: Any = "random" if mode == "epoch" else "epoch"
+    others = [
+        BatchSampler(dataset, 8, seed=seed, mode=mode, stream=1).starts(step),
+        BatchSampler(dataset, 8, seed=seed ^ 1, mode=mode).starts(step),
+        BatchSampler(dataset, 8, seed=seed, mode=mode).starts(step + 1),
+        BatchSampler(dataset, 8, seed=seed, mode=other_mode).starts(step),
+    ]
+    for other in others:
+        assert base != other.tolist()
+
+
+def test_get_batch_is_the_sampler(dataset_of: DatasetOf) -> None:
+    """The convenience gives the sampler's rows, in every mode and for every rank."""
+    dataset = dataset_of(50, 3)
+    for mode in ("random", "epoch"):
+        sampler = BatchSampler(dataset, 6, seed=5, mode=mode, rank=1, world_size=2)
+        x, y = get_batch(dataset, 6, seed=5, step=9, rank=1, world_size=2, mode=mode)
+        assert (3, 3) == x.shape == y.shape
+        assert torch.equal(sampler.batch(9)[0], x)
+        assert torch.equal(sampler.batch(9)[1], y)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"batch_size": 0}, "batch_size must be an integer from 1"),
+        ({"batch_size": 2.0}, "batch_size must be an integer"),
+        ({"seed": -1}, "seed must be an integer from 0 to 18446744073709551615, found -1"),
+        ({"seed": 2**64}, "seed must be"),
+        ({"seed": True}, "seed must be"),
+        ({"seed": "abc"}, "seed must be"),
+        ({"stream": -1}, "stream must be"),
+        ({"world_size": 0}, "world_size must be"),
+        ({"rank": 1}, "rank must be an integer from 0 to 0, found 1"),
+        ({"rank": -1}, "rank must be"),
+        ({"mode": "shuffle"}, "mode must be one of random, epoch"),
+        ({"batch_size": 6, "world_size": 4}, "batch_size 6 does not divide among 4 ranks"),
+    ],
+)
+def test_arguments_out_of_range(dataset_of: DatasetOf, change: dict[str, Any], says: str) -> None:
+    """Each argument out of range is named with its range."""
+    arguments: dict[str, Any] = {"batch_size": 4, "seed": 1, **change}
+    batch_size = arguments.pop("batch_size")
+    with pytest.raises(OptionError, match=says):
+        BatchSampler(dataset_of(50, 3), batch_size, **arguments)
+
+
+@pytest.mark.parametrize("step", [-1, 1.0, True, 2**62, "3"])
+def test_steps_out_of_range(dataset_of: DatasetOf, step: Any) -> None:
+    """A step is an integer that 64-bit arithmetic can hold."""
+    for mode in ("random", "epoch"):
+        with pytest.raises(OptionError, match="step must be"):
+            BatchSampler(dataset_of(50, 3), 4, seed=1, mode=mode).starts(step)
+
+
+def test_huge_steps_work(dataset_of: DatasetOf) -> None:
+    """The largest step that is allowed gives valid rows in both modes."""
+    dataset = dataset_of(50, 3)
+    for mode in ("random", "epoch"):
+        sampler = BatchSampler(dataset, 4, seed=1, mode=mode)
+        starts = sampler.starts((1 << 62) // 4 - 1)
+        assert 0 <= starts.min() <= starts.max() < len(dataset)
+
+
+@pytest.mark.property
+@given(mode=MODES, seed=SEEDS, stream=SEEDS, step=st.integers(0, 10**9))
+def test_a_state_survives_json(
+    dataset_of: DatasetOf, mode: Any, seed: int, stream: int, step: int
+) -> None:
+    """A state written as JSON and read back is accepted, and says where to continue."""
+    dataset = dataset_of(50, 3)
+    sampler = BatchSampler(dataset, 6, seed=seed, mode=mode, stream=stream)
+    state = json.loads(json.dumps(sampler.state(step)))
+    other = BatchSampler(dataset, 6, seed=seed, mode=mode, stream=stream, rank=1, world_size=3)
+    assert step == sampler.check_state(state) == other.check_state(state)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("format_version", 2, "another format_version: saved 2, now 1"),
+        ("mode", "epoch", "another mode: saved epoch, now random"),
+        ("seed", 2, "another seed: saved 2, now 1"),
+        ("seed", True, "another seed: saved True, now 1"),
+        ("seed", 1.0, "another seed: saved 1.0, now 1"),
+        ("stream", 9, "another stream: saved 9, now 0"),
+        ("batch_size", 12, "another batch_size: saved 12, now 6"),
+        ("block_size", 4, "another block_size: saved 4, now 3"),
+        ("data", "0" * 64, "another data: saved 0000"),
+        ("data", None, "another data: saved None"),
+        ("step", -1, "no valid step, found -1"),
+        ("step", True, "no valid step, found True"),
+        ("step", None, "no valid step, found None"),
+        ("rank", 0, "unknown key 'rank'"),
+    ],
+)
+def test_another_state_is_refused(dataset_of: DatasetOf, key: str, value: Any, says: str) -> None:
+    """Whatever differs is named with both values."""
+    sampler = BatchSampler(dataset_of(50, 3), 6, seed=1)
+    with pytest.raises(StateError, match=says):
+        sampler.check_state({**sampler.state(4), key: value})
+
+
+def test_each_key_of_a_state_is_needed(dataset_of: DatasetOf) -> None:
+    """A state without one of its members is refused."""
+    sampler = BatchSampler(dataset_of(50, 3), 6, seed=1)
+    state = sampler.state(4)
+    for key in state:
+        with pytest.raises(StateError):
+            sampler.check_state({name: state[name] for name in state if name != key})
+
+
+@pytest.mark.property
+@given(n_tokens=st.integers(2, 200), block_size=st.integers(1, 60))
+@example(n_tokens=2, block_size=1)
+@example(n_tokens=9, block_size=4)
+@example(n_tokens=10, block_size=4)
+def test_evaluation_covers_every_target_once(n_tokens: int, block_size: int) -> None:
+    """The windows' targets are all tokens but the first, in order; only the last may be short."""
+    windows = evaluation_windows(n_tokens, block_size)
+    targets = [start + 1 + i for start, length in windows for i in range(length)]
+    assert list(range(1, n_tokens)) == targets
+    assert all(block_size == length for _, length in windows[:-1])
+    assert 1 <= windows[-1, 1] <= block_size
+    assert np.int64 == windows.dtype
+
+
+def test_evaluation_needs_a_target() -> None:
+    """One token has no target."""
+    with pytest.raises(ShortDataError):
+        evaluation_windows(1, 4)
+    with pytest.raises(OptionError):
+        evaluation_windows(9, 0)
+
+
+@pytest.mark.property
+@given(size=SIZES, batch_size=st.integers(1, 9))
+@example(size=(9, 4), batch_size=1)
+@example(size=(10, 4), batch_size=3)
+def test_evaluation_batches_hold_the_whole_split(
+    dataset_of: DatasetOf, size: tuple[int, int], batch_size: int
+) -> None:
+    """Batch after batch, x is every token but the last and y every token but the first."""
+    pairs = list(evaluation_batches(dataset_of(*size), batch_size))
+    assert list(range(size[0] - 1)) == [int(i) for x, _ in pairs for i in x.flatten()]
+    assert list(range(1, size[0])) == [int(i) for _, y in pairs for i in y.flatten()]
+    assert all(x.shape == y.shape and len(x) <= batch_size for x, y in pairs)
+
+
+class LoaderMachine(RuleBasedStateMachine):
+    """D6: steps, saves, restores and changes of world size, against the stream laid out plainly.
+
+    Restores may follow restores, and lie across the borders of epochs (16 windows, batches of 6).
+    """
+
+    make: DatasetOf
+
+    @initialize(mode=MODES, seed=st.integers(0, 3))
+    def start(self, mode: Any, seed: int) -> None:
+        self.mode, self.seed, self.world_size, self.step = mode, seed, 1, 0
+        self.saved: dict[str, Any] = self.samplers()[0].state(0)
+
+    def samplers(self) -> list[BatchSampler]:
+        return [
+            BatchSampler(
+                type(self).make(50, 3),
+                6,
+                seed=self.seed,
+                mode=self.mode,
+                rank=rank,
+                world_size=self.world_size,
+            )
+            for rank in range(self.world_size)
+        ]
+
+    @rule()
+    def next_batch(self) -> None:
+        rows = [row for sampler in self.samplers() for row in sampler.starts(self.step).tolist()]
+        if self.mode == "random":
+            expected = reference_random(47, 6, self.seed, self.step)
+        else:
+            expected = [
+                reference_epoch(50, 3, self.seed, position // 16)[position % 16]
+                for position in range(self.step * 6, self.step * 6 + 6)
+            ]
+        assert expected == rows
+        self.step += 1
+
+    @rule()
+    def save(self) -> None:
+        self.saved = json.loads(json.dumps(self.samplers()[-1].state(self.step)))
+
+    @rule(world_size=st.sampled_from([1, 2, 3, 6]))
+    def restore(self, world_size: int) -> None:
+        self.world_size = world_size
+        self.step = {sampler.check_state(self.saved) for sampler in self.samplers()}.pop()
+
+
+@pytest.mark.property
+def test_loader_machine(dataset_of: DatasetOf) -> None:
+    """D6: see the machine."""
+    from hypothesis.stateful import run_state_machine_as_test
+
+    LoaderMachine.make = staticmethod(dataset_of)
+    run_state_machine_as_test(LoaderMachine, settings=settings(deadline=None))
