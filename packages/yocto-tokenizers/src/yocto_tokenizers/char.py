@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from yocto_tokenizers.base import BaseTokenizer, checked_text, checked_texts, each_text
+from yocto_tokenizers.base import BaseTokenizer
 from yocto_tokenizers.errors import (
     TextError,
     TokenizerFileError,
@@ -22,6 +22,7 @@ from yocto_tokenizers.errors import (
 )
 from yocto_tokenizers.ids import IdArray, Ids, checked_ids, id_dtype
 from yocto_tokenizers.special_tokens import checked_names
+from yocto_tokenizers.texts import checked_text, checked_texts, each_text
 from yocto_tokenizers.vocabulary import Vocabulary, vocabulary_from_json
 
 Errors: TypeAlias = Literal["strict", "replace", "ignore"]

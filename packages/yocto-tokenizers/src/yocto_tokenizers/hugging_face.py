@@ -5,11 +5,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, SupportsIndex
 
-from yocto_tokenizers.base import BaseTokenizer, checked_unicode
+from yocto_tokenizers.base import BaseTokenizer
 from yocto_tokenizers.errors import MissingExtraError, TokenizerFileError, quoted
 from yocto_tokenizers.ids import Ids, checked_ids
 from yocto_tokenizers.streaming import StreamDecoder
 from yocto_tokenizers.strict_json import canonical_sha256, parse_object
+from yocto_tokenizers.texts import checked_unicode
 
 _SPELLINGS: Mapping[str, Sequence[str]] = {
     "bos": ("<s>", "<bos>", "<|bos|>", "<|begin_of_text|>", "<|startoftext|>"),

@@ -8,13 +8,14 @@ from typing import ClassVar, Self
 
 import sentencepiece
 
-from yocto_tokenizers.base import BaseTokenizer, checked_unicode
+from yocto_tokenizers.base import BaseTokenizer
 from yocto_tokenizers.cuts import additive_parts
 from yocto_tokenizers.errors import TokenizerFileError
 from yocto_tokenizers.hugging_face_export import write_sentence_piece
 from yocto_tokenizers.sentence_piece_model import SPACE_MARK, ModelContent, PieceType, read_model
 from yocto_tokenizers.sentence_piece_training import Newline, train_model
 from yocto_tokenizers.special_tokens import CHAT_TOKENS
+from yocto_tokenizers.texts import checked_unicode
 
 # One long call is slower than many short ones: the merge queue of sentencepiece outgrows the cache.
 _PART_CHARACTERS = 1024

@@ -7,11 +7,11 @@ from typing import Literal, TypeAlias
 
 import sentencepiece
 
-from yocto_tokenizers.base import each_text
 from yocto_tokenizers.cuts import additive_parts
 from yocto_tokenizers.errors import SpecialTokenError, VocabularyError, quoted
 from yocto_tokenizers.sentence_piece_model import SPACE_MARK
 from yocto_tokenizers.special_tokens import BOS, EOS, UNK, checked_names
+from yocto_tokenizers.texts import each_text
 
 Newline: TypeAlias = Literal["atomic", "merged"]
 

@@ -10,6 +10,8 @@ import operator
 from collections.abc import Sequence
 from typing import SupportsIndex
 
+import numpy as np
+
 from yocto_tokenizers.errors import TokenIdError, quoted
 
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
@@ -43,7 +45,7 @@ class StreamDecoder:
 
     def _checked(self, token_id: SupportsIndex) -> int:
         limit = len(self._token_bytes)
-        if isinstance(token_id, bool):
+        if isinstance(token_id, bool | np.bool_):
             raise TokenIdError(f"id {token_id} is a bool; ids are integers below {limit}")
         try:
             number = operator.index(token_id)

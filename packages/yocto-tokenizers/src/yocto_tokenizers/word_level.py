@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import ClassVar, Self
 
-from yocto_tokenizers.base import BaseTokenizer, checked_unicode, each_text
+from yocto_tokenizers.base import BaseTokenizer
 from yocto_tokenizers.cuts import additive_parts
 from yocto_tokenizers.errors import (
     SpecialTokenError,
@@ -22,6 +22,7 @@ from yocto_tokenizers.errors import (
 from yocto_tokenizers.hugging_face_export import write_word_level
 from yocto_tokenizers.marks import mark_class
 from yocto_tokenizers.special_tokens import UNK, checked_names
+from yocto_tokenizers.texts import checked_unicode, each_text
 from yocto_tokenizers.vocabulary import MAX_TOKEN_CHARACTERS, Vocabulary, vocabulary_from_json
 
 #: The name under which a file states the patterns below: no expression is ever read from a file.
