@@ -1,0 +1,145 @@
+"""One command per task: `uv run nox` does what CI does, `uv run nox -l` lists the rest.
+
+Packages are tested from their built wheels, in clean environments that hold nothing but what each
+one declares, so an undeclared import fails here and not at a user's.
+"""
+
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import nox
+
+ROOT = Path(__file__).parent
+WHEELS = ROOT / ".nox" / "wheels"
+PYTHONS = ["3.11", "3.12", "3.13"]
+MEMBERS = {path.parent.name: path.parent for path in sorted(ROOT.glob("[ap]*/*/pyproject.toml"))}
+DISTRIBUTIONS = {
+    tomllib.loads((path / "pyproject.toml").read_text())["project"]["name"]: path
+    for path in MEMBERS.values()
+}
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv"
+# A missing interpreter is reported and skipped; nox would fail on it when CI is set.
+nox.options.error_on_missing_interpreters = False
+nox.options.download_python = "never"
+
+_built: list[Path] = []
+
+
+def project(distribution: str) -> dict[str, Any]:
+    """A member's pyproject.toml."""
+    return tomllib.loads((DISTRIBUTIONS[distribution] / "pyproject.toml").read_text())
+
+
+def closure(distribution: str) -> list[str]:
+    """The member and the siblings it declares, directly or through each other."""
+    found = [distribution]
+    for name in found:
+        for requirement in project(name)["project"]["dependencies"]:
+            sibling = requirement.split(">")[0].split("[")[0].strip()
+            if sibling in DISTRIBUTIONS and sibling not in found:
+                found.append(sibling)
+    return found
+
+
+def module(distribution: str) -> str:
+    return distribution.replace("-", "_")
+
+
+def wheels(session: nox.Session, distributions: list[str]) -> list[str]:
+    """Paths of freshly built wheels; all are built once per run of nox."""
+    if not _built:
+        shutil.rmtree(WHEELS, ignore_errors=True)
+        session.run("uv", "build", "--all-packages", "-q", "-o", str(WHEELS), external=True)
+        _built.extend(WHEELS.glob("*.whl"))
+    return [
+        str(wheel)
+        for name in distributions
+        for wheel in _built
+        if wheel.name.startswith(f"{module(name)}-")
+    ]
+
+
+def install_alone(session: nox.Session, distribution: str) -> None:
+    """Only the wheel and what it declares; import all of it; then what its tests need."""
+    # A wheel of the same version is cached by its name: --reinstall takes the new one.
+    session.install("--reinstall-package", distribution, *wheels(session, closure(distribution)))
+    script = ROOT / "tests" / "import_all.py"
+    strangers = sorted(set(DISTRIBUTIONS) - set(closure(distribution)))
+    temporary = session.create_tmp()
+    with session.chdir(temporary):
+        session.run("python", str(script), module(distribution), *map(module, strangers))
+    session.install(*project(distribution)["dependency-groups"]["test"])
+
+
+def run_pytest(session: nox.Session, tests: Path, *arguments: str) -> None:
+    """Run tests outside the tree, under the tree's configuration."""
+    with session.chdir(session.create_tmp()):
+        session.run(
+            "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider",
+            str(tests), *arguments, *session.posargs,
+            # One thread each, as the packages' own results are compared bit for bit.
+            env={"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, the layering of packages, and whether each declares what it imports."""
+    session.run_install(
+        "uv", "sync", "-q", "--active", external=True,
+        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+    )  # fmt: skip
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports", "--no-cache")
+    for distribution, path in DISTRIBUTIONS.items():
+        with session.chdir(path):
+            session.run("deptry", "src", "--known-first-party", module(distribution))
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy --strict over sources and tests."""
+    session.run_install(
+        "uv", "sync", "-q", "--active", external=True,
+        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+    )  # fmt: skip
+    paths = [str(path / part) for path in MEMBERS.values() for part in ("src", "tests")]
+    session.run("mypy", *paths, "tests", "noxfile.py", "conftest.py")
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("distribution", list(DISTRIBUTIONS), ids=list(DISTRIBUTIONS))
+def tests(session: nox.Session, distribution: str) -> None:
+    """A package's tests, but its laws, from its wheel alone."""
+    install_alone(session, distribution)
+    run_pytest(session, DISTRIBUTIONS[distribution] / "tests", "-m", "not property")
+
+
+@nox.session
+@nox.parametrize("distribution", list(DISTRIBUTIONS), ids=list(DISTRIBUTIONS))
+def properties(session: nox.Session, distribution: str) -> None:
+    """A package's laws, over many generated cases, from its wheel alone."""
+    install_alone(session, distribution)
+    run_pytest(session, DISTRIBUTIONS[distribution] / "tests", "-m", "property")
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """What crosses packages: command lines as subprocesses, README, packaging."""
+    session.install(*wheels(session, list(DISTRIBUTIONS)))
+    session.install("pytest>=8.3", "hypothesis>=6.120")
+    run_pytest(session, ROOT / "tests")
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Speed, as ratios against a peer measured in the same run; never a gate."""
+    session.install(*wheels(session, list(DISTRIBUTIONS)))
+    for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
+        if not session.posargs or any(word in script.name for word in session.posargs):
+            session.run("python", str(script))
