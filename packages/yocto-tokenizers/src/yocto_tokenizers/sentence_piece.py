@@ -11,6 +11,7 @@ import sentencepiece
 from yocto_tokenizers.base import BaseTokenizer
 from yocto_tokenizers.cuts import additive_parts
 from yocto_tokenizers.errors import TokenizerFileError
+from yocto_tokenizers.gguf_export import GgufValue, gguf_fields
 from yocto_tokenizers.hugging_face_export import write_sentence_piece
 from yocto_tokenizers.sentence_piece_model import SPACE_MARK, ModelContent, PieceType, read_model
 from yocto_tokenizers.sentence_piece_training import Newline, train_model
@@ -167,6 +168,26 @@ class SentencePieceTokenizer(BaseTokenizer):
             TokenizerWriteError: the system refused; an old file is whole.
         """
         return write_sentence_piece(path, self._content)
+
+    def to_gguf_fields(
+        self, *, vocab_size: int | None = None, add_bos_token: bool = False
+    ) -> dict[str, GgufValue]:
+        """The tokenizer's metadata fields of a GGUF file: key and value of each.
+
+        Args:
+            vocab_size: rows of the model's embedding, if those are more than the ids.
+            add_bos_token: whether readers begin every text with `<s>`.
+
+        Raises:
+            VocabularyError: `vocab_size` is smaller than the number of ids.
+        """
+        return gguf_fields(
+            self._content,
+            bos_id=self.bos_id,
+            eos_id=self.eos_id,
+            vocab_size=self.vocab_size if vocab_size is None else vocab_size,
+            add_bos_token=add_bos_token,
+        )
 
     def _encode_plain(self, text: str) -> list[int]:
         encode = self._processor.encode
