@@ -1,7 +1,7 @@
 """A sentencepiece vocabulary as the metadata of a GGUF file, for llama.cpp and its relatives.
 
-Names and meanings follow https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Writing the file,
-with the weights of the model, is for whoever exports the model.
+Names and meanings follow https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Writing the
+file, with the weights of the model, is for whoever exports the model.
 """
 
 from typing import TypeAlias
@@ -27,7 +27,7 @@ def gguf_fields(
     padding = vocab_size - len(model.pieces)
     if padding < 0:
         raise VocabularyError(
-            f"vocab_size is {vocab_size}, fewer than the {len(model.pieces)} ids; pass at least that"
+            f"vocab_size is {vocab_size}, fewer than the {len(model.pieces)} ids; pass that or more"
         )
     fields: dict[str, GgufValue] = {
         "tokenizer.ggml.model": "llama",
