@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import errno
 import io
 import os
 import shlex
@@ -87,7 +88,8 @@ def describe_error(error: BaseException) -> tuple[int, str]:
         return 1, "out of memory; try a smaller --batch_size, --block_size or model"
     if isinstance(error, OSError):
         where = "" if error.filename is None else f" ({error.filename})"
-        return 1, f"{error.strerror or error}{where}"
+        hint = "; make room and run it again" if error.errno == errno.ENOSPC else ""
+        return 1, f"{error.strerror or error}{where}{hint}"
     kind = type(error).__name__
     return 1, f"unexpected {kind}: {error}; run it again with --debug to see where"
 

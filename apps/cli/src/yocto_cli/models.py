@@ -3,6 +3,9 @@
 This module brings torch in, so commands import it after they have parsed their flags.
 """
 
+import re
+from pathlib import Path
+
 from yocto_model import ModelError, TextGenerator, window_start
 from yocto_tokenizers import Tokenizer, TokenizerError, UnknownCharacterError
 from yocto_train import Checkpoint, find_checkpoint, place
@@ -10,6 +13,8 @@ from yocto_train import Checkpoint, find_checkpoint, place
 from yocto_cli.errors import UsageError
 from yocto_cli.terminal import one_line
 from yocto_cli.tokenizer_flags import Mode, check_mode, named_tokenizer
+
+_STEP = re.compile(r"step-[0-9]{8}")
 
 
 def load_generator(
@@ -79,12 +84,34 @@ def model_line(checkpoint: Checkpoint, generator: TextGenerator) -> str:
     units = "characters" if _is_char(generator) else "tokens"
     facts = [
         f"{one_line(str(checkpoint.run))} step {checkpoint.step}",
-        f"{parameters / 1e6:.2f}M parameters",
+        f"{counted(parameters)} parameters",
         f"sees {model.config.block_size} {units}",
     ]
     if checkpoint.val_loss is not None:
         facts.append(f"val loss {checkpoint.val_loss:.3f}")
     return ", ".join([*facts, str(next(model.parameters()).device)])
+
+
+def counted(n: int) -> str:
+    """`812`, `4.6K`, `0.82M`: a count in three figures or so."""
+    if n < 1000:
+        return str(n)
+    return f"{n / 1e3:.1f}K" if n < 100_000 else f"{n / 1e6:.2f}M"
+
+
+def steps_of(run: str) -> list[Path]:
+    """The step directories of a run, in order.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        found = [path for path in Path(run).iterdir() if _STEP.fullmatch(path.name)]
+    except (OSError, ValueError):
+        found = []
+    if not found:
+        raise UsageError(f"no checkpoint in {one_line(run)}; name the directory of a run")
+    return sorted(found, key=lambda path: path.name)
 
 
 def prompt_ids(generator: TextGenerator, prompt: str) -> list[int]:

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from yocto_cli.arguments import (
     CommandArguments,
@@ -13,12 +13,14 @@ from yocto_cli.arguments import (
     load,
     run_command,
 )
+from yocto_cli.model_arguments import ModelArguments
 from yocto_cli.prompts import read_prompt
 from yocto_cli.sampling_arguments import SamplingArguments
 from yocto_cli.terminal import VisibleStream, can_show, dim, is_terminal, visible
 
 if TYPE_CHECKING:
     from yocto_model import TextGenerator, TextStream
+    from yocto_train import Checkpoint
 
 PROG = "yocto-sample"
 DESCRIPTION = f"""\
@@ -28,24 +30,6 @@ Examples:
   {PROG}
   {PROG} --prompt "The soul" --max_new_tokens 200 --temperature 0.8 --seed 7
   echo "The soul" | {PROG} --num_samples 3 > samples.txt"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelArguments:
-    """Which model; without flags, the newest run's newest checkpoint."""
-
-    ckpt: str | None = None
-    """A run, one of its step directories, or a .pt file such as its best.pt."""
-    ckpt_dir: str = "checkpoints"
-    """Where runs are."""
-    mode: Literal["char", "token"] | None = None
-    """What the model is made of; the checkpoint knows, so this only checks."""
-    tokenizer_path: str | None = None
-    """Its tokenizer; the checkpoint holds one."""
-    vocab_path: str | None = None
-    """The same, for a vocabulary of characters."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +44,10 @@ class SampleArguments(CommandArguments):
     """How many continuations, with seeds that count up; lines of --- part them."""
     echo: bool = True
     """Print the prompt in front of its continuation."""
+    timelapse: str | None = None
+    """A run: the same prompt and seed over each of its checkpoints."""
     sampling: SamplingArguments = field(default_factory=SamplingArguments)
-    model: ModelArguments = ModelArguments()
+    model: ModelArguments = field(default_factory=ModelArguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,31 +58,53 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     arguments = load(SampleArguments, argv, prog=PROG, description=DESCRIPTION)
     prompt = read_prompt(arguments.prompt, arguments.prompt_file)
-    from yocto_cli import models  # noqa: PLC0415 - brings torch in
-
-    problems = arguments.sampling.problems()
-    if arguments.num_samples < 1:
-        problems.append(f"--num_samples must be at least 1, not {arguments.num_samples}")
-    if problems:
-        raise UsageError(problems)
-    model = arguments.model
-    checkpoint, generator = models.load_generator(
-        ckpt=model.ckpt,
-        ckpt_dir=model.ckpt_dir,
-        tokenizer_path=model.tokenizer_path,
-        vocab_path=model.vocab_path,
-        mode=model.mode,
-        device=model.device,
-    )
-    ids = models.prompt_ids(generator, prompt)
-    say(models.model_line(checkpoint, generator))
-    for note in notes(arguments.sampling, generator, len(ids)):
-        say(f"note: {note}")
+    _check(arguments)
     seed = arguments.sampling.seed_or_drawn()
+    if arguments.timelapse is not None:
+        return _timelapse(arguments, arguments.timelapse, prompt, seed)
+    checkpoint, generator = arguments.model.open()
+    ids = _introduce(arguments, checkpoint, generator, prompt)
     for number in range(arguments.num_samples):
         if number:
             print("---")
         if not _one_sample(arguments, generator, prompt, ids, seed + number):
+            return 130
+    return 0
+
+
+def _check(arguments: SampleArguments) -> None:
+    problems = arguments.sampling.problems()
+    if arguments.num_samples < 1:
+        problems.append(f"--num_samples must be at least 1, not {arguments.num_samples}")
+    if arguments.timelapse is not None and (arguments.model.ckpt or arguments.num_samples > 1):
+        problems.append("--timelapse takes every checkpoint once; drop --ckpt and --num_samples")
+    if problems:
+        raise UsageError(problems)
+
+
+def _introduce(
+    arguments: SampleArguments, checkpoint: "Checkpoint", generator: "TextGenerator", prompt: str
+) -> list[int]:
+    """The prompt's ids; says which model it is, and what is worth knowing."""
+    from yocto_cli import models  # noqa: PLC0415 - brings torch in
+
+    ids = models.prompt_ids(generator, prompt)
+    say(models.model_line(checkpoint, generator))
+    for note in notes(arguments.sampling, generator, len(ids)):
+        say(f"note: {note}")
+    return ids
+
+
+def _timelapse(arguments: SampleArguments, run: str, prompt: str, seed: int) -> int:
+    from yocto_cli import models  # noqa: PLC0415 - brings torch in
+
+    for number, directory in enumerate(models.steps_of(run)):
+        checkpoint, generator = arguments.model.open(ckpt=str(directory))
+        if number == 0:
+            ids = _introduce(arguments, checkpoint, generator, prompt)
+        loss = "" if checkpoint.val_loss is None else f", val loss {checkpoint.val_loss:.3f}"
+        print(f"--- step {checkpoint.step}{loss}")
+        if not _one_sample(arguments, generator, prompt, ids, seed):
             return 130
     return 0
 
