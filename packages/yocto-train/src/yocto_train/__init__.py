@@ -5,7 +5,7 @@ Start with trainer.py; config.py says what can be set, events.py what is reporte
 
 from importlib.metadata import version
 
-from yocto_train.checkpoint import Checkpoint, save_checkpoint
+from yocto_train.checkpoint import Checkpoint
 from yocto_train.config import TrainConfig
 from yocto_train.devices import Placement, place
 from yocto_train.errors import (
@@ -18,9 +18,11 @@ from yocto_train.errors import (
 )
 from yocto_train.evaluate import Evaluation, bits_per_byte, bytes_per_token, evaluate
 from yocto_train.events import Evaluated, Event, Sampled, Saved, Started, StepDone, Stopped
+from yocto_train.finding import find_checkpoint, load_checkpoint
 from yocto_train.optimizers import Muon, make_optimizers, orthogonalize
 from yocto_train.recipes import RECIPES, Recipe
-from yocto_train.run_directory import Run, find_checkpoint
+from yocto_train.run_directory import Run
+from yocto_train.saving import Written, save_checkpoint
 from yocto_train.schedules import lr_factor
 from yocto_train.trainer import Trainer
 
@@ -49,10 +51,12 @@ __all__ = [
     "TrainConfigError",
     "TrainError",
     "Trainer",
+    "Written",
     "bits_per_byte",
     "bytes_per_token",
     "evaluate",
     "find_checkpoint",
+    "load_checkpoint",
     "lr_factor",
     "make_optimizers",
     "orthogonalize",

@@ -1,41 +1,29 @@
-"""Checkpoints: step directories that appear whole or not at all, and are verified when read.
+"""Checkpoint: a step directory, verified when it is read.
 
     step-00001000/  model.pt  opt.pt  vocab.json|tokenizer.json|tokenizer.model  manifest.json
 
-A directory is written under a temporary name, each file forced to the disk, the manifest last;
-then it is renamed. `pointers.py` moves latest.pt and best.pt afterwards.
+`saving.py` writes one; `run_directory.py` finds them and keeps latest.pt and best.pt.
 """
 
 import contextlib
+import os
 import re
-import secrets
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import torch
-from yocto_model import GPT, ModelFileError, load_pt, save_pt
+from yocto_model import GPT, ModelFileError, load_pt
 from yocto_tokenizers import Tokenizer, TokenizerError, load_tokenizer
 
 from yocto_train import files, manifest
-from yocto_train.errors import CheckpointError, SaveError
+from yocto_train.errors import CheckpointError
 from yocto_train.manifest import Manifest
 
-STEP_NAME = re.compile(r"step-(\d{8})")
-_STATE_FORMAT = "yocto-training-state"
-
-
-class SavableTokenizer(Protocol):
-    """The part of a tokenizer that saving needs."""
-
-    def save(self, path: Path, /) -> Path:
-        """Write into a directory; returns the path written."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Hash of the content."""
-        ...
+STEP_NAME = re.compile(r"step-([0-9]{8})")
+STATE_FORMAT = "yocto-training-state"
 
 
 @dataclass(frozen=True)
@@ -45,22 +33,33 @@ class Checkpoint:
     Attributes:
         directory: the step directory.
         manifest: its manifest.
+        skipped: what is wrong with newer checkpoints that were passed over to get here.
     """
 
     directory: Path
     manifest: Manifest
+    skipped: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, directory: Path) -> "Checkpoint":
-        """Open a step directory.
+        """Open a step directory. A file that is missing is noticed when it is needed.
 
         Raises:
-            CheckpointError: no manifest, a damaged one, or missing or additional files.
+            CheckpointError: no manifest, a damaged one, or files that it does not name.
         """
         found = cls(directory, manifest.read_manifest(directory))
         named = STEP_NAME.fullmatch(directory.name)
         if named and int(named[1]) != found.step:
             raise CheckpointError(f"{directory} holds the checkpoint of step {found.step}")
+        known = {manifest.NAME, *found.manifest.files}
+        # What desktops leave behind, such as .DS_Store, is never opened and does no harm.
+        unknown = [
+            name for name in _names_in(directory) if name not in known and not name.startswith(".")
+        ]
+        if unknown:
+            raise CheckpointError(
+                f"{directory} holds {min(unknown)}, which its manifest does not name; remove it"
+            )
         return found
 
     @property
@@ -78,15 +77,19 @@ class Checkpoint:
         """The run directory."""
         return self.directory.parent
 
-    def verify(self) -> None:
+    def verify(self, *, to_resume: bool = True) -> None:
         """Check every file's size and hash.
+
+        Args:
+            to_resume: False leaves opt.pt out, which writing text does not need.
 
         Raises:
             CheckpointError: naming the first file that is missing or damaged.
         """
         for name in self.manifest.files:
-            with self._verified(name):
-                pass
+            if to_resume or name != "opt.pt":
+                with self._verified(name):
+                    pass
 
     def load_model(
         self, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
@@ -116,6 +119,7 @@ class Checkpoint:
                 tokenizer = load_tokenizer(self.directory / names[0])
             except TokenizerError as error:
                 raise CheckpointError(str(error)) from error
+        # Opened a second time by its name, so what came out is compared as well.
         if tokenizer.fingerprint() != self.manifest.tokenizer:
             raise CheckpointError(f"{self.directory / names[0]} is not this model's tokenizer")
         return tokenizer
@@ -128,7 +132,7 @@ class Checkpoint:
         """
         with self._verified("opt.pt") as file:
             try:
-                state = load_pt(file, expected_format=_STATE_FORMAT, newest_version=1)
+                state = load_pt(file, expected_format=STATE_FORMAT, newest_version=1)
             except ModelFileError as error:
                 raise CheckpointError(str(error)) from error
         if state.get("step") != self.step:
@@ -140,11 +144,12 @@ class Checkpoint:
         """An open file whose content is the one that the manifest records."""
         path = self.directory / name
         facts = self.manifest.files.get(name)
-        if facts is None or not path.is_file() or path.is_symlink():
+        if facts is None or not os.path.lexists(path):
             raise CheckpointError(f"{path} is missing")
         try:
-            with path.open("rb") as file:
-                if path.stat().st_size != facts.bytes or files.sha256_of(file) != facts.sha256:
+            with files.open_regular(path) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != facts.bytes or files.sha256_of(file) != facts.sha256:
                     raise CheckpointError(
                         f"{path} is damaged: it is not what {manifest.NAME} records; "
                         "use another step's checkpoint"
@@ -152,84 +157,36 @@ class Checkpoint:
                 file.seek(0)
                 yield file
         except OSError as error:
-            raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-
-
-def save_checkpoint(
-    run: Path,
-    model: GPT,
-    state: Mapping[str, Any],
-    *,
-    tokenizer: SavableTokenizer | None,
-    data: Mapping[str, str],
-    val_loss: float | None,
-    environment: Mapping[str, str | int],
-) -> Path:
-    """Write a step directory; on return it is on the disk, whole.
-
-    Args:
-        run: the run directory, which must exist; its lock is held by the caller.
-        model: the model, without wrappers.
-        state: what resuming needs: plain values and tensors, among them "step".
-        tokenizer: saved with the model, if there is one.
-        data: sha256 of the splits by name.
-        val_loss: loss at this very step, if known.
-        environment: what exact resuming depends on.
-
-    Returns:
-        The step directory.
-
-    Raises:
-        SaveError: the system refused; what was there before is unchanged.
-    """
-    step = state["step"]
-    final = run / f"step-{step:08d}"
-    temporary = run / f".tmp-{final.name}-{secrets.token_hex(4)}"
-    content = {"format": _STATE_FORMAT, "format_version": 1, **state}
-    try:
-        temporary.mkdir()
-        written = {
-            "model.pt": files.write_new(temporary / "model.pt", model.save),
-            "opt.pt": files.write_new(temporary / "opt.pt", lambda f: save_pt(content, f)),
-        }
-        if tokenizer is not None:
-            path = tokenizer.save(temporary)
-            with path.open("rb") as file:
-                facts = files.FileFacts(bytes=path.stat().st_size, sha256=files.sha256_of(file))
-            written[path.name] = facts
-        record = Manifest(
-            step=step,
-            files=written,
-            tokenizer=None if tokenizer is None else tokenizer.fingerprint(),
-            data=data,
-            val_loss=val_loss,
-            environment=environment,
-        )
-        record_bytes = record.to_bytes()
-        files.write_new(temporary / manifest.NAME, lambda f: f.write(record_bytes))
-        files.fsync_directory(temporary)
-        _move_aside(final)
-        files.rename(temporary, final)
-        files.fsync_directory(run)
-    except (OSError, TokenizerError) as error:
-        with contextlib.suppress(OSError):
-            files.remove_tree(temporary)
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SaveError(
-            f"cannot save step {step} in {run}: {reason}; earlier checkpoints are unchanged"
-        ) from error
-    return final
-
-
-def _move_aside(final: Path) -> None:
-    """Make the name free if a checkpoint of this step is there already; never merge the two."""
-    if final.exists():
-        files.rename(final, final.with_name(f"{final.name}.old-{secrets.token_hex(4)}"))
+            reason = error.strerror or type(error).__name__
+            raise CheckpointError(f"cannot read {path}: {reason}") from error
 
 
 def step_directories(run: Path) -> list[Path]:
-    """The step directories of a run, oldest step first; anything else there is ignored."""
-    if not run.is_dir():
+    """The step directories of a run, oldest step first; anything else there is ignored.
+
+    Raises:
+        CheckpointError: the directory cannot be read.
+    """
+    return sorted(
+        run / name
+        for name in _names_in(run)
+        if STEP_NAME.fullmatch(name) and is_directory(run / name)
+    )
+
+
+def is_directory(path: Path) -> bool:
+    """Whether a path is a real directory, not a link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _names_in(directory: Path) -> list[str]:
+    """Names in a directory; none if it is no directory."""
+    try:
+        return os.listdir(directory)  # noqa: PTH208 - names are what is wanted
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    found = [path for path in run.iterdir() if STEP_NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: path.name)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {directory}: {error.strerror}") from error

@@ -45,7 +45,7 @@ class TrainConfig:
         eval_iters: batches per evaluation, always the same, spread over the split; 0 means the
             whole split, which is what figures to compare should use.
         save_interval: steps between checkpoints; 0 saves at each evaluation.
-        keep: newest checkpoints to keep, beside the best one.
+        keep: newest checkpoints to keep, beside the best one; two at least stay in all.
         patience: stop after this many evaluations in a row without a new best; 0 never does.
         log_interval: steps between reports.
         seed: decides initial weights, batches and dropout.
@@ -126,7 +126,8 @@ class TrainConfig:
         problems = []
         for name, low in lowest.items():
             value = getattr(self, name)
-            high = 2**63 if name == "seed" else 2**31
+            # Step directories have eight digits.
+            high = {"seed": 2**63, "max_iters": 10**8}.get(name, 2**31)
             whole = isinstance(value, int) and not isinstance(value, bool)
             if not (whole and low <= value < high):
                 problems.append(f"{name} must be a whole number from {low}, not {value!r}")

@@ -33,3 +33,8 @@ class NonFiniteError(TrainError, RuntimeError):
 
 class SaveError(TrainError, RuntimeError):
     """A checkpoint could not be written; what was there before is unchanged."""
+
+
+def reason(error: BaseException) -> str:
+    """The system's words for a failure, or the error's own."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

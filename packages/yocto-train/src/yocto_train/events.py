@@ -68,8 +68,8 @@ class Evaluated(Event):
             tokenizer is not known.
         tokens: targets it was measured on.
         whole: whether that was all of the split.
-        is_best: lowest loss of the run so far.
-        best_step: the step of the lowest loss.
+        is_best: lowest loss of the run so far; a loss that is not finite never is.
+        best_step: the step of the lowest loss, or None if none was finite.
         best_loss: that loss.
         seconds: how long it took.
     """
@@ -79,8 +79,8 @@ class Evaluated(Event):
     tokens: int
     whole: bool
     is_best: bool
-    best_step: int
-    best_loss: float
+    best_step: int | None
+    best_loss: float | None
     seconds: float
 
 
@@ -106,10 +106,12 @@ class Saved(Event):
     Attributes:
         path: the step directory.
         is_best: whether best.pt points to it.
+        notes: what a person should know: what was put aside, what could not be removed.
     """
 
     path: Path
     is_best: bool
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

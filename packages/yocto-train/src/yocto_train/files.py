@@ -5,14 +5,19 @@ or to record the order of events.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
 import shutil
+import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+_LOCK_BYTE = 1 << 30  # far behind the text: Windows forbids others to read a byte that is locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,7 @@ class HashingWriter:
             OSError: the system refused.
         """
         try:
-            self._file.write(data)
+            write_all(self._file, data)
         except OSError as error:
             self.error = self.error or error
             raise
@@ -59,13 +64,16 @@ class HashingWriter:
         return FileFacts(bytes=self._bytes, sha256=self._sha256.hexdigest())
 
 
+# --- whole files -----------------------------------------------------------------------------
+
+
 def write_new(path: Path, write: Callable[[HashingWriter], object]) -> FileFacts:
     """Create a file, let `write` fill it, and force it to the disk.
 
     Raises:
         OSError: the path exists, or the system refused a write.
     """
-    with path.open("xb") as file:
+    with create(path) as file:
         writer = HashingWriter(file)
         try:
             write(writer)
@@ -81,25 +89,71 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: the system refused; the old file is unchanged.
     """
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
+    temporary = _temporary_for(path)
     try:
         write_new(temporary, lambda file: file.write(content))
         replace(temporary, path)
-        fsync_directory(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            remove_file(temporary)
         raise
+    fsync_directory(path.parent)
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a whole line and hand it to the system.
+    """Append a whole line and hand it to the system; nothing of it stays if that fails.
 
     Raises:
         OSError: the system refused.
     """
-    with path.open("a", encoding="utf-8", newline="") as file:
-        file.write(line + "\n")
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            write_all(file, (line + "\n").encode())
+        except OSError:
+            # Half a line would spoil the next one, too.
+            with contextlib.suppress(OSError):
+                os.ftruncate(file.fileno(), before)
+            raise
+
+
+def point(link: Path, target: str) -> None:
+    """Make `link` a symbolic link to `target`, in one step; a one-line file where links fail.
+
+    Raises:
+        OSError: neither was possible; the old pointer is unchanged.
+    """
+    temporary = _temporary_for(link)
+    try:
+        try:
+            symlink(target, temporary)
+        except (OSError, NotImplementedError):  # Windows without the privilege, some file systems
+            write_new(temporary, lambda file: file.write(f"{target}\n".encode()))
+        replace(temporary, link)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            remove_file(temporary)
+        raise
+    fsync_directory(link.parent)
+
+
+def _temporary_for(path: Path) -> Path:
+    return path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
+
+
+# --- single operations -----------------------------------------------------------------------
+
+
+def create(path: Path) -> IO[bytes]:
+    """Open a new file for writing; its mode is 0666 less the umask."""
+    return path.open("xb")
+
+
+def write_all(file: IO[bytes], data: bytes) -> None:
+    """Write all of `data` to an open file; an unbuffered one may take it in parts."""
+    rest = memoryview(data).cast("B")
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def fsync_file(file: IO[bytes]) -> None:
@@ -119,36 +173,30 @@ def fsync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(directory: Path, *, parents: bool = False) -> None:
+    """Create a directory; with `parents`, those above it too, and being there already is fine."""
+    directory.mkdir(parents=parents, exist_ok=parents)
+
+
 def rename(source: Path, target: Path) -> None:
     """Rename to a name that must not exist."""
-    if target.exists():
-        raise FileExistsError(f"{target} exists")
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, f"{target.name} exists")
     source.rename(target)
 
 
 def replace(source: Path, target: Path) -> None:
     """Rename over whatever is there, in one step."""
-    source.replace(target)
-
-
-def point(link: Path, target: str) -> None:
-    """Make `link` a symbolic link to `target`, in one step; a one-line file where links fail.
-
-    Raises:
-        OSError: neither was possible; the old pointer is unchanged.
-    """
-    temporary = link.with_name(f".tmp-{link.name}-{secrets.token_hex(4)}")
-    try:
-        symlink(target, temporary)
-    except (OSError, NotImplementedError):  # Windows without the privilege, some file systems
-        write_new(temporary, lambda file: file.write(f"{target}\n".encode()))
-    try:
-        replace(temporary, link)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    fsync_directory(link.parent)
+    for attempt in range(4):
+        try:
+            source.replace(target)
+        except PermissionError:
+            # On Windows a reader that has the target open blocks this, for a moment.
+            if os.name != "nt" or attempt == 3:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def symlink(target: str, link: Path) -> None:
@@ -156,9 +204,33 @@ def symlink(target: str, link: Path) -> None:
     link.symlink_to(target)
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file or a symbolic link."""
+    path.unlink()
+
+
 def remove_tree(directory: Path) -> None:
     """Remove a directory with everything in it."""
     shutil.rmtree(directory)
+
+
+# --- reading and locking ---------------------------------------------------------------------
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a regular file for reading, never through a symbolic link, and never blocking on a FIFO.
+
+    Raises:
+        OSError: it is missing, unreadable, or something else than a regular file.
+    """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link")
+    extra = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | extra))  # noqa: SIM115 - Path.open takes no opener
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return file
 
 
 def sha256_of(file: IO[bytes]) -> str:
@@ -176,22 +248,27 @@ def locked(path: Path, owner: str) -> Iterator[bool]:
 
     Yields:
         Whether the lock was taken.
+
+    Raises:
+        OSError: the file cannot be opened.
     """
-    with path.open("a+", encoding="utf-8") as file:
+    with path.open("ab+") as file:
         taken = _try_lock(file)
         if taken:
-            file.seek(0)
-            file.truncate()
-            file.write(owner)
-            file.flush()
+            # What the lock protects does not depend on its text, so a full disk does not matter.
+            with contextlib.suppress(OSError):
+                file.truncate(0)
+                file.write(owner.encode())
+                file.flush()
         yield taken
 
 
-def _try_lock(file: IO[str]) -> bool:
+def _try_lock(file: IO[bytes]) -> bool:
     try:
         if os.name == "nt":
             import msvcrt  # noqa: PLC0415 - exists on Windows only
 
+            file.seek(_LOCK_BYTE)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined] # Windows only
         else:
             import fcntl  # noqa: PLC0415 - does not exist on Windows

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yocto_train import files
 from yocto_train.errors import CheckpointError
 from yocto_train.files import FileFacts
 
@@ -38,7 +40,7 @@ class Manifest:
     environment: Mapping[str, str | int]
 
     def to_bytes(self) -> bytes:
-        """JSON that carries its own sha256, so that a flipped digit does not go unnoticed."""
+        """JSON that carries its own sha256; equal manifests give equal bytes."""
         content: dict[str, Any] = {
             "format": "yocto-checkpoint",
             "format_version": _VERSION,
@@ -55,6 +57,22 @@ class Manifest:
         content["sha256"] = _own_hash(content)
         return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
+    def is_plausible(self) -> bool:
+        """Whether every entry has the type and the range that it is used with."""
+        sizes: list[object] = [facts.bytes for facts in self.files.values()]
+        hashes: list[object] = [facts.sha256 for facts in self.files.values()]
+        texts: list[object] = [self.tokenizer or "", *self.data.values(), *hashes]
+        numbers: list[object] = [self.val_loss or 0.0]
+        return (
+            self.step in range(10**8)
+            and "model.pt" in self.files
+            and all(_FILE_NAME.fullmatch(name) for name in self.files)
+            and all(type(value) is int for value in (self.step, *sizes))
+            and all(type(value) is float for value in numbers)
+            and all(type(value) is str for value in texts)
+            and all(type(value) in (str, int) for value in self.environment.values())
+        )
+
 
 def read_manifest(directory: Path) -> Manifest:
     """Read and check the manifest of a step directory.
@@ -63,46 +81,47 @@ def read_manifest(directory: Path) -> Manifest:
         CheckpointError: it is missing, damaged, or of a newer version.
     """
     path = directory / NAME
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise CheckpointError(f"{directory} is not a checkpoint: it has no {NAME}")
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError("too large")
-        content = json.loads(
-            path.read_bytes(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
-        stated = content.pop("sha256")
-        if stated != _own_hash(content):
-            raise ValueError("its own sha256 is wrong")
-        if content["format"] != "yocto-checkpoint":
-            raise ValueError("not a checkpoint's")
-        if content["format_version"] > _VERSION:
-            raise CheckpointError(
-                f"{path} has format version {content['format_version']}; "
-                f"this yocto reads up to {_VERSION}: upgrade"
-            )
-        return _parse(content)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        with files.open_regular(path) as file:
+            raw = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        return _parse(raw, path)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{path} is damaged") from error
+        raise CheckpointError(f"{path} is damaged; use another step's checkpoint") from error
 
 
-def _parse(content: dict[str, Any]) -> Manifest:
-    files = {
-        name: FileFacts(bytes=facts["bytes"], sha256=facts["sha256"])
-        for name, facts in content["files"].items()
-    }
-    if not all(_FILE_NAME.fullmatch(name) for name in files):
-        raise ValueError("odd file names")
-    return Manifest(
+def _parse(raw: bytes, path: Path) -> Manifest:
+    if len(raw) > _MAX_BYTES:
+        raise ValueError("too large")
+    content = json.loads(raw, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    version = content["format_version"]
+    if content["format"] != "yocto-checkpoint" or type(version) is not int:
+        raise ValueError("not a checkpoint's")
+    if version > _VERSION and content.pop("sha256") == _own_hash(content):
+        raise CheckpointError(
+            f"{path} has format version {version}; this yocto reads up to {_VERSION}: upgrade"
+        )
+    found = Manifest(
         step=content["step"],
-        files=files,
+        files={
+            name: FileFacts(bytes=facts["bytes"], sha256=facts["sha256"])
+            for name, facts in content["files"].items()
+        },
         tokenizer=content["tokenizer"],
         data=content["data"],
         val_loss=content["val_loss"],
         environment=content["environment"],
     )
+    # Stricter than its own hash alone: not a blank may differ, and no entry may be unknown.
+    if found.to_bytes() != raw or not found.is_plausible():
+        raise ValueError("its own sha256 is wrong")
+    return found
 
 
 def _own_hash(content: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Run: one training run on disk, and what `--ckpt` may name.
+"""Run: one training run on disk. `finding.py` says which checkpoint a path means.
 
 checkpoints/<run>/
   config.toml  metrics.jsonl  samples.jsonl  .lock
@@ -7,8 +7,11 @@ checkpoints/<run>/
 """
 
 import contextlib
+import dataclasses
 import datetime
+import io
 import json
+import math
 import os
 import platform
 import re
@@ -17,11 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from yocto_train import files
-from yocto_train.checkpoint import STEP_NAME, Checkpoint, step_directories
-from yocto_train.errors import CheckpointError, RunError, SaveError
+from yocto_train.checkpoint import Checkpoint, is_directory, step_directories
+from yocto_train.errors import CheckpointError, RunError, SaveError, reason
+from yocto_train.saving import aside
 
-_POINTER = re.compile(r"(step-\d{8})/model\.pt")
-_POINTERS = ("latest.pt", "best.pt")
+_POINTER = re.compile(r"(step-[0-9]{8})/model\.pt")
+POINTERS = ("latest.pt", "best.pt")
 
 
 class Run:
@@ -57,11 +61,14 @@ class Run:
             RunError: there is no run with a checkpoint in `root`.
         """
         root = Path(root)
-        candidates = [
-            (max(step.stat().st_mtime_ns for step in steps), path.name, path)
-            for path in (root.iterdir() if root.is_dir() else ())
-            if (steps := step_directories(path))
-        ]
+        candidates = []
+        try:
+            for path in root.iterdir() if is_directory(root.resolve()) else ():
+                for step in step_directories(path):
+                    with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
+                        candidates.append((step.stat().st_mtime_ns, path.name, path))
+        except (OSError, RuntimeError) as error:
+            raise RunError(f"cannot read {root}: {reason(error)}") from error
         if not candidates:
             raise RunError(f"no checkpoint in {root}; train one first: uv run yocto-train")
         return cls(max(candidates)[2])
@@ -74,14 +81,13 @@ class Run:
         """
         probe = self.path / f".tmp-probe-{secrets.token_hex(4)}"
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            files.make_directory(self.path, parents=True)
             files.write_new(probe, lambda file: file.write(b"probe"))
             files.replace(probe, probe.with_name(probe.name + "2"))
-            probe.with_name(probe.name + "2").unlink()
-        except OSError as error:
-            reason = error.strerror or str(error)
+            files.remove_file(probe.with_name(probe.name + "2"))
+        except (OSError, ValueError) as error:
             raise RunError(
-                f"cannot write to {self.path}: {reason}; choose another place"
+                f"cannot write to {self.path}: {reason(error)}; choose another place"
             ) from error
 
     @contextlib.contextmanager
@@ -89,37 +95,45 @@ class Run:
         """Be the run's only writer for the time of the block, and clear up after a crash.
 
         Raises:
-            RunError: another process is writing to this run.
+            RunError: another process is writing to this run, or the directory cannot be used.
         """
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         path = self.path / ".lock"
-        with files.locked(path, f"pid {os.getpid()} on {platform.node()} since {now}") as taken:
+        with contextlib.ExitStack() as stack:
+            owner = f"pid {os.getpid()} on {platform.node()} since {now}"
+            try:
+                taken = stack.enter_context(files.locked(path, owner))
+                holder = path.read_bytes()[:200].decode(errors="replace")
+            except OSError as error:
+                raise RunError(f"cannot lock {self.path}: {reason(error)}") from error
             if not taken:
-                with contextlib.suppress(OSError):
-                    raise RunError(f"{self.path} is in use by {path.read_text()[:200]}")
-                raise RunError(f"{self.path} is in use by another process")
+                raise RunError(f"{self.path} is in use by {holder or 'another process'}")
             for leftover in self.path.glob(".tmp-*"):
                 with contextlib.suppress(OSError):
-                    files.remove_tree(leftover) if leftover.is_dir() else leftover.unlink()
+                    remove = files.remove_tree if is_directory(leftover) else files.remove_file
+                    remove(leftover)
             yield
 
     # --- checkpoints ---------------------------------------------------------------------------
 
-    def latest(self) -> Checkpoint:
-        """The newest checkpoint that is sound, by step number.
+    def latest(self, *, to_resume: bool = True) -> Checkpoint:
+        """The newest checkpoint that is sound, by step number; it tells which it passed over.
+
+        Args:
+            to_resume: whether opt.pt must be sound, too.
 
         Raises:
             CheckpointError: there is none; the message names what is wrong with each.
         """
-        problems = []
+        problems: list[str] = []
         for directory in reversed(step_directories(self.path)):
             try:
                 checkpoint = Checkpoint.open(directory)
-                checkpoint.verify()
+                checkpoint.verify(to_resume=to_resume)
             except CheckpointError as error:
                 problems.append(str(error))
             else:
-                return checkpoint
+                return dataclasses.replace(checkpoint, skipped=tuple(problems))
         if not problems:
             raise CheckpointError(f"{self.path} holds no checkpoint; train one: uv run yocto-train")
         raise CheckpointError(f"no sound checkpoint in {self.path}: {'; '.join(problems[:5])}")
@@ -148,7 +162,7 @@ class Run:
         if match is None:
             return None
         directory = self.path / match[1]
-        return directory if directory.is_dir() and not directory.is_symlink() else None
+        return directory if is_directory(directory) else None
 
     def point(self, pointer: str, directory: Path) -> None:
         """Move latest.pt or best.pt to a step directory, in one step.
@@ -161,48 +175,112 @@ class Run:
         except OSError as error:
             raise SaveError(f"cannot write {self.path / pointer}: {error.strerror}") from error
 
-    def prune(self, keep: int) -> None:
-        """Remove old checkpoints, but none that a pointer names and never the newest `keep`."""
-        named = {self.pointed(pointer) for pointer in _POINTERS}
-        for directory in step_directories(self.path)[:-keep]:
+    def prune(self, keep: int) -> list[str]:
+        """Remove old checkpoints, but none that a pointer names and never the newest `keep`.
+
+        Only checkpoints that look sound count and are removed, and two at least stay.
+
+        Returns:
+            What could not be removed, and why.
+        """
+        named = {self.pointed(pointer) for pointer in POINTERS}
+        problems = []
+        for directory in self._sound_steps()[: -max(keep, 2)]:
             if directory in named:
                 continue
             doomed = directory.with_name(f".tmp-prune-{secrets.token_hex(4)}")
-            # Renamed first: no half-deleted directory keeps a step's name.
-            with contextlib.suppress(OSError):
+            try:
+                # Renamed first: no half-deleted directory keeps a step's name.
                 files.rename(directory, doomed)
                 files.remove_tree(doomed)
+            except OSError as error:
+                problems.append(f"cannot remove the old {directory}: {reason(error)}")
+        return problems
+
+    def _sound_steps(self) -> list[Path]:
+        """Step directories whose manifest and file sizes are right, oldest first."""
+        found = []
+        for directory in step_directories(self.path):
+            with contextlib.suppress(CheckpointError, OSError):
+                for name, facts in Checkpoint.open(directory).manifest.files.items():
+                    if (directory / name).stat().st_size != facts.bytes:
+                        raise CheckpointError(f"{name} is damaged")
+                found.append(directory)
+        return found
+
+    def holds(self, checkpoint: Checkpoint) -> bool:
+        """Whether a checkpoint is one of this run's."""
+        return self.path.resolve() == checkpoint.run.resolve()
+
+    def rewind(self, checkpoint: Checkpoint, *, best_step: int | None) -> None:
+        """Make the directory what it was when `checkpoint` was saved; the caller holds the lock.
+
+        Later steps, which are damaged or no longer wanted, are renamed to step-N.old-..., so that
+        they are no step's any more. Pointers that a crash left behind are moved, and later rows
+        dropped.
+
+        Args:
+            checkpoint: one of this run.
+            best_step: the step of the lowest loss until then.
+
+        Raises:
+            RunError: the system refused.
+        """
+        try:
+            for directory in step_directories(self.path):
+                if directory.name > checkpoint.directory.name:
+                    aside(directory)
+            best = self.path / f"step-{best_step or 0:08d}"
+            targets = {"latest.pt": checkpoint.directory}
+            if best_step is not None and is_directory(best):
+                targets["best.pt"] = best
+            for pointer, target in targets.items():
+                if self.pointed(pointer) != self.path / target.name:
+                    self.point(pointer, target)
+            self.drop_rows_after(checkpoint.step)
+        except (OSError, SaveError) as error:
+            raise RunError(f"cannot go on in {self.path}: {reason(error)}") from error
 
     # --- records -------------------------------------------------------------------------------
 
     def record(self, file: str, row: dict[str, object]) -> None:
-        """Append one row to metrics.jsonl or samples.jsonl.
+        """Append one row to metrics.jsonl or samples.jsonl; what is not finite becomes null.
 
         Raises:
             OSError: the system refused; training can go on without.
         """
-        files.append_line(self.path / file, json.dumps(row, ensure_ascii=False))
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in row.items()
+        }
+        files.append_line(self.path / file, json.dumps(finite, ensure_ascii=False, allow_nan=False))
 
     def rows(self, file: str) -> list[dict[str, object]]:
-        """The rows of metrics.jsonl or samples.jsonl; a torn last line is left out."""
-        path = self.path / file
-        rows = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
-        return [row for row in rows if isinstance(row, dict)]
+        """The rows of metrics.jsonl or samples.jsonl; a torn line is left out.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        return [row for line in self._lines(file) if (row := _row(line)) is not None]
 
     def drop_rows_after(self, step: int) -> None:
         """Forget what was recorded after `step`, which a resumed run will record again.
+
+        A torn last line goes, too; any other line stays as it is, byte for byte.
 
         Raises:
             OSError: the system refused.
         """
         for file in ("metrics.jsonl", "samples.jsonl"):
-            if (self.path / file).is_file():
-                kept = [row for row in self.rows(file) if _step_of(row) <= step]
-                lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-                files.replace_file(self.path / file, lines.encode())
+            lines = self._lines(file)
+            kept = [line for line in lines if line.endswith(b"\n") and _step_of(line) <= step]
+            if kept != lines:
+                files.replace_file(self.path / file, b"".join(kept))
+
+    def _lines(self, file: str) -> list[bytes]:
+        """Lines with their ends, parted at line feeds alone: text may hold other separators."""
+        path = self.path / file
+        return list(io.BytesIO(path.read_bytes())) if path.is_file() else []
 
     def write_config(self, text: str) -> None:
         """Write config.toml in one step.
@@ -213,45 +291,15 @@ class Run:
         files.replace_file(self.path / "config.toml", text.encode())
 
 
-def find_checkpoint(
-    path: Path | str | None = None, *, root: Path | str = "checkpoints"
-) -> Checkpoint:
-    """The checkpoint that a user means.
-
-    Args:
-        path: a run directory (its newest sound checkpoint), a step directory, or model.pt,
-            latest.pt or best.pt; None for the newest run in `root`.
-        root: where runs are.
-
-    Raises:
-        CheckpointError: there is nothing there, or what is there is not a sound checkpoint.
-    """
-    if path is None:
-        try:
-            return Run.newest(root).latest()
-        except RunError as error:
-            raise CheckpointError(str(error)) from error
-    path = Path(path)
-    if path.name in _POINTERS and not STEP_NAME.fullmatch(path.parent.name):
-        directory = Run(path.parent).pointed(path.name)
-        if directory is None:
-            raise CheckpointError(f"{path} does not point to a checkpoint; name the run instead")
-        return Checkpoint.open(directory)
-    if path.name == "model.pt":
-        path = path.parent
-    if not path.exists():
-        raise CheckpointError(
-            f"{path} does not exist; name a run, or train one: uv run yocto-train"
-        )
-    if (path / "manifest.json").exists():
-        return Checkpoint.open(path)
-    if path.is_dir():
-        return Run(path).latest()
-    raise CheckpointError(
-        f"{path} is not a checkpoint: name a run, a step or one of their .pt files"
-    )
+def _row(line: bytes) -> dict[str, object] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
 
 
-def _step_of(row: dict[str, object]) -> int:
-    step = row.get("step")
+def _step_of(line: bytes) -> int:
+    """The step of a row; 0, hence never too late, for what is no row."""
+    step = (_row(line) or {}).get("step")
     return step if isinstance(step, int) else 0

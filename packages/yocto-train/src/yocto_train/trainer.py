@@ -9,19 +9,19 @@ import math
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 from yocto_data import BatchSampler, TokenDataset
 from yocto_model import GPT, SamplingOptions, TextGenerator
-from yocto_tokenizers import Tokenizer
+from yocto_tokenizers import Tokenizer, TokenizerError
 
-from yocto_train.checkpoint import Checkpoint, save_checkpoint
+from yocto_train.checkpoint import Checkpoint
 from yocto_train.config import TrainConfig
 from yocto_train.devices import place
-from yocto_train.errors import CheckpointError, NonFiniteError, TrainConfigError
+from yocto_train.errors import NonFiniteError, TrainConfigError
 from yocto_train.evaluate import bits_per_byte, bytes_per_token, cross_entropy, evaluate
 from yocto_train.events import (
     Evaluated,
@@ -34,37 +34,21 @@ from yocto_train.events import (
     StopReason,
 )
 from yocto_train.optimizers import make_optimizers, set_learning_rates
+from yocto_train.progress import Clock, Progress
+from yocto_train.resume import (
+    Changes,
+    check_data,
+    check_origin,
+    check_state,
+    differences,
+    from_saved,
+    load_fitting_model,
+    load_optimizers,
+    saved_settings,
+)
 from yocto_train.run_directory import Run
+from yocto_train.saving import save_checkpoint
 from yocto_train.schedules import lr_factor, muon_momentum
-
-_SMOOTHING = 0.95
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint.
-
-    Attributes:
-        step: finished optimizer steps.
-        best_loss: lowest validation loss so far.
-        best_step: its step.
-        stale_evaluations: evaluations since then.
-        loss_sum: exponentially weighted sum of training losses.
-        loss_weight: the sum of the weights, which corrects the start.
-    """
-
-    step: int = 0
-    best_loss: float | None = None
-    best_step: int | None = None
-    stale_evaluations: int = 0
-    loss_sum: float = 0.0
-    loss_weight: float = 0.0
-
-    def smooth(self, loss: float) -> float:
-        """Take in a training loss; return the smoothed one."""
-        self.loss_sum = _SMOOTHING * self.loss_sum + (1 - _SMOOTHING) * loss
-        self.loss_weight = _SMOOTHING * self.loss_weight + (1 - _SMOOTHING)
-        return self.loss_sum / self.loss_weight
 
 
 class Trainer:
@@ -98,7 +82,7 @@ class Trainer:
         tokenizer: Tokenizer | None = None,
         device: str = "auto",
     ) -> None:
-        _check_data(model, train_data, val_data, tokenizer)
+        check_data(model.config, train_data, val_data, tokenizer)
         self.config, self.run_directory, self.tokenizer = config, run, tokenizer
         self.train_data, self.val_data = train_data, val_data
         self.placement = place(device, config.precision)
@@ -113,14 +97,14 @@ class Trainer:
         self.progress = Progress()
         self._prompt_ids = self._encode_sample_prompt()
         self._parameters = list(self.model.parameters())
-        self._clock = _Clock()
+        self._clock = Clock()
         self._stop_requested = False
         self._evaluate_requested = False
         self._save_requested = False
         self._sample_requested = False
         self._bytes_per_token: float | None = None
-        self._last_evaluation: tuple[int, float] | None = None  # step, loss
         self._saved_step: int | None = None
+        self._best_pointed: int | None = None
 
     # --- asked for from outside, acted on between steps ------------------------------------------
 
@@ -148,33 +132,26 @@ class Trainer:
         Raises:
             NonFiniteError: before an update with a loss or gradient that is not a number.
             SaveError: a checkpoint could not be written.
+            DataError: of yocto-data: a token file was cut off, or holds ids out of range.
         """
-        config, progress = self.config, self.progress
+        progress = self.progress
         yield self._started()
         self.model.train()
-        reason: StopReason = "finished"
-        while progress.step < config.max_iters:
-            if self._stop_requested:
-                reason = "requested"
+        while True:
+            # What is due after a step comes before the next one, so that a run which was stopped
+            # before it got there makes up for it.
+            if self._evaluation_is_due():
+                yield from self._evaluate()
+            if self._sample_is_due():
+                yield from self._sample()
+            if self._save_is_due():
+                yield from self._save()
+            if (reason := self._reason_to_end()) is not None:
                 break
             loss, grad_norm = self._step()
             smoothed = progress.smooth(loss)
-            step = progress.step
-            last = step == config.max_iters
-            if step % config.log_interval == 0 or last:
+            if progress.step % self.config.log_interval == 0 or self._is_last:
                 yield self._step_done(loss, smoothed, grad_norm)
-            if step % config.eval_interval == 0 or last or self._take("_evaluate_requested"):
-                yield from self._evaluate()
-            if self.tokenizer is not None and (
-                (config.sample_interval and step % config.sample_interval == 0)
-                or self._take("_sample_requested")
-            ):
-                yield from self._sample()
-            if self._save_is_due(last=last) and not self._stop_requested:
-                yield from self._save()
-            if config.patience and progress.stale_evaluations >= config.patience and not last:
-                reason = "no progress"
-                break
         if self.run_directory is not None and self._saved_step != progress.step:
             yield from self._save()
         yield Stopped(
@@ -184,6 +161,18 @@ class Trainer:
             best_loss=progress.best_loss,
             train_seconds=self._clock.train_seconds,
         )
+
+    @property
+    def _is_last(self) -> bool:
+        return self.progress.step == self.config.max_iters
+
+    def _reason_to_end(self) -> StopReason | None:
+        if self.progress.step >= self.config.max_iters and not self._evaluation_is_due():
+            return "finished"
+        if self._stop_requested:
+            return "requested"
+        patience = self.config.patience
+        return "no progress" if 0 < patience <= self.progress.stale_evaluations else None
 
     def _step(self) -> tuple[float, float]:
         """One optimizer step; returns the batch's loss and the gradient's norm before clipping."""
@@ -237,6 +226,11 @@ class Trainer:
 
     # --- between steps -------------------------------------------------------------------------
 
+    def _evaluation_is_due(self) -> bool:
+        step, asked = self.progress.step, self._evaluate_requested
+        regular = step > 0 and (step % self.config.eval_interval == 0 or self._is_last)
+        return asked or (regular and self.progress.evaluated_step != step)
+
     def _evaluate(self) -> Iterator[Event]:
         config, progress = self.config, self.progress
         begun = time.perf_counter()
@@ -244,19 +238,16 @@ class Trainer:
             self.model,
             self.val_data,
             batch_size=max(1, min(64, 16_384 // self.val_data.block_size)),
-            n_batches=0 if progress.step == config.max_iters else config.eval_iters,
+            n_batches=0 if self._is_last else config.eval_iters,
             autocast=self.placement.autocast,
             should_stop=lambda: self._stop_requested,
         )
         if result is None:
             return  # asked to stop: the save matters more
+        self._evaluate_requested = False
         seconds = time.perf_counter() - begun
         self._clock.evaluation_seconds.append(seconds)
-        self._last_evaluation = progress.step, result.loss
-        is_best = progress.best_loss is None or result.loss < progress.best_loss
-        if is_best:
-            progress.best_loss, progress.best_step = result.loss, progress.step
-        progress.stale_evaluations = 0 if is_best else progress.stale_evaluations + 1
+        is_best = progress.take_evaluation(result.loss)
         if self._bytes_per_token is None and self.tokenizer is not None:
             self._bytes_per_token = bytes_per_token(self.tokenizer, self.val_data)
         per_token = self._bytes_per_token
@@ -267,10 +258,16 @@ class Trainer:
             tokens=result.tokens,
             whole=result.whole,
             is_best=is_best,
-            best_step=progress.best_step or 0,
-            best_loss=progress.best_loss or result.loss,
+            best_step=progress.best_step,
+            best_loss=progress.best_loss,
             seconds=seconds,
         )
+
+    def _sample_is_due(self) -> bool:
+        step, interval = self.progress.step, self.config.sample_interval
+        regular = step > 0 and interval > 0 and step % interval == 0
+        due = self._sample_requested or (regular and self.progress.sampled_step != step)
+        return due and self.tokenizer is not None and not self._stop_requested
 
     def _sample(self) -> Iterator[Event]:
         assert self.tokenizer is not None  # noqa: S101 - the caller looked
@@ -283,11 +280,15 @@ class Trainer:
             seed=config.seed,
         )
         pieces = []
-        for piece in stream:
-            pieces.append(piece)
-            if self._stop_requested:
-                break
-        self.model.train()
+        try:
+            for piece in stream:
+                if self._stop_requested:
+                    return
+                pieces.append(piece)
+        finally:
+            self.model.train()
+        self._sample_requested = False
+        self.progress.sampled_step = self.progress.step
         yield Sampled(
             step=self.progress.step,
             prompt=self.tokenizer.decode(self._prompt_ids),
@@ -295,35 +296,42 @@ class Trainer:
             seed=config.seed,
         )
 
-    def _save_is_due(self, *, last: bool) -> bool:
+    def _save_is_due(self) -> bool:
         config, step = self.config, self.progress.step
-        interval = config.save_interval or config.eval_interval
-        asked = self._take("_save_requested")
-        new_best = self._last_evaluation is not None and self.progress.best_step == step
-        return self.run_directory is not None and (
-            last or asked or new_best or step % interval == 0
-        )
+        regular = step > 0 and step % (config.save_interval or config.eval_interval) == 0
+        due = regular or self._is_last or self._save_requested or self.progress.is_best
+        pointed = self._saved_step == step and self._best_pointed == self.progress.best_step
+        return self.run_directory is not None and due and not pointed
 
     def _save(self) -> Iterator[Event]:
-        run, step = self.run_directory, self.progress.step
+        run, progress = self.run_directory, self.progress
         assert run is not None  # noqa: S101 - the caller looked
-        evaluated, loss = self._last_evaluation or (None, None)
-        directory = save_checkpoint(
-            run.path,
-            self.model,
-            self._state(),
-            tokenizer=self.tokenizer,
-            data={"train": self.train_data.fingerprint, "val": self.val_data.fingerprint},
-            val_loss=loss if evaluated == step else None,
-            environment=self._environment(),
-        )
-        run.point("latest.pt", directory)
-        is_best = self.progress.best_step == step
-        if is_best:
+        self._save_requested = False
+        notes = []
+        # A resumed run may find out only now that the step it went on from is the best.
+        directory = run.path / f"step-{progress.step:08d}"
+        if self._saved_step != progress.step:
+            written = save_checkpoint(
+                run.path,
+                self.model,
+                self._state(),
+                tokenizer=self.tokenizer,
+                data=self._data_fingerprints(),
+                val_loss=progress.loss_here,
+                environment=self._environment(),
+            )
+            directory = written.directory
+            if written.put_aside is not None:
+                notes.append(f"{directory} was there already; it is {written.put_aside} now")
+            run.point("latest.pt", directory)
+            self._saved_step = progress.step
+        if progress.is_best:
             run.point("best.pt", directory)
-        self._saved_step = step
-        run.prune(self.config.keep)
-        yield Saved(step=step, path=directory, is_best=is_best)
+        self._best_pointed = progress.best_step
+        notes += run.prune(self.config.keep)
+        yield Saved(
+            step=progress.step, path=directory, is_best=progress.is_best, notes=tuple(notes)
+        )
 
     # --- saving and restoring ------------------------------------------------------------------
 
@@ -337,60 +345,52 @@ class Trainer:
             "sampler": self.sampler.state(self.progress.step),
         }
 
-    def restore(self, checkpoint: Checkpoint) -> dict[str, tuple[object, object]]:
+    def restore(self, checkpoint: Checkpoint) -> Changes:
         """Go on from a checkpoint of the same model, data and tokenizer.
+
+        If it is one of this trainer's run, the run directory is made to stand there again: see
+        `Run.rewind`. The caller holds the run's lock.
 
         Args:
             checkpoint: where to go on.
 
         Returns:
-            Settings that differ from the checkpoint's: name -> (saved, now). Any but `max_iters`
-            and the intervals makes the run another one than it would have been.
+            What differs from when it was saved: name -> (saved, now), for settings, the length of
+            the windows, versions, device and threads. The present ones hold. With any difference
+            but in what is reported, saved and sampled, the run is not bit for bit the one that it
+            would have been.
 
         Raises:
             CheckpointError: it is damaged, or of another model, data set or tokenizer.
+            RunError: the run directory cannot be written to.
         """
-        now = {"train": self.train_data.fingerprint, "val": self.val_data.fingerprint}
-        if dict(checkpoint.manifest.data) != now:
-            raise CheckpointError(
-                f"{checkpoint.directory} was trained on other data; use the data it names, "
-                "or start a new run"
-            )
-        tokenizer = None if self.tokenizer is None else self.tokenizer.fingerprint()
-        if checkpoint.manifest.tokenizer != tokenizer:
-            raise CheckpointError(f"{checkpoint.directory} was trained with another tokenizer")
+        check_origin(checkpoint, data=self._data_fingerprints(), tokenizer=self.tokenizer)
         state = checkpoint.load_state()
-        model = checkpoint.load_model()
-        if model.config != self.model.config:
-            raise CheckpointError(
-                f"{checkpoint.directory} holds a model of another shape; keep its settings"
-            )
-        try:
-            progress = Progress(**state["progress"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
+        check_state(state, checkpoint)
+        model = load_fitting_model(checkpoint, self.model.config)
+        saved_config = saved_settings(state, checkpoint)
+        progress = from_saved(Progress, state["progress"], checkpoint)
+        load_optimizers(self.optimizers, state, checkpoint)
+        if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
-            saved_config = TrainConfig.from_dict(state["config"]).to_dict()
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{checkpoint.directory / 'opt.pt'} does not fit these settings: {error}"
-            ) from error
         self.model.load_state_dict(model.state_dict())
         self.progress = progress
-        self._saved_step = progress.step
-        current = self.config.to_dict()
+        if self.run_directory is not None and self.run_directory.holds(checkpoint):
+            self.run_directory.rewind(checkpoint, best_step=progress.best_step)
+            self._saved_step, self._best_pointed = progress.step, progress.best_step
         return {
-            name: (saved_config[name], current[name])
-            for name in current
-            if saved_config[name] != current[name]
+            **differences(saved_config.to_dict(), self.config.to_dict()),
+            **differences(
+                {"block_size": state["sampler"].get("block_size")},
+                {"block_size": self.train_data.block_size},
+            ),
+            **differences(checkpoint.manifest.environment, self._environment()),
         }
 
-    # --- small things --------------------------------------------------------------------------
+    def _data_fingerprints(self) -> dict[str, str]:
+        return {"train": self.train_data.fingerprint, "val": self.val_data.fingerprint}
 
-    def _take(self, flag: str) -> bool:
-        asked = bool(getattr(self, flag))
-        setattr(self, flag, False)
-        return asked
+    # --- small things --------------------------------------------------------------------------
 
     def _started(self) -> Started:
         return Started(
@@ -426,7 +426,12 @@ class Trainer:
             return []
         text = self.config.sample_prompt
         if text:
-            return self.tokenizer.encode(text)
+            try:
+                ids = self.tokenizer.encode(text)
+            except TokenizerError as error:
+                raise TrainConfigError(f"sample_prompt cannot be used: {error}") from error
+            if ids:
+                return ids
         first, _ = self.train_data.window(0, 1)
         try:
             return self.tokenizer.encode("\n") or first.tolist()
@@ -439,7 +444,7 @@ class Trainer:
             "python": platform.python_version(),
             "machine": platform.machine(),
             "device": str(self.placement.device),
-            "precision": str(self.placement.autocast or torch.float32),
+            "dtype": str(self.placement.autocast or torch.float32).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         }
 
@@ -453,57 +458,7 @@ class Trainer:
         )
 
 
-class _Clock:
-    """Times of steps and evaluations, for speed and time left."""
-
-    def __init__(self) -> None:
-        self.train_seconds = 0.0
-        self.evaluation_seconds: list[float] = []
-        self._since_report: list[float] = []
-        self._usual: float | None = None  # seconds per step, smoothed
-        self._steps = 0
-
-    def step(self, seconds: float) -> None:
-        self.train_seconds += seconds
-        self._since_report.append(seconds)
-        self._steps += 1
-        if self._steps > 10:  # the first steps warm caches up and say little
-            old = seconds if self._usual is None else self._usual
-            self._usual = 0.95 * old + 0.05 * seconds
-
-    def take_mean_step(self) -> float:
-        mean = sum(self._since_report) / len(self._since_report)
-        self._since_report.clear()
-        return mean
-
-    def left(self, steps: int, evaluations: float) -> float | None:
-        if self._usual is None:
-            return None
-        each = self.evaluation_seconds
-        return steps * self._usual + evaluations * (sum(each) / len(each) if each else 0.0)
-
-
 def mixed_seed(seed: int, step: int, micro: int, rank: int = 0) -> int:
     """A seed for the dropout of one forward pass, unlike any other's: 63 bits of a sha256."""
     digest = hashlib.sha256(f"dropout {seed} {step} {micro} {rank}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
-
-
-def _check_data(
-    model: GPT, train_data: TokenDataset, val_data: TokenDataset, tokenizer: Tokenizer | None
-) -> None:
-    config = model.config
-    for name, data in (("training", train_data), ("validation", val_data)):
-        if data.block_size > config.block_size:
-            raise TrainConfigError(
-                f"the {name} data has windows of {data.block_size} tokens, "
-                f"the model's block_size is {config.block_size}"
-            )
-        if data.vocab_size is not None and data.vocab_size > config.vocab_size:
-            raise TrainConfigError(
-                f"the {name} data has {data.vocab_size} ids, the model only {config.vocab_size}"
-            )
-    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-        raise TrainConfigError(
-            f"the tokenizer has {tokenizer.vocab_size} ids, the model only {config.vocab_size}"
-        )

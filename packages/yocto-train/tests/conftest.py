@@ -1,0 +1,114 @@
+"""What this package's tests share: a small data set, a tiny model, a trainer of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import register_random
+from yocto_data import TokenDataset, prepare
+from yocto_model import GPT, GPTConfig
+from yocto_tokenizers import CharTokenizer
+from yocto_train import Run, TrainConfig, Trainer
+
+TEXT = """\
+Nobody asked the lighthouse whether it wished to turn. It turned, and the ships went home.
+"What is it for?" said the gull. "For going round," said the lamp; “and for being seen”.
+Seven keepers came and seven left; the eighth stayed — he liked the quiet, and the stairs.
+In winter the sea wrote its name on the rocks, and in spring it could not read it any more.
+A light says one thing only — here I am. The rest, “whether near or far”, is yours to find out.
+"""
+
+
+class _TorchRandom:
+    """torch's global generator, as Hypothesis wants to seed and restore it."""
+
+    def seed(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+    def getstate(self) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def setstate(self, state: torch.Tensor) -> None:
+        torch.set_rng_state(state)
+
+
+# Hypothesis keeps only a weak reference: the name keeps the object alive.
+TORCH_RANDOM = _TorchRandom()
+register_random(TORCH_RANDOM)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> CharTokenizer:
+    return CharTokenizer.train(TEXT)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: CharTokenizer) -> Path:
+    """A data directory of a few hundred tokens, prepared as a user would."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "text.txt").write_text(TEXT, encoding="utf-8")
+    prepare(root / "text.txt", root / "char", tokenizer=tokenizer, val_ratio=0.2)
+    return root / "char"
+
+
+@pytest.fixture(scope="session")
+def make_model(tokenizer: CharTokenizer) -> Callable[..., GPT]:
+    """`make_model(arch, seed=..., **fields)`: two layers, 16 wide, the same weights each time."""
+
+    def make(arch: str = "gpt2", *, seed: int = 1, **fields: Any) -> GPT:
+        sizes: dict[str, Any] = {
+            "vocab_size": tokenizer.vocab_size,
+            "block_size": 8,
+            "n_layer": 2,
+            "n_head": 2,
+            "n_embd": 16,
+        }
+        config = GPTConfig.from_arch(arch, **{**sizes, **fields})
+        return GPT(config, generator=torch.Generator().manual_seed(seed))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_trainer(
+    data_dir: Path, tokenizer: CharTokenizer, make_model: Callable[..., GPT]
+) -> Callable[..., Trainer]:
+    """`make_trainer(arch, run=..., dropout=..., **settings)`: everything that matters is on."""
+
+    def make(
+        arch: str = "gpt2",
+        *,
+        run: Run | None = None,
+        model: GPT | None = None,
+        dropout: float = 0.1,
+        dtype: torch.dtype = torch.float32,
+        data: Path = data_dir,
+        with_tokenizer: bool = True,
+        **settings: Any,
+    ) -> Trainer:
+        model = model or make_model(arch, dropout=dropout)
+        defaults: dict[str, Any] = {
+            "max_iters": 12,
+            "batch_size": 4,
+            "accumulate": 2,
+            "warmup_iters": 3,
+            "grad_clip": 0.5,
+            "eval_interval": 5,
+            "log_interval": 1,
+            "muon_warmup_iters": 6,
+            "seed": 5,
+        }
+        block_size = model.config.block_size
+        return Trainer(
+            model.to(dtype),
+            TokenDataset(data / "train.bin", block_size),
+            TokenDataset(data / "val.bin", block_size),
+            TrainConfig(**{**defaults, **settings}),
+            run=run,
+            tokenizer=tokenizer if with_tokenizer else None,
+            device="cpu",
+        )
+
+    return make

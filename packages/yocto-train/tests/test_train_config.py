@@ -1,0 +1,162 @@
+"""Settings are checked at once, all problems in one message; nothing that passes breaks later."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from yocto_data import TokenDataset, prepare
+from yocto_model import GPT
+from yocto_tokenizers import CharTokenizer
+from yocto_train import TrainConfig, TrainConfigError, TrainError, Trainer, place
+
+DEFAULTS = TrainConfig().to_dict()
+
+
+@pytest.mark.property
+@given(
+    st.sampled_from(sorted(DEFAULTS)),
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([1])
+    ),
+)
+def test_any_value_is_taken_or_refused_by_name(name: str, value: object) -> None:
+    """Each field either holds the value, or the error names the field; never another exception."""
+    try:
+        config = TrainConfig(**{name: value})
+    except TrainConfigError as error:
+        assert name in str(error)
+        assert "\n" not in str(error)
+    else:
+        assert value == getattr(config, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lr", math.nan), ("lr", math.inf), ("lr", -1.0), ("lr", 0), ("lr", True),
+        ("max_iters", -1), ("max_iters", 1.5), ("batch_size", 0), ("seed", -1), ("seed", 2**64),
+        ("beta2", 1.0), ("grad_clip", -1), ("eps", 0), ("optimizer", "sgd"), ("schedule", "step"),
+        ("sampling", ""), ("precision", "int8"), ("keep", 0), ("decay_fraction", 0.0),
+        ("min_lr_fraction", 1.1), ("muon_lr", math.nan), ("eval_interval", 0),
+    ],
+)  # fmt: skip
+def test_values_out_of_range(name: str, value: object) -> None:
+    """F2, F5, F8: the field, what it must be, and what it is, in one line."""
+    with pytest.raises(TrainConfigError, match=f"{name} must be .*, not") as caught:
+        TrainConfig(**{name: value})
+    assert str(caught.value).endswith(repr(value))
+
+
+def test_all_problems_are_named_at_once() -> None:
+    """Whoever has three typing errors sees three."""
+    with pytest.raises(TrainConfigError) as caught:
+        TrainConfig(lr=-1.0, max_iters=-1, optimizer="sgd")  # type: ignore[arg-type] # on purpose
+    assert all(name in str(caught.value) for name in ("lr", "max_iters", "optimizer"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"max_iters": 10, "warmup_iters": 10}, ("warmup_iters 10", "max_iters 10")),
+        ({"batch_size": 6, "accumulate": 4}, ("batch_size 6", "accumulate 4")),
+    ],
+)
+def test_contradictions_name_both(settings: dict[str, Any], names: tuple[str, str]) -> None:
+    """F9: two settings that do not fit each other are both named."""
+    with pytest.raises(TrainConfigError) as caught:
+        TrainConfig(**settings)
+    assert all(name in str(caught.value) for name in names)
+
+
+def test_dictionaries_round_trip() -> None:
+    """from_dict undoes to_dict, and refuses what it does not know by name."""
+    config = TrainConfig(optimizer="muon", lr=0.5, seed=2**63 - 1)
+    assert config == TrainConfig.from_dict(config.to_dict())
+    with pytest.raises(TrainConfigError, match="learning_rate"):
+        TrainConfig.from_dict({"learning_rate": 1})
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", "", "cpu:0x"])
+def test_a_device_that_is_not_here(device: str) -> None:
+    """F7: the message lists what there is."""
+    with pytest.raises(TrainConfigError, match=r"is not here; available: cpu"):
+        place(device, "auto")
+
+
+def test_float16_needs_cuda() -> None:
+    """F7: float16 on the CPU is refused with what to use instead."""
+    with pytest.raises(TrainConfigError, match="use float32 or bfloat16"):
+        place("cpu", "float16")
+
+
+def test_every_choice_has_a_reason() -> None:
+    """The placement says why, in words: one phrase for the device, one for the precision."""
+    for precision, dtype in (("auto", None), ("float32", None), ("bfloat16", torch.bfloat16)):
+        placement = place("cpu", precision)  # type: ignore[arg-type] # a loop over literals
+        assert dtype == placement.autocast
+        assert 2 == len(placement.reasons)
+
+
+# --- what does not fit each other, found before step 0 -------------------------------------------
+
+
+def test_windows_longer_than_the_model(make_model: Callable[..., GPT], data_dir: Path) -> None:
+    """Windows that the model cannot read are refused, with both numbers."""
+    model = make_model(block_size=4)
+    data = TokenDataset(data_dir / "train.bin", 8)
+    with pytest.raises(TrainConfigError, match="8 tokens.*block_size is 4"):
+        Trainer(model, data, data, TrainConfig(), device="cpu")
+
+
+def test_more_ids_than_the_model(make_model: Callable[..., GPT], data_dir: Path) -> None:
+    """Data with ids that the model lacks are refused before an embedding fails."""
+    data = TokenDataset(data_dir / "train.bin", 8)
+    model = make_model(vocab_size=5)
+    with pytest.raises(TrainConfigError, match="ids, the model only 5"):
+        Trainer(model, data, data, TrainConfig(), device="cpu")
+
+
+def test_a_tokenizer_that_did_not_make_the_data(
+    make_model: Callable[..., GPT], data_dir: Path, tokenizer: CharTokenizer
+) -> None:
+    """Rule 12: equal sizes are no match; data and tokenizer are compared by fingerprint."""
+    data = TokenDataset(data_dir / "train.bin", 8)
+    other = CharTokenizer(reversed(tokenizer.itos))
+    with pytest.raises(TrainConfigError, match="another tokenizer"):
+        Trainer(make_model(), data, data, TrainConfig(), tokenizer=other, device="cpu")
+
+
+def test_splits_of_different_tokenizers(
+    make_model: Callable[..., GPT], data_dir: Path, tokenizer: CharTokenizer, tmp_path: Path
+) -> None:
+    """B8: ids of one tokenizer to train on and of another to validate on mean nothing."""
+    other = CharTokenizer(reversed(tokenizer.itos))
+    (tmp_path / "t.txt").write_text("the lamp and the gull " * 9, encoding="utf-8")
+    prepare(tmp_path / "t.txt", tmp_path / "d", tokenizer=other, val_ratio=0.5)
+    train, val = (TokenDataset(d / "val.bin", 8) for d in (data_dir, tmp_path / "d"))
+    with pytest.raises(TrainConfigError, match="different tokenizers"):
+        Trainer(make_model(), train, val, TrainConfig(), device="cpu")
+
+
+def test_data_without_meta_has_any_tokenizer(
+    make_model: Callable[..., GPT], tokenizer: CharTokenizer, tmp_path: Path
+) -> None:
+    """Where nothing says which tokenizer made the data, nothing is compared."""
+    np.zeros(40, dtype="<u2").tofile(tmp_path / "t.bin")
+    data = TokenDataset(tmp_path / "t.bin", 8, dtype="uint16")
+    Trainer(make_model(), data, data, TrainConfig(), tokenizer=tokenizer, device="cpu")
+
+
+@pytest.mark.parametrize("prompt", ["\U0001f600", "x\ud800"])
+def test_a_prompt_that_cannot_be_encoded(prompt: str, make_trainer: Callable[..., Trainer]) -> None:
+    """A prompt for samples is encoded at once, and its problem is a setting's."""
+    with pytest.raises(TrainConfigError, match="sample_prompt") as caught:
+        make_trainer(sample_prompt=prompt)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, TrainError)

@@ -1,0 +1,179 @@
+"""Laws of evaluation: every target once, nothing changed, bits per byte."""
+
+import copy
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import Tensor
+from yocto_data import TokenDataset
+from yocto_model import GPT
+from yocto_tokenizers import CharTokenizer
+from yocto_train import bits_per_byte, bytes_per_token, evaluate
+from yocto_train.evaluate import cross_entropy
+
+
+class Recorder(GPT):
+    """A GPT that remembers what it was asked."""
+
+    inputs: list[Tensor]
+
+    def forward(self, idx: Tensor, **kwargs: object) -> Tensor:  # type: ignore[override] # a spy
+        self.inputs.append(idx.clone())
+        return super().forward(idx)
+
+
+def recorder(model: GPT) -> Recorder:
+    result = Recorder(model.config)
+    result.load_state_dict(model.state_dict())
+    result.inputs = []
+    return result
+
+
+@pytest.fixture(scope="module")
+def tokens_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TokenDataset]:
+    """`tokens_of(n, block_size)`: a data set of n tokens, each id below 32."""
+    directory = tmp_path_factory.mktemp("tokens")
+
+    def make(n: int, block_size: int) -> TokenDataset:
+        path = directory / f"{n}.bin"
+        if not path.exists():
+            (np.arange(n) * 7 % 32).astype("<u2").tofile(path)
+        return TokenDataset(path, block_size, dtype="uint16", vocab_size=32)
+
+    return make
+
+
+@pytest.mark.property
+@given(
+    n=st.integers(2, 60),
+    block_size=st.integers(1, 8),
+    batch_size=st.integers(1, 9),
+)
+@example(n=60, block_size=8, batch_size=3)
+@example(n=9, block_size=8, batch_size=1)
+def test_each_target_counts_once(
+    n: int,
+    block_size: int,
+    batch_size: int,
+    tokens_of: Callable[..., TokenDataset],
+    make_model: Callable[..., GPT],
+) -> None:
+    """Joined, the inputs are the split without its last token, in order; the loss is the mean
+    over all targets, however they were batched."""
+    block_size = min(block_size, n - 1)
+    data = tokens_of(n, block_size)
+    model = recorder(make_model(dropout=0.3).double())
+    model.double()
+    result = evaluate(model, data, batch_size=batch_size)
+    assert result is not None
+    ids, _ = data.window(0, n - 1)
+    assert torch.equal(ids, torch.cat([x.flatten() for x in model.inputs]))
+    assert (n - 1, True) == (result.tokens, result.whole)
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, n - 1, block_size):
+            x, y = data.window(start, min(block_size, n - 1 - start))
+            logits = model.eval()(x[None])
+            total -= float(logits[0].log_softmax(-1).gather(1, y[:, None]).sum())
+    assert result.loss == pytest.approx(total / (n - 1), rel=1e-9)
+
+
+@pytest.mark.property
+@given(n=st.integers(20, 60), batch_size=st.integers(1, 4), n_batches=st.integers(1, 6))
+@example(n=60, batch_size=2, n_batches=2)
+@example(n=20, batch_size=4, n_batches=6)
+def test_a_subset_is_spread_and_fixed(
+    n: int,
+    batch_size: int,
+    n_batches: int,
+    tokens_of: Callable[..., TokenDataset],
+    make_model: Callable[..., GPT],
+) -> None:
+    """A limited evaluation sees distinct windows, the same ones each time, from the whole split;
+    if it would not be smaller than the split, it is the split."""
+    data = tokens_of(n, 4)
+    model = recorder(make_model())
+    first = evaluate(model, data, batch_size=batch_size, n_batches=n_batches)
+    seen = list(model.inputs)
+    model.inputs.clear()
+    second = evaluate(model, data, batch_size=batch_size, n_batches=n_batches)
+    assert first is not None
+    assert first == second
+    assert all(torch.equal(a, b) for a, b in zip(seen, model.inputs, strict=True))
+    windows = (n - 1) // 4
+    assert first.whole == (n_batches * batch_size >= windows)
+    if not first.whole:
+        assert n_batches * batch_size * 4 == first.tokens
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_changes(
+    training: bool, make_model: Callable[..., GPT], tokens_of: Callable[..., TokenDataset]
+) -> None:
+    """R6: weights, the mode, and the generators of torch, NumPy and Python stay as they were, with
+    dropout in the model; and no gradient appears."""
+    model = make_model(dropout=0.5).train(training)
+    weights = copy.deepcopy(model.state_dict())
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - the global one
+    evaluate(model, tokens_of(50, 8))
+    after = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - the global one
+    assert torch.equal(before[0], after[0])
+    assert str(before[1:]) == str(after[1:])
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert training is model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_dropout_is_off(
+    make_model: Callable[..., GPT], tokens_of: Callable[..., TokenDataset]
+) -> None:
+    """Two evaluations of one model are equal to the bit, and equal one of the model without any."""
+    with_dropout, without = make_model(dropout=0.5), make_model(dropout=0.0)
+    data = tokens_of(50, 8)
+    assert evaluate(without, data) == evaluate(with_dropout, data) == evaluate(with_dropout, data)
+
+
+def test_a_stop_request_ends_it(
+    make_model: Callable[..., GPT], tokens_of: Callable[..., TokenDataset]
+) -> None:
+    """It is asked before each batch; after a yes there is no result, and the mode is restored."""
+    model = recorder(make_model()).train()
+    asked = iter([False, False, True])
+    assert evaluate(model, tokens_of(50, 4), batch_size=1, should_stop=lambda: next(asked)) is None
+    assert 2 == len(model.inputs)
+    assert model.training
+
+
+def test_the_loss_of_half_precision_is_computed_in_float32() -> None:
+    """Logits of 8 or 11 bits lose the loss's digits only once, in the logits themselves."""
+    logits = torch.randn(1, 5, 100)
+    for dtype in (torch.bfloat16, torch.float16):
+        half = logits.to(dtype)
+        loss = cross_entropy(half, torch.arange(5)[None])
+        assert torch.float32 == loss.dtype
+        assert torch.equal(cross_entropy(half.float(), torch.arange(5)[None]), loss)
+
+
+def test_bytes_per_token(data_dir: Path, tokenizer: CharTokenizer) -> None:
+    """It is the UTF-8 length of the text that the targets decode to, over their number; this text
+    holds characters of three bytes."""
+    data = TokenDataset(data_dir / "val.bin", 8)
+    _, targets = data.window(0, data.n_tokens - 1)
+    text = tokenizer.decode(targets.tolist())
+    expected = len(text.encode()) / (data.n_tokens - 1)
+    assert expected == bytes_per_token(tokenizer, data)
+    assert len(text.encode()) > len(text)
+
+
+def test_bits_per_byte() -> None:
+    """One bit per byte is ln 2 nats per one-byte token; tokens of two bytes halve it."""
+    assert bits_per_byte(math.log(2), 1.0) == pytest.approx(1)
+    assert bits_per_byte(math.log(2), 2.0) == pytest.approx(0.5)
+    assert bits_per_byte(math.log(256), 1.0) == pytest.approx(8)
