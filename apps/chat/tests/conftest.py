@@ -1,0 +1,164 @@
+"""A speaker that says what the script has, and conversations with it."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from yocto_chat.chat import Chat
+from yocto_chat.chat_model import ChatModel
+from yocto_chat.screen import Screen
+from yocto_cli.sampling_arguments import SamplingArguments
+from yocto_model import SamplingOptions, TextStream, Token
+from yocto_tokenizers import CHAT_TOKENS, CharTokenizer
+
+ALPHABET = "\n" + "".join(map(chr, range(0x20, 0x7F)))
+
+
+@dataclass
+class Scripted:
+    """Says one script after another; a script is the texts of its tokens.
+
+    Attributes:
+        scripts: what to say; after the last one, nothing.
+        calls: what it was asked.
+        before_token: called with the index of each token, before it is drawn.
+        endless: whether a script begins again at its end.
+    """
+
+    tokenizer: CharTokenizer
+    scripts: list[Sequence[str]] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    before_token: Callable[[int], None] = lambda _index: None
+    endless: bool = False
+
+    def stream(
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        *,
+        options: SamplingOptions,
+        stop: Sequence[str],
+        seed: int,
+        alternatives: int,
+        logprobs: bool,
+    ) -> TextStream:
+        self.calls.append(
+            {"prompt": list(prompt), "max": max_new_tokens, "seed": seed, "options": options}
+        )
+        script = self.scripts.pop(0) if self.scripts else ()
+        result = TextStream(list(prompt))
+        result.pieces = self._pieces(result, script, max_new_tokens)
+        return result
+
+    def prompts(self) -> list[str]:
+        """The texts of all prompts so far."""
+        return [self.tokenizer.decode(call["prompt"]) for call in self.calls]
+
+    def _pieces(self, result: TextStream, script: Sequence[str], limit: int) -> Iterator[str]:
+        texts = iter(script)
+        for index in range(limit):
+            self.before_token(index)
+            text = next(texts, None)
+            if text is None and self.endless:
+                texts = iter(script)
+                text = next(texts)
+            if text is None:
+                result.finish_reason = "eos"
+                return
+            result.tokens.append(self._token(text))
+            if text:
+                yield text
+        result.finish_reason = "length"
+
+    def _token(self, text: str) -> Token:
+        id_ = self.tokenizer.stoi.get(text, 0)
+        others = tuple((other, -2.0 - other / 100) for other in range(1, 10) if other != id_)
+        return Token(id=id_, text=text, logprob=-0.5, alternatives=((id_, -0.5), *others[:7]))
+
+
+class Talk:
+    """A chat with a scripted speaker, and what its screen shows."""
+
+    def __init__(self, chat: Chat, speaker: Scripted, out: io.StringIO) -> None:
+        self.chat, self.speaker, self._out = chat, speaker, out
+
+    @property
+    def shown(self) -> str:
+        """Everything written so far."""
+        return self._out.getvalue()
+
+
+MakeTalk = Callable[..., Talk]
+
+
+@pytest.fixture
+def tokenizer() -> CharTokenizer:
+    """Printable ASCII and the newline."""
+    return CharTokenizer(ALPHABET)
+
+
+@pytest.fixture
+def chat_tokenizer() -> CharTokenizer:
+    """The same with the tokens of a chat."""
+    return CharTokenizer(ALPHABET, special_tokens=CHAT_TOKENS)
+
+
+@pytest.fixture
+def make_talk(tokenizer: CharTokenizer) -> MakeTalk:
+    """Makes a chat whose model says the scripts given, one after the other."""
+
+    def make(
+        *scripts: Sequence[str],
+        block_size: int = 512,
+        speaks: CharTokenizer = tokenizer,
+        system: str = "",
+        max_ctx_tokens: int = 0,
+        out: io.StringIO | None = None,
+        **settings: Any,
+    ) -> Talk:
+        speaker = Scripted(speaks, list(scripts))
+        model = ChatModel(
+            speaker=speaker,
+            tokenizer=speaks,
+            block_size=block_size,
+            name="test-run",
+            step=7,
+            n_parameters=1234,
+            sha256="ab" * 32,
+        )
+        out = Utf8IO() if out is None else out
+        chat = Chat(
+            model,
+            SamplingArguments(**settings),
+            screen=Screen(out),
+            system=system,
+            max_ctx_tokens=max_ctx_tokens,
+        )
+        return Talk(chat, speaker, out)
+
+    return make
+
+
+class Utf8IO(io.StringIO):
+    """A stream that can show everything."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+
+class TerminalIO(Utf8IO):
+    """A stream that says it is a terminal as well."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal_out(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """A stream that takes escape sequences and colours."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return TerminalIO()
