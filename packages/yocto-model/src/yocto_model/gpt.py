@@ -51,22 +51,25 @@ class GPT(nn.Module):
         super().__init__()
         ambient = torch.get_rng_state()
         self.config = config
-        self.token_emb = nn.Embedding(config.vocab_size, config.n_embd)
+        self.token_emb = _empty_table(config.vocab_size, config.n_embd)
         self.pos_emb: nn.Embedding | None = None
         if config.positions == "learned":
-            self.pos_emb = nn.Embedding(config.block_size, config.n_embd)
+            self.pos_emb = _empty_table(config.block_size, config.n_embd)
         else:
             cos, sin = rotary_tables(config)
+            weight = self.token_emb.weight
+            home = torch.device("cpu") if weight.is_meta else weight.device
             # Computed, not learned: they stay out of the saved file.
-            self.register_buffer("cos", cos, persistent=False)
-            self.register_buffer("sin", sin, persistent=False)
+            self.register_buffer("cos", cos.to(home), persistent=False)
+            self.register_buffer("sin", sin.to(home), persistent=False)
         self.drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = make_norm(config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:
             self.head.weight = self.token_emb.weight
-        self.initialize(generator)
+        if not self.head.weight.is_meta:
+            self.initialize(generator)
         if generator is not None:
             torch.set_rng_state(ambient)  # torch's own layers have drawn weights, now replaced
 
@@ -231,7 +234,7 @@ class GPT(nn.Module):
         Raises:
             OSError: the file could not be written; an existing one is unchanged.
         """
-        weights = {name: tensor.detach() for name, tensor in self.state_dict().items()}
+        weights = {name: w.detach().contiguous() for name, w in self.state_dict().items()}
         storage.save(
             {
                 "format": "yocto-model",
@@ -262,9 +265,11 @@ class GPT(nn.Module):
             OSError: the file could not be read.
         """
         content = storage.load(file, expected_format="yocto-model", newest_version=1)
+        if not isinstance(content.get("config"), dict):
+            raise ModelFileError(f"{storage.name_of(file)} holds no model settings")
         try:
             config = GPTConfig.from_dict(content["config"])
-        except (ConfigError, KeyError, TypeError) as error:
+        except ConfigError as error:
             raise ModelFileError(
                 f"{storage.name_of(file)}: the model's settings are unusable: {error}"
             ) from error
@@ -272,14 +277,21 @@ class GPT(nn.Module):
         with torch.device("meta"):  # no memory and no time for weights that are replaced
             model = cls(config)
         storage.check_fit(weights, model.state_dict(), tied=config.tie_weights, file=file)
-        model = model.to_empty(device="cpu")
+        dtype = dtype or storage.common_dtype(weights.values())
+        ready = {key: weight.to(device=device, dtype=dtype) for key, weight in weights.items()}
+        model.load_state_dict(ready, assign=True)
         if config.tie_weights:
-            model.head.weight = model.token_emb.weight  # `to_empty` made two of the one
-        stored = next(iter(weights.values())).dtype
-        model.to(stored).load_state_dict(weights, strict=True)
-        if config.positions == "rotary":
-            model.cos, model.sin = rotary_tables(config)  # float32 first, as at construction
-        return model.to(device=device, dtype=dtype or stored).eval()
+            model.head.weight = model.token_emb.weight  # one tensor, not two equal ones
+        return model.to(device=device, dtype=dtype).eval()  # the weights are; now the buffers
+
+
+def _empty_table(rows: int, width: int) -> nn.Embedding:
+    """An embedding that is not yet initialised.
+
+    Plain `nn.Embedding` draws from N(0, 1) at once: wasted, and on the meta device, which `load`
+    uses, that one call makes torch import compiler and sympy, several seconds of a program's start.
+    """
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
 def attention_mask(T: int, cache: KVCache | None) -> Tensor | None:

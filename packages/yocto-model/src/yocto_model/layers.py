@@ -29,11 +29,12 @@ def rotary_tables(config: GPTConfig) -> tuple[Tensor, Tensor]:
     as in Llama and Qwen3, not neighbours as in the paper.
 
     Returns:
-        Two tensors (block_size, D).
+        Two tensors (block_size, D), on the CPU whatever the default device is.
     """
-    pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
+    pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu")
     frequencies = config.rotary_base ** (-pairs / config.head_dim)  # (D/2,)
-    angles = torch.outer(torch.arange(config.block_size).float(), frequencies)
+    places = torch.arange(config.block_size, dtype=torch.float32, device="cpu")
+    angles = torch.outer(places, frequencies)
     angles = torch.cat((angles, angles), dim=1)  # (block_size, D)
     return angles.cos(), angles.sin()
 

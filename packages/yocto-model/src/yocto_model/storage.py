@@ -6,14 +6,15 @@ inspected before it is opened, and what comes out is inspected before it is used
 """
 
 import contextlib
-import math
+import functools
 import os
 import pickle
 import re
 import struct
 import tempfile
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from yocto_model.config import GPTConfig
-from yocto_model.errors import ModelFileError
+from yocto_model.errors import ModelFileError, quoted
 
 File = str | os.PathLike[str] | IO[bytes]
 
@@ -38,6 +39,10 @@ _LOAD_ERRORS = (
     pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError,
     AttributeError, AssertionError, OverflowError, struct.error, MemoryError, zipfile.BadZipFile,
 )  # fmt: skip
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError, EOFError,
+    RuntimeError, OverflowError,
+)  # fmt: skip
 
 
 def save(content: Mapping[str, Any], file: str | os.PathLike[str] | Writable) -> None:
@@ -53,16 +58,13 @@ def save(content: Mapping[str, Any], file: str | os.PathLike[str] | Writable) ->
     """
     _check_plain(content, "content")
     if not isinstance(file, str | os.PathLike):
-        torch.save(dict(content), file)  # type: ignore[arg-type] # it calls nothing but write
+        _write(content, file, name_of(file))
         return
     target = Path(file)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as out:
-            try:
-                torch.save(dict(content), out)
-            except RuntimeError as error:  # how torch reports a failed write
-                raise OSError(f"could not write {target}: is the disk full?") from error
+            _write(content, out, name_of(file))
             out.flush()
             os.fsync(out.fileno())
         umask = os.umask(0)
@@ -109,11 +111,10 @@ def load(file: File, *, expected_format: str, newest_version: int) -> dict[str, 
     return content
 
 
-def name_of(file: File) -> str:
+def name_of(file: File | Writable) -> str:
     """How error messages call the file."""
-    if isinstance(file, str | os.PathLike):
-        return str(file)
-    return str(getattr(file, "name", "the file"))
+    path = file if isinstance(file, str | os.PathLike) else getattr(file, "name", "the file")
+    return str(path) if str(path).isprintable() else quoted(str(path), limit=200)
 
 
 def checked_weights(weights: object, config: GPTConfig, file: File) -> dict[str, Tensor]:
@@ -123,17 +124,40 @@ def checked_weights(weights: object, config: GPTConfig, file: File) -> dict[str,
         raise ModelFileError(f"{name} holds no weights")
     for key, tensor in weights.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            raise ModelFileError(f"{name}: weight {key!r} is not a tensor")
+            raise ModelFileError(f"{name}: weight {quoted(key)} is not a tensor")
         if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            raise ModelFileError(f"{name}: weight {key} has dtype {tensor.dtype}, not a float")
+            raise ModelFileError(f"{name}: weight {quoted(key)} is {tensor.dtype}, not a float")
         if not bool(torch.isfinite(tensor).all()):
-            raise ModelFileError(f"{name}: weight {key} holds NaN or infinite values")
-    held = sum(tensor.numel() for tensor in weights.values())
-    if held < config.n_parameters:  # before a model of the stated size is built
+            raise ModelFileError(f"{name}: weight {quoted(key)} holds NaN or infinite values")
+    _check_size(weights, config, name)
+    return weights
+
+
+def _check_size(weights: Mapping[str, Tensor], config: GPTConfig, name: str) -> None:
+    """Before a model is built: refuse settings that need much more memory than the file brings."""
+    # By storage, because many weights may claim the same one; a tied head rightly does.
+    storages = {t.untyped_storage().data_ptr(): t for t in weights.values()}.values()
+    held = sum(t.untyped_storage().nbytes() // t.element_size() for t in storages)
+    if held < config.n_parameters:
         raise ModelFileError(
             f"{name}: its settings need {config.n_parameters:,} weights, it holds {held:,}"
         )
-    return weights
+    if len(weights) < config.n_layer:
+        raise ModelFileError(
+            f"{name}: its settings name {config.n_layer:,} layers, it holds {len(weights)} weights"
+        )
+    # Rotary tables are not in the file; 1 GiB of them is eight million positions of 16 numbers.
+    table_bytes = 2 * 4 * config.block_size * config.head_dim
+    if config.positions == "rotary" and table_bytes > 2**30:
+        raise ModelFileError(
+            f"{name}: its block_size {config.block_size:,} needs about "
+            f"{table_bytes / 1e9:,.0f} GB for positions alone"
+        )
+
+
+def common_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The dtype that holds all values of all tensors exactly."""
+    return functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
 
 
 def check_fit(
@@ -141,7 +165,7 @@ def check_fit(
 ) -> None:
     """Compare names and shapes with the model's own; ModelFileError lists up to ten problems."""
     problems = [f"{key} is missing" for key in expected if key not in weights]
-    problems += [f"{key} is unknown" for key in weights if key not in expected]
+    problems += [f"{quoted(key)} is unknown" for key in weights if key not in expected]
     problems += [
         f"{key} has shape {tuple(weights[key].shape)}, expected {tuple(want.shape)}"
         for key, want in expected.items()
@@ -154,6 +178,18 @@ def check_fit(
         raise ModelFileError(f"{name_of(file)}: {'; '.join(problems[:10])}{more}")
 
 
+def _write(content: Mapping[str, Any], out: Writable, name: str) -> None:
+    try:
+        torch.save(dict(content), out)  # type: ignore[arg-type] # it calls nothing but write
+    except RuntimeError as error:  # how torch reports that a write failed; the cause is below it
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise OSError(f"could not write {name}") from error
+        raise OSError(cause.errno, cause.strerror or str(cause), name) from error
+
+
 # --- the archive -----------------------------------------------------------------------------
 
 
@@ -163,7 +199,9 @@ def _load_open(file: IO[bytes], name: str) -> object:
     _check_archive(file, size, name)
     file.seek(0)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
+            return torch.load(file, map_location="cpu", weights_only=True)
     except _LOAD_ERRORS as error:
         # torch's own text recommends loading unsafely, so it is not repeated.
         raise ModelFileError(
@@ -172,7 +210,7 @@ def _load_open(file: IO[bytes], name: str) -> object:
 
 
 def _check_archive(file: IO[bytes], size: int, name: str) -> None:
-    head = file.read(256)
+    head = file.read(512)
     if not head.startswith(b"PK\x03\x04"):
         raise ModelFileError(f"{name} is not a .pt file: it looks like {_looks_like(head)}")
     try:
@@ -181,25 +219,37 @@ def _check_archive(file: IO[bytes], size: int, name: str) -> None:
             tail = archive.start_dir + sum(
                 46 + len(m.orig_filename.encode()) + len(m.extra) + len(m.comment) for m in members
             )
-            broken = None
-            if all(m.compress_type == zipfile.ZIP_STORED for m in members):
-                if sum(m.file_size for m in members) <= size:
-                    broken = archive.testzip()
-            else:
-                raise ModelFileError(f"{name} is a compressed archive, which no .pt file is")
-    except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError) as error:
+            # Only an archive as torch writes it is read on: nothing to inflate or to decrypt.
+            as_written = all(map(_is_as_written, members))
+            adds_up = sum(m.file_size for m in members) <= size
+            broken = archive.testzip() if as_written and adds_up else None
+    except _ZIP_ERRORS as error:
         raise ModelFileError(f"{name} is cut off or damaged") from error
+    if not as_written:
+        raise ModelFileError(f"{name} is damaged or a compressed archive, which no .pt file is")
     names = [member.filename for member in members]
     odd = [n for n in names if not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)*", n) or ".." in n]
     if odd or len(set(names)) != len(names):
         raise ModelFileError(f"{name} holds oddly named or repeated members")
+    if any(n.endswith("/constants.pkl") for n in names):
+        raise ModelFileError(f"{name} is a TorchScript archive: code, which is never loaded")
     if sum(n.endswith("/data.pkl") for n in names) != 1:
         raise ModelFileError(f"{name} is a zip archive, but not a .pt file")
     # What follows the directory is an end record of 22 bytes, after 76 bytes more for zip64.
-    if sum(m.file_size for m in members) > size or not 22 <= size - tail <= 98:
+    if not adds_up or size - tail not in (22, 22 + 76):
         raise ModelFileError(f"{name} is damaged: its parts do not add up to its size")
     if broken is not None:
         raise ModelFileError(f"{name} is damaged: the checksum of {broken} is wrong")
+
+
+def _is_as_written(member: zipfile.ZipInfo) -> bool:
+    """Stored as it is, not encrypted, and not marked as a directory.
+
+    Python takes a member for a directory if its name says so, torch if this one bit says so; it
+    then reads nothing and returns what the memory held.
+    """
+    stored = member.compress_type == zipfile.ZIP_STORED and member.file_size == member.compress_size
+    return stored and not member.flag_bits & 0x1 and not member.external_attr & 0x10
 
 
 def _looks_like(head: bytes) -> str:
@@ -211,7 +261,10 @@ def _looks_like(head: bytes) -> str:
         (b"<html", "a web page"),
         (b"\x80", "a bare pickle, which is never loaded"),
         (b"\x1f\x8b", "a gzip file"),
+        (b"gguf", "a GGUF file"),
     )
+    if head[257:262] == b"ustar":
+        return "a tar archive"
     for start, what in signs:
         if head.lstrip().lower().startswith(start):
             return what
@@ -224,36 +277,46 @@ def _looks_like(head: bytes) -> str:
 
 def _check_plain(value: object, where: str) -> None:
     """One NumPy number in a file makes it save but never load: refuse before writing."""
-    if value is None or isinstance(value, Tensor) or type(value) in (str, int, float, bool):
-        return
-    if isinstance(value, Mapping):
+    if isinstance(value, Tensor):
+        if not _is_plain_tensor(value):
+            raise TypeError(
+                f"{where} is no plain contiguous tensor, so it would not be loaded back"
+            )
+    elif isinstance(value, Mapping):
         for key, item in value.items():
             _check_plain(key, f"a key of {where}")
-            _check_plain(item, f"{where}[{key!r}]")
+            _check_plain(item, f"{where}[{quoted(key)}]")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _check_plain(item, f"{where}[{index}]")
-    else:
+    elif value is not None and type(value) not in (str, int, float, bool):
         raise TypeError(f"{where} is a {type(value).__name__}, which cannot be loaded back safely")
 
 
-def _check_tensors(value: object, name: str) -> None:
+def _check_tensors(content: object, name: str) -> None:
     """Refuse tensors that claim more memory than they bring: views, sparse, quantised, meta."""
-    if isinstance(value, Tensor):
-        sound = (
-            value.layout == torch.strided
-            and value.device.type == "cpu"
-            and not value.is_quantized
-            and value.is_contiguous()
-            and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-            and math.prod(value.shape) == value.numel()
-        )
-        if not sound:
+    # Each object once and without recursion: a file may nest lists a million deep, or let each
+    # hold the one before it twice.
+    seen: set[int] = set()
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor) and not _is_plain_tensor(value):
             raise ModelFileError(f"{name} holds a tensor of an unsupported kind")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_tensors(key, name)
-            _check_tensors(item, name)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _check_tensors(item, name)
+        if isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            waiting += value
+
+
+def _is_plain_tensor(value: Tensor) -> bool:
+    return (
+        value.layout == torch.strided
+        and value.device.type != "meta"
+        and not value.is_quantized
+        and value.is_contiguous()
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
