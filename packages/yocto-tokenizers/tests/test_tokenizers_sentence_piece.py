@@ -192,11 +192,13 @@ def test_symbols_that_hold_a_space_or_newline_forbid_cutting(corpus: str) -> Non
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
         add_dummy_prefix=False,
-        user_defined_symbols=["thing is", ".\nIt", "\n\n"],
+        user_defined_symbols=["thing\u2581is", ".\nIt", "\n\n"],
     )
     tokenizer = SentencePieceTokenizer(model)
-    for unit in ("the thing is ", "a.\nIt", "\n\n\n"):
-        assert raw(tokenizer).encode(unit * 1000) == tokenizer.encode(unit * 1000)
+    for unit, symbol in (("the thing is ", "thing is"), ("a.\nIt", ".\nIt"), ("\n\n\n", "\n\n")):
+        ids = tokenizer.encode(unit * 1000)
+        assert raw(tokenizer).encode(unit * 1000) == ids
+        assert symbol in [tokenizer.decode([i]) for i in set(ids)]
 
 
 def test_every_pair_of_bytes() -> None:

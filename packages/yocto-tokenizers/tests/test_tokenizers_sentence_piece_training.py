@@ -129,6 +129,13 @@ def test_options_out_of_range(options: dict[str, object], message: str, corpus: 
         SentencePieceTokenizer.train(corpus, **{"vocab_size": 400, **options})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("coverage", [0.98, 1, 1.0])
+def test_the_ends_of_a_range_are_in_it(coverage: float, corpus: str) -> None:
+    """The smallest and the largest coverage are accepted."""
+    tokenizer = SentencePieceTokenizer.train(corpus, vocab_size=400, character_coverage=coverage)
+    assert tokenizer.vocab_size == 400
+
+
 @pytest.mark.parametrize("texts", ["", [], ["", ""], "\u2581"])
 def test_empty_texts_are_refused(texts: list[str]) -> None:
     """Nothing to learn from is an error in our words."""
