@@ -235,8 +235,11 @@ def _check_archive(file: IO[bytes], size: int, name: str) -> None:
         raise ModelFileError(f"{name} is a TorchScript archive: code, which is never loaded")
     if sum(n.endswith("/data.pkl") for n in names) != 1:
         raise ModelFileError(f"{name} is a zip archive, but not a .pt file")
-    # What follows the directory is an end record of 22 bytes, after 76 bytes more for zip64.
-    if not adds_up or size - tail not in (22, 22 + 76):
+    # What follows the directory is an end record of 22 bytes, after 76 bytes more for zip64. And
+    # nothing comes before the first member, or torch would count its places from elsewhere.
+    file.seek(size - 22)
+    ends = file.read(4) == b"PK\x05\x06" and size - tail in (22, 22 + 76)
+    if not ends or not adds_up or min(member.header_offset for member in members) != 0:
         raise ModelFileError(f"{name} is damaged: its parts do not add up to its size")
     if broken is not None:
         raise ModelFileError(f"{name} is damaged: the checksum of {broken} is wrong")
