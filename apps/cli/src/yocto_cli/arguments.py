@@ -15,7 +15,7 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -285,16 +285,16 @@ _REGISTRY = ConstructorRegistry()
 def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """A flag that is absent by default takes its type's values; the word None is not among them."""
     inner = [t for t in get_args(info.type) if t is not type(None)]
-    if get_origin(info.type) not in (Union, types.UnionType) or inner not in (
-        [int],
-        [float],
-        [str],
-    ):
+    if get_origin(info.type) not in (Union, types.UnionType) or len(inner) != 1:
         return None
-    kind = inner[0]
+    choices = get_args(inner[0]) if get_origin(inner[0]) is Literal else ()
+    kind = str if choices else inner[0]
+    if kind not in (int, float, str):
+        return None
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar=kind.__name__.upper(),
+        metavar=f"{{{','.join(choices)}}}" if choices else kind.__name__.upper(),
+        choices=choices or None,
         instance_from_str=lambda words: kind(words[0]),
         is_instance=lambda value: value is None or isinstance(value, kind),
         str_from_instance=lambda value: ["none" if value is None else str(value)],

@@ -42,6 +42,7 @@ def load_generator(
         TokenizerError: a named tokenizer cannot be read.
     """
     placement = place(device, "auto")
+    named = named_tokenizer(tokenizer_path, vocab_path)
     try:
         checkpoint = find_checkpoint(ckpt, root=ckpt_dir)
     except (OSError, ValueError) as error:
@@ -51,7 +52,7 @@ def load_generator(
         raise UsageError(
             f"cannot read --ckpt {one_line(str(ckpt or ckpt_dir))}: {reason}"
         ) from error
-    tokenizer = _tokenizer_of(checkpoint, named_tokenizer(tokenizer_path, vocab_path))
+    tokenizer = _tokenizer_of(checkpoint, named)
     check_mode(mode, tokenizer, where=str(checkpoint.directory))
     model = checkpoint.load_model(device=placement.device)
     try:

@@ -124,7 +124,8 @@ def check_target(out_dir: str | Path, *, val_ratio: float, force: bool) -> None:
         problems.append(f"the shell did not expand {shown}; write $HOME instead of ~")
     else:
         try:
-            occupied = not force and any(os.scandir(out_dir))
+            with os.scandir(out_dir) as entries:
+                occupied = not force and any(entries)
         except (OSError, ValueError):
             occupied = False  # not there yet, or nothing one can write to: yocto-data says what
         if occupied:

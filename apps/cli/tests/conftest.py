@@ -1,0 +1,93 @@
+"""Shared by the tests of this package: small files, and commands run in this process."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., int]
+Runner = Callable[[Command, Sequence[str]], Result]
+
+POEM = "The soul of the world is the thing that we know.\nWhat is it, and who are we?\n" * 30
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Runner:
+    """Runs the main function of a command and gives what it returned and wrote."""
+
+    def runner(main: Command, words: Sequence[str]) -> Result:
+        capsys.readouterr()
+        code = main(list(words))
+        out, err = capsys.readouterr()
+        return Result(code, out, err)
+
+    return runner
+
+
+@pytest.fixture
+def refused(run: Runner) -> Callable[[Command, Sequence[str]], str]:
+    """Runs a command that must refuse: exit code 2, one safe line on stderr, which is returned."""
+
+    def runner(main: Command, words: Sequence[str]) -> str:
+        result = run(main, words)
+        assert result.code == 2, result
+        assert result.out == ""
+        assert result.err.count("\n") == 1
+        assert result.err.endswith("\n")
+        assert len(result.err) <= 320
+        assert "Traceback" not in result.err
+        assert result.err[:-1].isprintable(), result.err
+        return result.err
+
+    return runner
+
+
+@pytest.fixture
+def poem(tmp_path: Path) -> Path:
+    """A text file."""
+    path = tmp_path / "poem.txt"
+    path.write_text(POEM, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of runs: `char` with two steps, and `bpe`; their models are untrained."""
+    import torch
+    from yocto_model import GPT, GPTConfig
+    from yocto_tokenizers import CharTokenizer, SentencePieceTokenizer
+    from yocto_train import save_checkpoint
+
+    root = tmp_path_factory.mktemp("runs")
+    tokenizers = {
+        "char": CharTokenizer.train(POEM),
+        "bpe": SentencePieceTokenizer.train(POEM, vocab_size=300),
+    }
+    for name, tokenizer in tokenizers.items():
+        config = GPTConfig(
+            vocab_size=tokenizer.vocab_size, n_layer=1, n_head=2, n_embd=8, block_size=16
+        )
+        for step in (5, 10):
+            torch.manual_seed(step)
+            (root / name).mkdir(exist_ok=True)
+            save_checkpoint(
+                root / name,
+                GPT(config),
+                {"step": step},
+                tokenizer=tokenizer,
+                data={},
+                val_loss=3.5 - step / 10,
+                environment={},
+            )
+    return root

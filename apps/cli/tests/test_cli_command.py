@@ -1,0 +1,156 @@
+"""How commands end: exit codes, one line on stderr, nothing on a broken pipe."""
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from yocto_cli.arguments import UsageError, WorkFailedError, run_command
+from yocto_cli.command import next_command
+
+
+class TokenizerError(ValueError):
+    """Named as the base error of a package is."""
+
+
+class TokenizerWriteError(TokenizerError, OSError):
+    """A write that failed."""
+
+
+class DataError(ValueError):
+    """Named as the base error of a package is."""
+
+
+class WorkError(DataError):
+    """The work failed."""
+
+
+class TrainError(Exception):
+    """Named as the base error of a package is."""
+
+
+class SaveError(TrainError, RuntimeError):
+    """The work failed."""
+
+
+class CheckpointError(TrainError, ValueError):
+    """Something to change."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+def main_that_raises(error: BaseException) -> Callable[..., int]:
+    def fail(_: list[str]) -> int:
+        raise error
+
+    return lambda argv: run_command(fail, prog="x", argv=argv)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UsageError("bad flag; drop it"), 2, "bad flag; drop it"),
+        (WorkFailedError("broke"), 1, "broke"),
+        (TokenizerError("unknown word"), 2, "unknown word"),
+        (TokenizerWriteError("cannot write"), 1, "cannot write"),
+        (DataError("not UTF-8"), 2, "not UTF-8"),
+        (WorkError("source changed"), 1, "source changed"),
+        (CheckpointError("damaged"), 2, "damaged"),
+        (SaveError("disk"), 1, "disk"),
+        (OutOfMemoryError("CUDA: 2 GiB"), 1, "out of memory; try"),
+        (MemoryError(), 1, "out of memory; try"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x\ny"), 1, "denied (/x\u240ay)"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "device; make room"),
+        (KeyError("k"), 1, "unexpected KeyError: 'k'; run it again with --debug"),
+        (UsageError("two\nlines \x1b[2J"), 2, "two\u240alines \u241b[2J"),
+    ],
+)
+def test_errors_have_their_exit_code_and_their_line(
+    error: BaseException, code: int, line: str, run: Any
+) -> None:
+    """2 where the user must change something, 1 where the work failed; always one safe line."""
+    result = run(main_that_raises(error), [])
+    assert code == result.code
+    assert result.err.startswith("x: error: ")
+    assert line in result.err
+    assert result.err.count("\n") == 1
+    assert "\x1b" not in result.err
+
+
+def test_a_long_message_keeps_its_two_ends(run: Any) -> None:
+    """A line of an error has at most about 300 characters, and still says what to do."""
+    result = run(main_that_raises(UsageError(f"begin {'x' * 5000}; the fix")), [])
+    assert len(result.err) < 320
+    assert "begin" in result.err
+    assert result.err.endswith("; the fix\n")
+
+
+def test_debug_adds_the_traceback(run: Any) -> None:
+    """And the line of the error is still the last one."""
+    result = run(main_that_raises(UsageError("bad")), ["--debug"])
+    assert "Traceback" in result.err
+    assert result.err.splitlines()[-1] == "x: error: bad"
+
+
+def test_rephrase_puts_advice_into_flags(run: Any) -> None:
+    """A command can turn a package's words into its own."""
+
+    def fail(_: list[str]) -> int:
+        raise DataError("use force")
+
+    def main(argv: Sequence[str]) -> int:
+        return run_command(
+            fail, prog="x", argv=argv, rephrase=lambda text: text.replace("force", "--force")
+        )
+
+    assert "x: error: use --force\n" == run(main, []).err
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"), [(None, 0), (0, 0), (130, 130), (SystemExit(3), 3), (SystemExit(), 0)]
+)
+def test_an_exit_code_is_passed_on(outcome: Any, code: int, run: Any) -> None:
+    """What a command returns, or leaves with, is its exit code."""
+
+    def main(_: list[str]) -> int | None:
+        if isinstance(outcome, SystemExit):
+            raise outcome
+        result: int | None = outcome
+        return result
+
+    assert code == run(lambda argv: run_command(main, prog="x", argv=argv), []).code
+
+
+def test_ctrl_c_is_130_and_a_closed_pipe_is_0(run: Any) -> None:
+    """Neither is an error; only Ctrl-C says a word."""
+    stopped = run(main_that_raises(KeyboardInterrupt()), [])
+    assert (130, "x: stopped\n") == (stopped.code, stopped.err)
+    gone = run(main_that_raises(BrokenPipeError(errno.EPIPE, "Broken pipe")), [])
+    assert (0, "") == (gone.code, gone.err)
+
+
+def test_sigterm_unwinds_and_is_143(run: Any) -> None:
+    """A `finally` runs, the exit code says which signal, and the old handler is back."""
+    before = signal.getsignal(signal.SIGTERM)
+    cleaned = []
+
+    def main(_: list[str]) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.sigtimedwait([], 5)  # the handler runs as soon as Python does
+        finally:
+            cleaned.append(True)
+
+    assert run(lambda argv: run_command(main, prog="x", argv=argv), []).code == 143
+    assert [True] == cleaned
+    assert before == signal.getsignal(signal.SIGTERM)
+
+
+def test_the_next_command_can_be_copied() -> None:
+    """Words a shell would split are quoted."""
+    command = next_command("yocto-train", "--data_dir", "my data")
+    assert command == "uv run yocto-train --data_dir 'my data'"

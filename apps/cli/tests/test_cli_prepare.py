@@ -1,0 +1,219 @@
+"""yocto-prepare: a data directory and the next command, or one line and nothing written."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from yocto_cli import preparing
+from yocto_cli.errors import UsageError
+from yocto_cli.prepare import in_flags, main
+from yocto_cli.progress import ProgressBar
+from yocto_data import DataMeta, load_bin
+from yocto_tokenizers import load_tokenizer
+
+Refused = Callable[[Callable[..., int], Sequence[str]], str]
+
+
+def everything_below(directory: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
+        for path in directory.rglob("*")
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "unit"),
+    [
+        ("char", "vocab.json", "characters"),
+        ("word --vocab_size 12", "tokenizer.json", "words"),
+        ("bpe --vocab_size 300", "tokenizer.model", "tokens"),
+    ],
+)
+def test_each_way_makes_a_data_directory(
+    words: str, file: str, unit: str, *, run: Any, poem: Path, tmp_path: Path
+) -> None:
+    """Four files; the tokens spell the text; the summary ends with the command that trains."""
+    out = tmp_path / "my data"
+    result = run(main, [*words.split(), "--text_path", str(poem), "--out_dir", str(out)])
+    assert (0, "") == (result.code, result.err)
+    assert {"train.bin", "val.bin", "meta.json", file} == {path.name for path in out.iterdir()}
+    tokenizer = load_tokenizer(out)
+    ids = np.concatenate([load_bin(out / "train.bin"), load_bin(out / "val.bin")])
+    if file != "tokenizer.json":
+        assert poem.read_text() == tokenizer.decode(ids)
+    lines = result.out.splitlines()
+    assert f"{tokenizer.vocab_size} {unit}" in lines[0]
+    assert f"next: uv run yocto-train --data_dir '{out}'" == lines[-1]
+
+
+def test_the_share_of_unknown_words_is_said(run: Any, poem: Path, tmp_path: Path) -> None:
+    """It equals a plain count over both splits."""
+    out = tmp_path / "out"
+    words = ["word", "--vocab_size=12", f"--text_path={poem}", f"--out_dir={out}"]
+    text = run(main, words).out
+    ids = np.concatenate([load_bin(out / "train.bin"), load_bin(out / "val.bin")])
+    assert f"note: {np.mean(ids == 0):.2%} of the tokens are words outside" in text
+
+
+def test_what_happened_to_the_text_is_said_once(run: Any, tmp_path: Path) -> None:
+    """A byte order mark, replaced bytes, controls: counted, each in a line."""
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"\xef\xbb\xbf" + b"wind and rain \x1b \xff and so on\n" * 20)
+    words = [f"--text_path={text}", f"--out_dir={tmp_path / 'out'}", "--errors=replace"]
+    out = run(main, ["char", *words]).out
+    assert "note: 1 byte order mark dropped" in out
+    assert "note: 20 places not in utf-8" in out
+    assert "note: 20 control characters kept" in out
+
+
+def test_several_sources_a_tokenizer_and_a_toml_file(run: Any, poem: Path, tmp_path: Path) -> None:
+    """Flags may come from a file; a tokenizer that is named is used, not learned."""
+    first = tmp_path / "first"
+    assert (
+        run(main, ["char", f"--text_path={poem}", f"--out_dir={first}", "--chat_tokens"]).code == 0
+    )
+    other = tmp_path / "other.txt"
+    other.write_text("we are the soul\n" * 20)
+    config = tmp_path / "c.toml"
+    config.write_text(f'text_path = ["{poem}", "{other}"]\nval_ratio = 0.4\n')
+    second = tmp_path / "second"
+    words = ["char", f"--config={config}", f"--out_dir={second}", f"--vocab_path={first}"]
+    assert run(main, words).code == 0
+    meta = DataMeta.load(second)
+    assert load_tokenizer(first).fingerprint() == meta.tokenizer.fingerprint
+    assert ["poem.txt", "other.txt"] == [source.name for source in meta.sources]
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("char --out_dir={tmp}/o --text_path={tmp}/none.txt", "No such file or directory"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/*.nix", "matches no file"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/empty.txt", "empty.txt"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/latin.txt", "at byte 3"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/utf16.txt", "byte order mark"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/tiny.txt", "split"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/a.json", ".jsonl"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/bad.jsonl", "line 2"),
+        ("char --out_dir={tmp}/full --text_path={tmp}/poem.txt", "give --force"),
+        ("char --out_dir={tmp}/poem.txt --text_path={tmp}/poem.txt", "poem.txt"),
+        ("char --out_dir={tmp}/poem.txt/x --text_path={tmp}/poem.txt", "poem.txt"),
+        ("char --out_dir=/ --text_path={tmp}/poem.txt", "/"),
+        ("char --out_dir= --text_path={tmp}/poem.txt", "name a new directory"),
+        ("char --out_dir=~/o --text_path={tmp}/poem.txt", "$HOME instead of ~"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/poem.txt --val_ratio=0", "--val_ratio"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/poem.txt --val_ratio=1", "--val_ratio"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/poem.txt --val_ratio=-0.1", "--val_ratio"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/poem.txt --val_ratio=nan", "--val_ratio"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/poem.txt --seed=-1", "seed"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/poem.txt --workers=-1", "--workers"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/poem.txt --encoding=klingon", "klingon"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/poem.txt --vocab_path={tmp}", "no tokenizer"),
+        ("char --out_dir={tmp}/o --text_path", "--text_path needs a value"),
+        ("char --text_path={tmp}/poem.txt", "missing --out_dir"),
+        ("word --out_dir={tmp}/o --text_path={tmp}/poem.txt --vocab_size=1", "at least 2"),
+        ("bpe --out_dir={tmp}/o --text_path={tmp}/poem.txt --vocab_size=0", "vocab_size is 0"),
+        ("bpe --out_dir={tmp}/o --text_path={tmp}/poem.txt --vocab_size=9", "too small"),
+        ("bpe --out_dir={tmp}/o --text_path={tmp}/poem.txt", "or --shrink"),
+        ("bpe --out_dir={tmp}/o --text_path={tmp}/poem.txt --character_coverage=2", "0.98 to 1"),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_is_written(
+    words: str, what: str, refused: Refused, poem: Path, tmp_path: Path
+) -> None:
+    """One line that names it, exit code 2, and the directory is byte for byte as before."""
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "tiny.txt").write_text("a")
+    (tmp_path / "latin.txt").write_bytes("caf\xe9 au lait".encode("latin-1"))
+    (tmp_path / "utf16.txt").write_bytes("wind".encode("utf-16"))
+    (tmp_path / "a.json").write_text("[]")
+    (tmp_path / "bad.jsonl").write_text('{"text": "wind"}\n{"txt": "rain"}\n')
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "diary.txt").write_text("dear")
+    before = everything_below(tmp_path)
+    assert what in refused(main, words.format(tmp=tmp_path).split())
+    assert before == everything_below(tmp_path)
+
+
+def test_a_path_of_escapes_is_shown_and_not_obeyed(refused: Refused, tmp_path: Path) -> None:
+    """A newline, ESC or bytes that are no UTF-8 in a name stay in one line."""
+    for name in ("a\nb\x1b[2J", "\udcff", "x" * 300, "a\0b"):
+        refused(main, ["char", f"--text_path={tmp_path / name}", f"--out_dir={tmp_path / 'o'}"])
+        refused(main, ["char", f"--text_path={tmp_path}", f"--out_dir={tmp_path / name}"])
+
+
+def test_force_replaces_data_and_nothing_else(run: Any, poem: Path, tmp_path: Path) -> None:
+    """A second preparation is refused without --force, and a foreign file always stays."""
+    out = tmp_path / "out"
+    words = ["char", f"--text_path={poem}", f"--out_dir={out}"]
+    assert run(main, words).code == 0
+    again = run(main, words)
+    assert again.code == 2
+    assert "give --force" in again.err
+    assert run(main, [*words, "--force", "--val_ratio=0.5"]).code == 0
+    meta = DataMeta.load(out)
+    assert meta.train.tokens == meta.val.tokens
+    (out / "diary.txt").write_text("dear")
+    assert run(main, [*words, "--force"]).code == 2
+    assert (out / "diary.txt").read_text() == "dear"
+
+
+def test_a_tokenizer_of_another_kind_is_refused(refused: Refused, run: Any, poem: Path) -> None:
+    """The message names the right first word."""
+    out = poem.parent / "bpe"
+    run(main, ["bpe", f"--text_path={poem}", f"--out_dir={out}", "--vocab_size=300"])
+    words = [f"--text_path={poem}", f"--out_dir={poem.parent / 'o'}"]
+    line = refused(main, ["char", *words, f"--tokenizer_path={out}"])
+    assert "sentencepiece; use yocto-prepare bpe" in line
+    assert "give it as --tokenizer_path" in refused(main, ["bpe", *words, f"--vocab_path={out}"])
+
+
+def test_preparing_can_be_called_from_another_command(poem: Path, tmp_path: Path) -> None:
+    """prepare_char gives the meta.json it wrote, tells progress, and refuses too short a split."""
+    seen: list[tuple[str, int, int]] = []
+    meta = preparing.prepare_char(
+        str(poem), tmp_path / "a", val_ratio=0.2, progress=lambda *all_: seen.append(all_)
+    )
+    assert DataMeta.load(tmp_path / "a") == meta
+    size = poem.stat().st_size
+    assert (preparing.LEARNING, size, size) in seen
+    assert (preparing.ENCODING, size, size) == seen[-1]
+    with pytest.raises(UsageError, match="--force"):
+        preparing.prepare_char(str(poem), tmp_path / "a")
+    with pytest.raises(ValueError, match="block_size"):
+        preparing.prepare_char(str(poem), tmp_path / "b", block_size=100_000)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("pass 35, more text, or shrink=True", "pass 35, more text, or --shrink"),
+        ("use force to replace it", "use --force to replace it"),
+        ("pass encoding utf-16", "pass --encoding utf-16"),
+        ("use errors=replace", "use --errors=replace"),
+        ("--val_ratio must be", "--val_ratio must be"),
+        ("many errors in the encoding", "many errors in the encoding"),
+    ],
+)
+def test_advice_speaks_of_flags(message: str, expected: str) -> None:
+    """What a package calls an argument is a flag here; other words stay."""
+    assert expected == in_flags(message)
+
+
+def test_progress_is_lines_off_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At most one in some seconds, without escapes or carriage returns."""
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr("yocto_cli.progress.time.monotonic", lambda: float(next(clock)))
+    with ProgressBar() as progress:
+        for done in range(0, 10_000_000, 1_000_000):
+            progress.update("encoding", done, 10_000_000)
+        progress.update("learning", 5, 0)
+    err = capsys.readouterr().err
+    assert 2 <= err.count("\n") <= 5
+    assert re.fullmatch(r"((encoding: \d+%|learning:) \d+\.\d MB\n)+", err)

@@ -1,0 +1,294 @@
+"""yocto-sample: text on stdout, talk on stderr, one line for what cannot be."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from yocto_cli import models
+from yocto_cli.sample import main, stats_line
+from yocto_cli.sampling_arguments import SamplingArguments
+from yocto_model import SamplingError, SamplingOptions, TextGenerator
+
+Refused = Callable[[Callable[..., int], Sequence[str]], str]
+
+
+Pipe = Callable[[bytes], None]
+
+
+@pytest.fixture(autouse=True)
+def pipe_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pipe]:
+    """Makes bytes the content of stdin; nobody pipes anything in unless a test does."""
+    with contextlib.ExitStack() as opened:
+
+        def pipe(content: bytes, path: Path = tmp_path / "piped") -> None:
+            path.write_bytes(content)
+            stream = opened.enter_context(path.open(encoding="utf-8"))
+            monkeypatch.setattr(sys, "stdin", stream)
+
+        stream = opened.enter_context(Path(os.devnull).open(encoding="utf-8"))
+        monkeypatch.setattr(sys, "stdin", stream)
+        yield pipe
+
+
+def test_stdout_is_prompt_and_continuation_and_nothing_else(run: Any, runs: Path) -> None:
+    """Off a terminal the text is exactly the generator's, and ends with a line end."""
+    words = [f"--ckpt={runs / 'char'}", "--prompt=The soul", "--max_new_tokens=40", "--seed=7"]
+    result = run(main, words)
+    _, generator = models.load_generator(ckpt=str(runs / "char"))
+    options = SamplingOptions(temperature=0.8)
+    expected = generator.generate("The soul", 40, options=options, seed=7)
+    assert (0, f"The soul{expected}\n") == (result.code, result.out)
+    assert re.search(r"^40 tokens . \d+ tok/s . seed 7 . length$", result.err, re.MULTILINE)
+    assert f"{runs / 'char'} step 10" in result.err
+    assert expected + "\n" == run(main, [*words, "--no_echo"]).out
+
+
+def test_without_flags_the_newest_run_writes_from_a_new_line(
+    run: Any, runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The seed is drawn and printed, and typing it again gives the same text."""
+    (tmp_path / "checkpoints").symlink_to(runs)
+    monkeypatch.chdir(tmp_path)
+    first = run(main, [])
+    assert first.code == 0
+    found = re.search(r"^\d+ tokens . \d+ tok/s . seed (\d+) . \w+$", first.err, re.MULTILINE)
+    assert found
+    assert first.out == run(main, [f"--seed={found[1]}"]).out
+    assert first.out == run(main, [f"--seed={found[1]}", "--prompt=\n", "--no_echo"]).out
+
+
+def test_several_samples_have_seeds_that_count_up(run: Any, runs: Path) -> None:
+    """Each is what its own seed gives alone."""
+    words = [f"--ckpt={runs / 'char'}", "--prompt=we", "--max_new_tokens=9"]
+    both = run(main, [*words, "--num_samples=2", "--seed=3"]).out
+    alone = [run(main, [*words, f"--seed={seed}"]).out for seed in (3, 4)]
+    assert f"{alone[0]}---\n{alone[1]}" == both
+
+
+def test_a_prompt_can_be_piped_or_in_a_file(
+    run: Any, runs: Path, pipe_in: Pipe, tmp_path: Path
+) -> None:
+    """The same bytes give the same text; one line end at the end is not part of the prompt."""
+    words = [f"--ckpt={runs / 'char'}", "--max_new_tokens=9", "--seed=3"]
+    expected = run(main, [*words, "--prompt=we\nare"]).out
+    for content in (b"we\nare\n", b"we\nare", b"\xef\xbb\xbfwe\nare"):
+        path = tmp_path / "prompt.txt"
+        path.write_bytes(content)
+        pipe_in(content)
+        assert expected == run(main, words).out
+        assert expected == run(main, [*words, f"--prompt_file={path}"]).out
+    assert "are" not in run(main, [*words, "--prompt=wh"]).out  # a flag wins over a pipe
+
+
+def test_a_stop_text_ends_the_sample_and_is_not_shown(run: Any, runs: Path) -> None:
+    """And the stats say why it ended."""
+    words = [f"--ckpt={runs / 'char'}", "--prompt=w", "--seed=5", "--max_new_tokens=60"]
+    whole = run(main, words).out
+    stop = whole[10:12]
+    result = run(main, [*words, "--stop", stop, "no such text"])
+    assert whole[: 1 + whole[1:].index(stop)] + "\n" == result.out
+    assert re.search(r"seed 5 . stop$", result.err, re.MULTILINE)
+
+
+def test_a_timelapse_shows_every_step_with_one_seed(run: Any, runs: Path) -> None:
+    """The text of each checkpoint, in order, under its step and loss."""
+    words = ["--prompt=we", "--max_new_tokens=9", "--seed=3"]
+    steps = [run(main, [*words, f"--ckpt={runs}/char/step-{n:08d}"]).out for n in (5, 10)]
+    expected = f"--- step 5, val loss 3.000\n{steps[0]}--- step 10, val loss 2.500\n{steps[1]}"
+    assert expected == run(main, [*words, f"--timelapse={runs / 'char'}"]).out
+
+
+@pytest.mark.parametrize("named", ["", "/step-00000010", "/step-00000010/model.pt"])
+def test_matching_flags_are_welcome(named: str, run: Any, runs: Path) -> None:
+    """A run, a step or a file; mode and tokenizer may be said where they are true."""
+    step = runs / "char" / "step-00000010"
+    words = [
+        f"--ckpt={runs / 'char'}{named}",
+        "--mode=char",
+        f"--vocab_path={step / 'vocab.json'}",
+        f"--tokenizer_path={step}",
+        "--max_new_tokens=3",
+        "--seed=1",
+        "--device=cpu",
+    ]
+    expected = run(main, [f"--ckpt={runs / 'char'}", "--max_new_tokens=3", "--seed=1"]).out
+    assert expected == run(main, words).out
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("--ckpt_dir={runs}/none", "no checkpoint in"),
+        ("--ckpt={runs}/none", "does not exist"),
+        ("--ckpt={runs}", "no checkpoint"),
+        ("--ckpt={runs}/char/vocab.json", "does not exist"),
+        ("--ckpt={runs}/char --mode=token", "--mode token, but"),
+        ("--ckpt={runs}/bpe --mode=char", "--mode char, but"),
+        ("--ckpt={runs}/char --tokenizer_path={runs}/bpe/step-00000005", "not the one that"),
+        ("--ckpt={runs}/char --vocab_path={runs}/bpe/step-00000005", "--tokenizer_path"),
+        ("--vocab_path={runs}/char/step-00000005 --tokenizer_path={runs}/bpe/step-00000005", "two"),
+        ("--ckpt={runs}/char --tokenizer_path={runs}/none", "none"),
+        ("--ckpt={runs}/char --prompt=é", "'é' (U+00E9) is not in this model's 23 characters"),
+        ("--ckpt={runs}/char --prompt=\x1b", "'\u241b' (U+001B) is not in"),
+        ("--ckpt={runs}/char --device=cuda:9", "available: "),
+        ("--ckpt={runs}/char --device=tpu", "available: "),
+        ("--ckpt={runs}/char --prompt=a --prompt_file=b", "give one of them"),
+        ("--ckpt={runs}/char --prompt_file={runs}/none", "No such file"),
+        ("--ckpt={runs}/char --prompt_file={runs}", "not a regular file"),
+        ("--ckpt={runs}/char --timelapse={runs}/char", "drop --ckpt"),
+        ("--timelapse={runs}", "no checkpoint in"),
+        ("--num_samples=0", "--num_samples must be at least 1"),
+        ("--temperature=-1", "--temperature must be"),
+        ("--temperature=nan", "--temperature needs a number"),
+        ("--top_k=-1", "--top_k must be"),
+        ("--top_k=2.5", "--top_k needs a whole number"),
+        ("--top_p=0", "--top_p must be"),
+        ("--top_p=1.1", "--top_p must be"),
+        ("--min_p=2", "--min_p must be"),
+        ("--repetition_penalty=0", "--repetition_penalty must be"),
+        ("--max_new_tokens=0", "--max_new_tokens must be at least 1"),
+        ("--seed=-1", "--seed must be"),
+        (f"--seed={2**64}", "--seed must be"),
+        ("--stop=", "--stop must not be empty"),
+        ("--temperature=-1 --top_p=2 --seed=-1", "3 problems: "),
+    ],
+)
+def test_what_cannot_be_is_refused(words: str, what: str, refused: Refused, runs: Path) -> None:
+    """Before any text is written: exit code 2 and one line that says what to change."""
+    assert what in refused(main, words.format(runs=runs).split())
+
+
+def test_a_piped_prompt_must_be_a_short_text(refused: Refused, runs: Path, pipe_in: Pipe) -> None:
+    """Binary, not UTF-8, or far too long."""
+    for content, what in (
+        (b"ab\0", "stdin is binary"),
+        (b"ab\xff", "stdin is not UTF-8 at byte 2 (0xFF)"),
+        (b"a" * (2 << 20), "more than 1 MiB"),
+    ):
+        pipe_in(content)
+        assert what in refused(main, [f"--ckpt={runs / 'char'}"])
+
+
+def test_a_damaged_checkpoint_is_refused(refused: Refused, runs: Path, tmp_path: Path) -> None:
+    """A flipped byte in model.pt, and a name that no system call takes."""
+    import shutil
+
+    step = tmp_path / "run" / "step-00000005"
+    shutil.copytree(runs / "char" / "step-00000005", step)
+    content = bytearray((step / "model.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (step / "model.pt").write_bytes(content)
+    assert "damaged" in refused(main, [f"--ckpt={step}"])
+    for name in ("a\0b", "x" * 5000):
+        refused(main, [f"--ckpt={tmp_path / name}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        ("--temperature=0 --top_k=3", "temperature 0 takes the likeliest token"),
+        ("--top_k=1000000000", "top_k 1000000000 is all of the model's 23 tokens"),
+        ("--prompt=" + "w" * 30, "of the prompt's 30 tokens are out of the model's sight"),
+    ],
+)
+def test_what_changes_nothing_or_is_not_seen_is_said(
+    words: str, note: str, run: Any, runs: Path
+) -> None:
+    """Once, on stderr; the sample is made all the same."""
+    result = run(main, [f"--ckpt={runs / 'char'}", "--max_new_tokens=2", *words.split()])
+    assert result.code == 0
+    assert result.err.count(note) == 1
+    assert result.err.count("note: ") == 1
+
+
+class Stream:
+    """A stream of pieces as a model might make them."""
+
+    finish_reason = None
+    tokens = (1, 2)
+
+    def __init__(self, pieces: Sequence[str | BaseException]) -> None:
+        self._pieces = iter(pieces)
+
+    def __iter__(self) -> "Stream":
+        return self
+
+    def __next__(self) -> str:
+        piece = next(self._pieces)
+        if isinstance(piece, BaseException):
+            raise piece
+        return piece
+
+
+def write(pieces: Sequence[str | BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TextGenerator, "stream", lambda *_, **__: Stream(pieces))
+
+
+NASTY = ("\x1b", "[2J", "[/x]", ":smile:", "\x9b", "👩", "\u202e", "e\u0301")
+
+
+def test_text_is_exact_in_a_pipe_and_harmless_on_a_terminal(
+    run: Any, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that writes escape codes, markup and half an emoji moves nothing on the screen."""
+    write(NASTY, monkeypatch)
+    words = [f"--ckpt={runs / 'char'}", "--prompt=we"]
+    assert "we" + "".join(NASTY) + "\n" == run(main, words).out
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    assert main(words) == 0
+    expected = "we\u241b[2J[/x]:smile:<009B>👩<202E>e\u0301\n"
+    assert expected == terminal.getvalue()
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    assert main(words) == 0
+    assert f"\x1b[2mwe\x1b[22m{expected[2:]}" == terminal.getvalue()
+
+
+def test_ctrl_c_keeps_what_was_written(
+    run: Any, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text so far stays, the line ends, no further sample begins, exit code 130."""
+    write(["one", KeyboardInterrupt()], monkeypatch)
+    result = run(main, [f"--ckpt={runs / 'char'}", "--num_samples=3", "--seed=1"])
+    assert (130, "one\n") == (result.code, result.out)
+    assert re.search(r"seed 1 . stopped$", result.err, re.MULTILINE)
+
+
+def test_a_model_that_breaks_while_writing_is_exit_code_1(
+    run: Any, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flags were right, the work failed."""
+    write(["one", SamplingError("the model's output is not finite")], monkeypatch)
+    result = run(main, [f"--ckpt={runs / 'char'}"])
+    assert (1, "one\n") == (result.code, result.out)
+    assert result.err.endswith("yocto-sample: error: the model's output is not finite\n")
+
+
+def test_sampling_flags_are_the_models_options() -> None:
+    """Off is off: the flags' neutral values are the neutral options."""
+    neutral = SamplingArguments(temperature=1.0)
+    assert SamplingOptions() == neutral.options()
+    assert neutral.problems() == []
+    assert 0 <= neutral.seed_or_drawn() < 2**31
+    assert SamplingArguments(seed=5).seed_or_drawn() == 5
+
+
+def test_stats_are_ascii_where_they_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No encoding error on an ASCII stderr."""
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert stats_line(38, 2.0, 7, "stop") == "38 tokens, 19 tok/s, seed 7, stop"
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    assert stats_line(38, 0.0, 7, "stop") == "38 tokens · 0 tok/s · seed 7 · stop"

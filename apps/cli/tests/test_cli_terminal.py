@@ -1,0 +1,120 @@
+"""What reaches a terminal is text: nothing in it acts."""
+
+import io
+import re
+import unicodedata
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from yocto_cli import terminal
+from yocto_cli.terminal import VisibleStream, can_show, dim, has_colour, one_line, visible
+
+BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+TAGS = {chr(code) for code in range(0xE0000, 0xE0080)}
+
+
+def acts(character: str) -> bool:
+    """Whether a terminal may act upon a character, written down independently of the code."""
+    return (
+        (unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t")
+        or character in BIDI
+        or character in TAGS
+        or character in "\u2028\u2029\ufeff"
+    )
+
+
+@pytest.mark.property
+@given(st.text() | st.text(alphabet="\x1b[2J\x07\r\x9b\u202e\u2066\U000e0041\ufeff\ud800a\n"))
+@example("".join(map(chr, range(0x300))))
+@example("".join(map(chr, range(0x2000, 0x2070))))
+def test_nothing_visible_acts(text: str) -> None:
+    """No C0, C1, surrogate, bidirectional control or tag remains, but newline and tab do."""
+    shown = visible(text)
+    assert not [c for c in shown if acts(c)]
+    assert text.count("\n") == shown.count("\n")
+    assert text.count("\t") == shown.count("\t")
+
+
+@pytest.mark.property
+@given(st.text())
+def test_harmless_text_is_left_alone(text: str) -> None:
+    """What holds no control and few marks comes out as it went in; twice is once."""
+    if not any(acts(c) or unicodedata.category(c) in ("Mn", "Me") for c in text):
+        assert text == visible(text)
+    assert visible(text) == visible(visible(text))
+
+
+@pytest.mark.property
+@given(st.lists(st.text(st.sampled_from("ae\u0301\u0489\u200d\ufe0f\x1b\x85 \n\u2066"))))
+def test_pieces_show_what_the_whole_shows(pieces: list[str]) -> None:
+    """Cutting a text anywhere changes nothing: an escape, or a pile of marks, in two tokens."""
+    stream = VisibleStream()
+    assert visible("".join(pieces)) == "".join(map(stream.push, pieces))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\x1b[2J", "\u241b[2J"),
+        ("\x00\x07\x08\r\x7f", "\u2400\u2407\u2408\u240d\u2421"),
+        ("\x9b31m", "<009B>31m"),
+        ("a\u202eb", "a<202E>b"),
+        ("\U000e0041", "<E0041>"),
+        ("\ud800", "<D800>"),
+        ("\u2028\ufeff", "<2028><FEFF>"),
+        ("👩\u200d👩\u200d👧", "👩\u200d👩\u200d👧"),
+        ("[/x] :smile: [bold]", "[/x] :smile: [bold]"),
+        ("a" + "\u0301" * 1000 + "b\u0301", "a" + "\u0301" * 8 + "b\u0301"),
+        ("a" + "\u0301\u200d" * 1000, "a" + "\u0301\u200d" * 8 + "\u200d" * 992),
+        ("", ""),
+    ],
+)
+def test_each_kind_has_its_picture(text: str, expected: str) -> None:
+    """Control pictures where Unicode has them, code points elsewhere; markup is only text."""
+    assert expected == visible(text)
+
+
+@pytest.mark.property
+@given(st.text())
+def test_one_line_is_one_line(text: str) -> None:
+    """No line of an error can be broken by what it quotes."""
+    assert len(one_line(text).splitlines()) <= 1
+    assert not re.search(r"[\n\t\x1b]", one_line(text))
+
+
+class Terminal(io.StringIO):
+    """Something that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NO_COLOR counts when it is not empty, a dumb terminal has none, a file never does."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert has_colour(Terminal())
+    assert "\x1b[2mx\x1b[22m" == dim("x", Terminal())
+    assert not has_colour(io.StringIO())
+    assert "x" == dim("x", io.StringIO())
+    monkeypatch.setenv("NO_COLOR", "")
+    assert has_colour(Terminal())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not has_colour(Terminal())
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert not has_colour(Terminal())
+
+
+def test_a_closed_stream_is_no_terminal() -> None:
+    """Asking must not fail."""
+    stream = Terminal()
+    stream.close()
+    assert not terminal.is_terminal(stream)
+
+
+@pytest.mark.parametrize(("encoding", "expected"), [("utf-8", True), ("ascii", False)])
+def test_what_an_encoding_can_show(encoding: str, expected: bool) -> None:
+    """Borders and braille are chosen by asking."""
+    assert expected == can_show(io.TextIOWrapper(io.BytesIO(), encoding=encoding), "⠿╭")
