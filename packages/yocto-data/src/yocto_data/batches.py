@@ -132,7 +132,7 @@ class BatchSampler:
                     f"cannot continue with another {key}: saved {show(str(saved))}, now {here}"
                 )
         if extra := sorted(set(state) - set(expected)):
-            raise StateError(f"the saved sampler state holds an unknown key {show(extra[0])!r}")
+            raise StateError(f"the saved sampler state holds an unknown key '{show(extra[0])}'")
         return step
 
     def _epoch_starts(self, position: int, rows: int) -> np.ndarray:

@@ -36,7 +36,7 @@ def check_encoding(encoding: str, errors: str) -> str:
         name = codecs.lookup(encoding).name
         codecs.getincrementaldecoder(encoding)
     except (LookupError, ValueError, UnicodeError) as error:
-        raise OptionError(f"no text encoding is called {show(encoding)!r}; try utf-8") from error
+        raise OptionError(f"no text encoding is called '{show(encoding)}'; try utf-8") from error
     if name == "utf-8-sig":  # a mark is dropped, and counted, under utf-8 as well
         return "utf-8"
     if name.replace("-", "_") in _NOT_FOR_FILES:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from yocto_data.decoding import TextDecoder
 from yocto_data.errors import RecordError, SourceError, show
@@ -15,8 +16,7 @@ from yocto_data.strict_json import parse
 _MAX_RECORD_CHARS = 64 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Document:
+class Document(NamedTuple):
     """One text, in blocks; whoever takes the next document has used up the blocks of this one."""
 
     where: str
@@ -49,20 +49,22 @@ class Corpus:
     errors: str
     text_field: str
 
-    def documents(self, tally: Tally) -> Iterator[Document]:
+    def documents(self, tally: Tally) -> Generator[Document, None, None]:
         """The documents of one pass, none of them empty; ``tally`` follows it.
+
+        Close the generator where it is not used up, so that no file stays open.
 
         Raises:
             SourceError: a source cannot be read, holds no text, or is not what it should be.
             SourceChangedError: a source changed meanwhile.
         """
         for source in self.sources:
-            file = SourceFile(source)
-            blocks = self._decoded(source, file, tally)
-            if source.kind == "text":
-                yield Document(where=source.shown, blocks=_nonempty(source, blocks))
-            else:
-                yield from self._records(source, blocks)
+            with SourceFile(source) as file:
+                blocks = self._decoded(source, file, tally)
+                if source.kind == "text":
+                    yield Document(source.shown, _nonempty(source, blocks))
+                else:
+                    yield from self._records(source, blocks)
             tally.sources.append(file.record())
 
     def _decoded(self, source: Source, file: SourceFile, tally: Tally) -> Iterator[str]:
@@ -83,7 +85,7 @@ class Corpus:
         number = 0
         for number, line in enumerate(_lines(source, blocks), start=1):
             where = f"{source.shown}, line {number}"
-            yield Document(where=where, blocks=iter((_record_text(line, self.text_field, where),)))
+            yield Document(where, iter((_record_text(line, self.text_field, where),)))
         if not number:
             raise SourceError(f"{source.shown} is empty; leave it out, or write records to it")
 
@@ -119,29 +121,35 @@ def _lines(source: Source, blocks: Iterator[str]) -> Iterator[str]:
 
 
 def _record_text(line: str, field_name: str, where: str) -> str:
-    shown = show(field_name)
     if not line.strip():
         raise RecordError(f"{where}: blank; remove the line")
     try:
         record = parse(line)
     except ValueError as error:
         raise RecordError(f"{where}: {error}") from error
-    if not isinstance(record, dict):
-        raise RecordError(f"{where}: must be an object with a field {shown!r}")
-    if field_name not in record:
-        raise RecordError(f"{where}: has no field {shown!r}; name the field that holds the text")
-    text = record[field_name]
-    if not isinstance(text, str):
-        kind = "null" if text is None else type(text).__name__
-        raise RecordError(f"{where}: field {shown!r} must be a string, found {kind}")
-    if not text:
-        raise RecordError(f"{where}: field {shown!r} is empty; remove the line")
+    text = record.get(field_name) if isinstance(record, dict) else None
+    if not isinstance(text, str) or not text:
+        raise RecordError(f"{where}: {_missing_text(record, field_name)}")
     if not text.isascii():
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise RecordError(
-                f"{where}: field {shown!r} holds a lone surrogate "
+                f"{where}: field '{show(field_name)}' holds a lone surrogate "
                 f"(U+{ord(text[error.start]):04X}) at character {error.start}; remove it"
             ) from error
     return text
+
+
+def _missing_text(record: object, field_name: str) -> str:
+    """What is wrong with a record that has no text."""
+    shown = f"field '{show(field_name)}'"
+    if not isinstance(record, dict):
+        return f"must be an object with a {shown}"
+    if field_name not in record:
+        return f"has no {shown}; name the field that holds the text"
+    value = record[field_name]
+    if value == "":
+        return f"{shown} is empty; remove the line"
+    kind = "null" if value is None else type(value).__name__
+    return f"{shown} must be a string, found {kind}"

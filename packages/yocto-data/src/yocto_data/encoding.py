@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,15 +24,21 @@ _MAX_PIECES_PER_JOB = 4096
 _JOBS_IN_FLIGHT_PER_WORKER = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """A piece that could not be encoded: which of the job's, and why."""
+class Fault(NamedTuple):
+    """A text that could not be encoded: which of several, and why."""
 
-    index: int
+    number: int
     message: str
 
 
-class PieceEncoder:
+class Encoded(NamedTuple):
+    """Token bytes of several texts, joined, and how many bytes are each one's."""
+
+    data: bytes
+    sizes: list[int]
+
+
+class Encoder:
     """Encodes texts to little-endian bytes, and checks every id before it is narrowed.
 
     Narrowing without the check would turn 65536 into 0 and -1 into 65535.
@@ -43,35 +49,46 @@ class PieceEncoder:
         self._vocab_size = vocab_size
         self._dtype = token_dtype(vocab_size)
 
-    def __call__(self, texts: Sequence[str]) -> list[bytes] | Fault:
-        """The bytes of each text, or the first text that failed."""
-        encoded = []
-        for index, text in enumerate(texts):
+    def __call__(self, texts: Sequence[str]) -> Encoded | Fault:
+        """The bytes of all texts, or the first text that failed."""
+        rows: list[np.ndarray] = []
+        for text in texts:
             try:
-                encoded.append(self._encode(text))
+                rows.append(self._ids(text))
             # A tokenizer is anybody's object: its own refusals, and what its slips raise, become
             # one line with the document's name. Nothing is passed over.
             except (ValueError, LookupError, TypeError, RuntimeError) as error:
-                return Fault(index=index, message=_one_line(error))
-        return encoded
+                return Fault(len(rows), _one_line(error))
+        # Many short texts are checked and narrowed together, unless their types differ.
+        if len({row.dtype for row in rows}) > 1:
+            rows = [row.astype(np.int64) for row in rows]
+        ids = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        if ids.size and (ids.min() < 0 or ids.max() >= self._vocab_size):
+            return self._out_of_range(rows)
+        sizes = [len(row) * self._dtype.itemsize for row in rows]
+        return Encoded(ids.astype(self._dtype, copy=False).tobytes(), sizes)
 
-    def _encode(self, text: str) -> bytes:
+    def _ids(self, text: str) -> np.ndarray:
         to_array: Callable[[str], np.ndarray] | None
         to_array = getattr(self._tokenizer, "encode_to_numpy", None)
         ids = np.asarray(to_array(text) if to_array else self._tokenizer.encode(text))
-        if not ids.size:
-            return b""
+        if not ids.size:  # an empty list has no integer type
+            return np.empty(0, dtype=self._dtype)
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
             raise ValueError(
                 f"the tokenizer gave {ids.ndim}-dimensional {ids.dtype} instead of a row of ids"
             )
-        lowest, highest = int(ids.min()), int(ids.max())
-        if lowest < 0 or highest >= self._vocab_size:
-            wrong = lowest if lowest < 0 else highest
-            raise ValueError(
-                f"the tokenizer gave id {wrong}, but its vocab_size is {self._vocab_size}"
-            )
-        return ids.astype(self._dtype).tobytes()
+        return ids
+
+    def _out_of_range(self, rows: list[np.ndarray]) -> Fault:
+        number, wrong = next(
+            (number, int(row[bad][0]))
+            for number, row in enumerate(rows)
+            if (bad := (row < 0) | (row >= self._vocab_size)).any()
+        )
+        return Fault(
+            number, f"the tokenizer gave id {wrong}, but its vocab_size is {self._vocab_size}"
+        )
 
 
 def _one_line(error: Exception) -> str:
@@ -97,9 +114,9 @@ def make_jobs(pieces: Iterable[Piece], chunk_chars: int) -> Iterator[Job]:
 
 
 def encode_jobs(
-    jobs: Iterator[Job], encoder: PieceEncoder, *, workers: int
-) -> Generator[tuple[Piece, bytes], None, None]:
-    """Every piece with its token bytes, in order, whatever the number of workers.
+    jobs: Iterator[Job], encoder: Encoder, *, workers: int
+) -> Generator[tuple[Job, Encoded], None, None]:
+    """Every job with its token bytes, in order, whatever the number of workers.
 
     Raises:
         TokenizerUseError: the tokenizer refused a text, or gave ids out of range, in the document
@@ -109,20 +126,20 @@ def encode_jobs(
     results = _here(jobs, encoder) if workers == 1 else _in_workers(jobs, encoder, workers)
     for job, encoded in results:
         if isinstance(encoded, Fault):
-            piece = job[encoded.index]
+            piece = job[encoded.number]
             since = f" (from character {piece.start} on)" if piece.start else ""
             raise TokenizerUseError(f"{piece.where}{since}: {encoded.message}")
-        yield from zip(job, encoded, strict=True)
+        yield job, encoded
 
 
-def _here(jobs: Iterator[Job], encoder: PieceEncoder) -> Iterator[tuple[Job, list[bytes] | Fault]]:
+def _here(jobs: Iterator[Job], encoder: Encoder) -> Iterator[tuple[Job, Encoded | Fault]]:
     for job in jobs:
         yield job, encoder([piece.text for piece in job])
 
 
 def _in_workers(
-    jobs: Iterator[Job], encoder: PieceEncoder, workers: int
-) -> Iterator[tuple[Job, list[bytes] | Fault]]:
+    jobs: Iterator[Job], encoder: Encoder, workers: int
+) -> Iterator[tuple[Job, Encoded | Fault]]:
     # Spawned, not forked: a fork after thread pools have started may hang, and would keep our lock.
     pool = ProcessPoolExecutor(
         workers,
@@ -130,7 +147,7 @@ def _in_workers(
         initializer=_start_worker,
         initargs=(encoder,),
     )
-    waiting: deque[tuple[Job, Future[list[bytes] | Fault]]] = deque()
+    waiting: deque[tuple[Job, Future[Encoded | Fault]]] = deque()
     try:
         for job in jobs:
             waiting.append((job, _submit(pool, job)))
@@ -142,7 +159,7 @@ def _in_workers(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _submit(pool: ProcessPoolExecutor, job: Job) -> Future[list[bytes] | Fault]:
+def _submit(pool: ProcessPoolExecutor, job: Job) -> Future[Encoded | Fault]:
     try:
         return pool.submit(_work, [piece.text for piece in job])
     except BrokenProcessPool as error:
@@ -154,8 +171,8 @@ def _submit(pool: ProcessPoolExecutor, job: Job) -> Future[list[bytes] | Fault]:
 
 
 def _take(
-    waiting: deque[tuple[Job, Future[list[bytes] | Fault]]],
-) -> tuple[Job, list[bytes] | Fault]:
+    waiting: deque[tuple[Job, Future[Encoded | Fault]]],
+) -> tuple[Job, Encoded | Fault]:
     job, future = waiting.popleft()
     try:
         return job, future.result()
@@ -171,10 +188,10 @@ def _broken() -> WorkerError:
 
 
 # In a worker process: the encoder, received once and not with every job.
-_encoder: PieceEncoder
+_encoder: Encoder
 
 
-def _start_worker(encoder: PieceEncoder) -> None:
+def _start_worker(encoder: Encoder) -> None:
     global _encoder  # noqa: PLW0603 - what an initializer is for
     _encoder = encoder
     # Ctrl-C reaches the whole process group; the parent decides what it means.
@@ -190,5 +207,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(texts: list[str]) -> list[bytes] | Fault:
+def _work(texts: list[str]) -> Encoded | Fault:
     return _encoder(texts)

@@ -112,6 +112,8 @@ def show(value: str | os.PathLike[str]) -> str:
     reach a terminal from an error message. Of what is long, the two ends are shown.
     """
     text = os.fspath(value)
+    if len(text) <= _SHOWN_CHARS and text.isprintable():
+        return text
     if len(text) > 2 * _SHOWN_CHARS:
         text = text[:_SHOWN_CHARS] + text[-_SHOWN_CHARS:]
     escaped = "".join(

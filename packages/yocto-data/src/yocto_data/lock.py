@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -36,9 +36,13 @@ def exclusive_lock(path: Path, what: Path) -> Iterator[None]:
         )
         yield
     finally:
-        if sys.platform != "win32":  # an open file cannot be removed there; it stays, unlocked
-            fsops.remove_file(path)
-        os.close(descriptor)
+        try:
+            # A lock file that cannot be removed does no harm; on Windows no open file can be.
+            if sys.platform != "win32":
+                with suppress(OSError):
+                    fsops.remove_file(path)
+        finally:
+            os.close(descriptor)
 
 
 def _acquire(path: Path, what: Path) -> int:

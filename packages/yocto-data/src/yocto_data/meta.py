@@ -269,7 +269,7 @@ def _text_or_null(fields: Fields, key: str) -> str | None:
 def _plain_name(fields: Fields, key: str) -> str:
     name = fields.string(key)
     if name != Path(name).name or "\\" in name or name in {"", ".", ".."}:
-        raise MetaError(f"{key} must be a plain file name, found {show(name)!r}")
+        raise MetaError(f"{key} must be a plain file name, found '{show(name)}'")
     return name
 
 

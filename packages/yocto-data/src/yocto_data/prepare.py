@@ -13,7 +13,7 @@ import numpy as np
 
 from yocto_data.decoding import Errors
 from yocto_data.documents import Corpus, Tally
-from yocto_data.encoding import PieceEncoder, encode_jobs, make_jobs
+from yocto_data.encoding import Encoded, Encoder, encode_jobs, make_jobs
 from yocto_data.errors import (
     MetaError,
     OutputError,
@@ -142,7 +142,7 @@ def prepare(
             chunk_chars=chunk_chars,
             tally=Tally(),
         ),
-        encoder=PieceEncoder(tokenizer, vocab_size),
+        encoder=Encoder(tokenizer, vocab_size),
         workers=_useful_workers(workers, tokenizer, found.characters, chunk_chars),
         separator=_separator(tokenizer, separator, separator_position, found.documents, vocab_size),
         dtype=token_dtype(vocab_size),
@@ -172,7 +172,7 @@ class _EncodingRun:
     """The second pass: pieces through the encoder into the two files."""
 
     cutter: PieceCutter
-    encoder: PieceEncoder
+    encoder: Encoder
     workers: int
     separator: SeparatorMeta | None
     dtype: np.dtype[np.unsignedinteger]
@@ -189,28 +189,50 @@ class _EncodingRun:
         return train.record(documents=train.documents), val.record(documents=val.documents)
 
     def _write_pieces(self, writers: Mapping[str, TokenWriter]) -> None:
-        before, after = self._marks()
-        previous: Piece | None = None
         reported = 0
-        jobs = make_jobs(self.cutter.pieces(), self.cutter.chunk_chars)
-        # Closed at once, even after an error: worker processes hang on it.
-        with closing(encode_jobs(jobs, self.encoder, workers=self.workers)) as encoded:
-            for piece, tokens in encoded:
-                writer = writers[piece.split]
-                if piece.start == 0:
-                    if previous is not None:
-                        writers[previous.split].write(after)
-                    writer.write(before)
-                if piece.start == 0 or (previous and previous.split != piece.split):
-                    writer.documents += 1
-                writer.write(tokens)
-                previous = piece
-                if piece.bytes_read > reported:
-                    reported = piece.bytes_read
-                    tokens_done = sum(each.tokens for each in writers.values())
-                    self.progress(reported, self.total_bytes, tokens_done)
+        # Closed at once, even after an error: open files and worker processes hang on them.
+        with (
+            closing(self.cutter.pieces()) as pieces,
+            closing(
+                encode_jobs(
+                    make_jobs(pieces, self.cutter.chunk_chars), self.encoder, workers=self.workers
+                )
+            ) as jobs,
+        ):
+            previous: Piece | None = None
+            for job, encoded in jobs:
+                self._write_job(writers, job, encoded, previous)
+                previous = job[-1]
+                if previous.bytes_read > reported:
+                    reported = previous.bytes_read
+                    tokens = sum(writer.tokens for writer in writers.values())
+                    self.progress(reported, self.total_bytes, tokens)
         if previous is not None:
-            writers[previous.split].write(after)
+            writers[previous.split].write(self._marks()[1])
+
+    def _write_job(
+        self,
+        writers: Mapping[str, TokenWriter],
+        job: Sequence[Piece],
+        encoded: Encoded,
+        previous: Piece | None,
+    ) -> None:
+        """Append a job's tokens; a document is closed when the next one begins."""
+        before, after = self._marks()
+        parts: dict[str, list[bytes | memoryview]] = {name: [] for name in writers}
+        tokens = memoryview(encoded.data)
+        for piece, size in zip(job, encoded.sizes, strict=True):
+            if piece.start == 0:
+                if previous is not None:
+                    parts[previous.split].append(after)
+                parts[piece.split].append(before)
+            if piece.start == 0 or (previous is not None and previous.split != piece.split):
+                writers[piece.split].documents += 1
+            parts[piece.split].append(tokens[:size])
+            tokens = tokens[size:]
+            previous = piece
+        for name, part in parts.items():
+            writers[name].write(b"".join(part))
 
     def _marks(self) -> tuple[bytes, bytes]:
         """What stands before and after each document."""

@@ -10,6 +10,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +33,7 @@ class Source:
     kind: Literal["text", "jsonl"]
     compressed: bool
 
-    @property
+    @cached_property
     def shown(self) -> str:
         """The path as errors show it."""
         return show(self.path)
@@ -79,6 +80,8 @@ def size_on_disk(sources: Sequence[Source]) -> int:
 
 def _expand_one(given: PathLike) -> list[Path]:
     text = os.fspath(given)
+    if not text:
+        raise SourceError("a source has no name; name a text file, a directory or a glob")
     if "\0" in text:
         raise SourceError(f"cannot read {show(text)}: the path holds a NUL character")
     path = Path(text)
@@ -156,16 +159,21 @@ class SourceFile:
         """How much of the file on the disk has been read."""
         return self._raw.bytes_read
 
+    def __enter__(self) -> SourceFile:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._raw.close()
+
     def blocks(self) -> Iterator[bytes]:
-        """All bytes, about a megabyte at a time; the file is closed at the end."""
+        """All bytes, about a megabyte at a time."""
         try:
-            with self._raw:
-                stream: io.RawIOBase | gzip.GzipFile = self._raw
-                if self._source.compressed:
-                    stream = gzip.GzipFile(fileobj=self._raw, mode="rb")
-                while block := stream.read(BLOCK_BYTES):
-                    yield block
-                self._raw.require_unchanged()
+            stream: io.RawIOBase | gzip.GzipFile = self._raw
+            if self._source.compressed:
+                stream = gzip.GzipFile(fileobj=self._raw, mode="rb")
+            while block := stream.read(BLOCK_BYTES):
+                yield block
+            self._raw.require_unchanged()
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise SourceError(
                 f"{self._source.shown} is not a whole gzip file; compress it again"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from yocto_data.cutting import SafeCutter
 from yocto_data.documents import Corpus, Tally
@@ -39,6 +40,19 @@ class Survey:
     lowest: tuple[int, int] = (1 << 64, 0)
     highest: tuple[int, int] = (-1, 0)
 
+    def count_document(self, word: int, ordinal: int, val_ratio: float) -> None:
+        """A document begins, whose hash is ``word``."""
+        self.documents += 1
+        self.val_documents += _is_low(word, val_ratio)
+        self.lowest = min(self.lowest, (word, ordinal))
+        self.highest = max(self.highest, (word, ordinal))
+
+    def count_text(self, block: str) -> None:
+        """The next stretch of its text."""
+        data = block.encode("utf-8")
+        self.characters += len(block)
+        self.control_characters += len(data) - len(data.translate(None, _CONTROLS))
+
 
 def survey(corpus: Corpus, *, val_ratio: float, seed: int, heartbeat: Callable[[], None]) -> Survey:
     """Read everything once: count, check, and hash the sources.
@@ -47,19 +61,14 @@ def survey(corpus: Corpus, *, val_ratio: float, seed: int, heartbeat: Callable[[
     """
     found = Survey(tally=Tally())
     read = -1
-    for ordinal, document in enumerate(corpus.documents(found.tally)):
-        word = _word(seed, ordinal)
-        found.documents += 1
-        found.val_documents += _is_low(word, val_ratio)
-        found.lowest = min(found.lowest, (word, ordinal))
-        found.highest = max(found.highest, (word, ordinal))
-        for block in document.blocks:
-            data = block.encode("utf-8")
-            found.characters += len(block)
-            found.control_characters += len(data) - len(data.translate(None, _CONTROLS))
-            if found.tally.bytes_read != read:  # not for each of many short records
-                read = found.tally.bytes_read
-                heartbeat()
+    with closing(corpus.documents(found.tally)) as documents:
+        for ordinal, document in enumerate(documents):
+            found.count_document(_word(seed, ordinal), ordinal, val_ratio)
+            for block in document.blocks:
+                found.count_text(block)
+                if found.tally.bytes_read != read:  # not for each of many short records
+                    read = found.tally.bytes_read
+                    heartbeat()
     return found
 
 
@@ -123,8 +132,7 @@ def _is_low(word: int, val_ratio: float) -> bool:
     return word / (1 << 64) < val_ratio
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A stretch of one document that lies in one split, short enough to be encoded at once."""
 
     text: str
@@ -144,21 +152,16 @@ class PieceCutter:
     tally: Tally
     unsafe_cuts: int = 0
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Generator[Piece, None, None]:
         """All pieces of all documents; joined, they are the whole text."""
         seen_chars = 0
-        for ordinal, document in enumerate(self.corpus.documents(self.tally)):
-            start = 0
-            for text, split in self._parts(document.blocks, ordinal, seen_chars):
-                yield Piece(
-                    text=text,
-                    split=split,
-                    where=document.where,
-                    start=start,
-                    bytes_read=self.tally.bytes_read,
-                )
-                start += len(text)
-            seen_chars += start
+        with closing(self.corpus.documents(self.tally)) as documents:
+            for ordinal, document in enumerate(documents):
+                start = 0
+                for text, split in self._parts(document.blocks, ordinal, seen_chars):
+                    yield Piece(text, split, document.where, start, self.tally.bytes_read)
+                    start += len(text)
+                seen_chars += start
 
     def _parts(
         self, blocks: Iterator[str], ordinal: int, seen_chars: int

@@ -53,7 +53,7 @@ def check_target(target: Path, *, force: bool, known_names: Collection[str]) -> 
     foreign = [name for name in entries if name not in known_names]
     if foreign:
         raise OutputError(
-            f"{show(target)} holds {show(foreign[0])!r}, which is no prepared data, and is never "
+            f"{show(target)} holds '{show(foreign[0])}', which is no prepared data, and is never "
             "replaced; name another directory"
         )
     if entries and not force:

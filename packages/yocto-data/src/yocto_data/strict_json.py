@@ -16,7 +16,7 @@ def parse(text: str) -> object:
         ValueError: one line that says what is wrong with the text.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"not valid JSON (line {error.lineno}, column {error.colno}: {error.msg})"
@@ -31,13 +31,16 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"the key {show(key)!r} stands there twice")
+                raise ValueError(f"the key '{show(key)}' stands there twice")
             seen.add(key)
     return value
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number that JSON knows")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
 
 
 class Fields:
@@ -84,7 +87,7 @@ class Fields:
         value = self.string(key)
         if value not in allowed:
             raise self._error(
-                f"{self._name(key)} must be one of {', '.join(allowed)}, found {show(value)!r}"
+                f"{self._name(key)} must be one of {', '.join(allowed)}, found '{show(value)}'"
             )
         return value
 

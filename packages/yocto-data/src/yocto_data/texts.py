@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 from yocto_data.cutting import SafeCutter
 from yocto_data.decoding import Errors, check_encoding
@@ -56,8 +57,9 @@ def iter_texts(
 
 
 def _pieces(corpus: Corpus, chunk_chars: int) -> Iterator[str]:
-    for document in corpus.documents(Tally()):
-        cutter = SafeCutter(chunk_chars)
-        for block in document.blocks:
-            yield from cutter.push(block)
-        yield from cutter.flush()
+    with closing(corpus.documents(Tally())) as documents:
+        for document in documents:
+            cutter = SafeCutter(chunk_chars)
+            for block in document.blocks:
+                yield from cutter.push(block)
+            yield from cutter.flush()
