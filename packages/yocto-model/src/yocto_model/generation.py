@@ -171,7 +171,7 @@ def stream(
         logits = context.next_logits()
         uniforms = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
         windows = [context.window(row) for row in range(len(context.rows))]
-        ids = next_ids(logits, options, uniforms.to(logits.device), windows).tolist()
+        ids = next_ids(logits, options, uniforms, windows).tolist()
         context.append(ids)
         yield Step(ids=ids, logits=logits)
 

@@ -23,10 +23,11 @@ def make_norm(config: GPTConfig) -> nn.Module:
 
 
 def rotary_tables(config: GPTConfig) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position's angles (Su et al. 2021), float32.
+    """Cosine and signed sine of every position's angles (Su et al. 2021), float32.
 
     Pair i of a head turns by `position * base^(-2i/D)`; the two members of a pair are D/2 apart,
-    as in Llama and Qwen3, not neighbours as in the paper.
+    as in Llama and Qwen3, not neighbours as in the paper. The first half of the sines carries the
+    minus sign of a rotation, so that `rotate` needs no other step.
 
     Returns:
         Two tensors (block_size, D), on the CPU whatever the default device is.
@@ -35,8 +36,8 @@ def rotary_tables(config: GPTConfig) -> tuple[Tensor, Tensor]:
     frequencies = config.rotary_base ** (-pairs / config.head_dim)  # (D/2,)
     places = torch.arange(config.block_size, dtype=torch.float32, device="cpu")
     angles = torch.outer(places, frequencies)
-    angles = torch.cat((angles, angles), dim=1)  # (block_size, D)
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()  # (block_size, D/2)
+    return torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -45,10 +46,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Args:
         x: (B, H, T, D).
         cos: (T, D), or (B, 1, T, D) when rows stand at different positions.
-        sin: the same shape.
+        sin: the same shape, signed as `rotary_tables` does.
     """
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-right, left), dim=-1) * sin
+    # Rolling by half a head exchanges the members of each pair.
+    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
 class CausalSelfAttention(nn.Module):

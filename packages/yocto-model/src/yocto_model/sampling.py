@@ -2,18 +2,22 @@
 
 The order is: repetition penalty, temperature, top-k, top-p, min-p, draw. A filter sets what it
 drops to minus infinity. Ties are broken towards the lower id, so each filter keeps an exact set.
+All is computed in float64, in which no two float32 logits become equal by being scaled.
 """
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from yocto_model.errors import SamplingError
+from yocto_model.errors import SamplingError, quoted
 
 _DROPPED = -math.inf
+_NOT_FINITE = "the model's output is not finite; were its weights damaged?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +43,18 @@ class SamplingOptions:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        rules = (
-            ("temperature", self.temperature >= 0 and math.isfinite(self.temperature), ">= 0"),
-            ("top_k", self.top_k >= 0 and self.top_k == int(self.top_k), "a whole number >= 0"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
-            (
-                "repetition_penalty",
-                self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty),
-                "above 0",
-            ),
+        largest = sys.float_info.max  # beyond it is infinity, or an integer no float can hold
+        rules: tuple[tuple[str, type, Callable[[Any], bool], str], ...] = (
+            ("temperature", float, lambda x: 0 <= x <= largest, "a number >= 0"),
+            ("top_k", int, lambda x: x >= 0, "a whole number >= 0"),
+            ("top_p", float, lambda x: 0 < x <= 1, "above 0 and at most 1"),
+            ("min_p", float, lambda x: 0 <= x <= 1, "from 0 to 1"),
+            ("repetition_penalty", float, lambda x: 0 < x <= largest, "a number above 0"),
         )
-        for name, holds, rule in rules:
-            if not holds:
-                raise SamplingError(f"{name} must be {rule}, not {getattr(self, name)}")
+        for name, kind, holds, rule in rules:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | kind) or not holds(value):
+                raise SamplingError(f"{name} must be {rule}, not {quoted(value)}")
 
 
 def penalize_repetition(
@@ -93,7 +95,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     if p >= 1.0:
         return logits
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    probabilities = ordered.double().softmax(dim=-1)
+    probabilities = ordered.softmax(dim=-1, dtype=torch.float64)
     before = probabilities.cumsum(dim=-1) - probabilities  # probability of the likelier tokens
     drop = before >= p
     drop[:, 0] = False
@@ -112,11 +114,13 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
 def filter_logits(
     logits: Tensor, options: SamplingOptions, contexts: Sequence[Sequence[int]]
 ) -> Tensor:
-    """All filters in order, (B, V) -> (B, V); for a temperature above 0."""
+    """All filters in order, float64 (B, V) -> (B, V); for a temperature above 0."""
     logits = penalize_repetition(logits, contexts, options.repetition_penalty)
-    if options.temperature != 1.0:
-        logits = logits / options.temperature
+    # The k largest are the same at any temperature; taken before, rounding makes no ties.
     logits = keep_top_k(logits, options.top_k)
+    if options.temperature != 1.0:
+        # Down from the largest, so that the smallest temperature does not overflow.
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / options.temperature
     logits = keep_top_p(logits, options.top_p)
     return keep_min_p(logits, options.min_p)
 
@@ -141,7 +145,7 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     cumulative = weights.cumsum(dim=-1)  # (B, V), not normalised
     total = cumulative[:, -1:]
     if not bool(torch.isfinite(total).all()):
-        raise SamplingError("the model's output is not finite; were its weights damaged?")
+        raise SamplingError(_NOT_FINITE)
     # The first id whose cumulative weight exceeds the target; its own weight is then above 0.
     ids = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True)
     # Rounding may carry u * total up to total itself: the last id with weight is meant.
@@ -160,7 +164,7 @@ def next_ids(
     Args:
         logits: (B, V) of the position before.
         options: how to choose.
-        uniforms: float64 (B,), each in [0, 1); not looked at when greedy.
+        uniforms: float64 (B,), each in [0, 1), on the CPU; not looked at when greedy.
         contexts: B rows of ids, for the repetition penalty.
 
     Returns:
@@ -169,10 +173,13 @@ def next_ids(
     Raises:
         SamplingError: logits from which nothing can be drawn.
     """
+    if logits.device.type == "mps":
+        logits = logits.cpu()  # that device knows no float64
+    logits = logits.double()
+    # Before any filter: top-k would drop a NaN and hide it.
+    if not bool(torch.isfinite(logits.amax(dim=-1)).all()):
+        raise SamplingError(_NOT_FINITE)
     if options.temperature > 0:
-        return draw(filter_logits(logits, options, contexts), uniforms)
-    logits = penalize_repetition(logits, contexts, options.repetition_penalty)
-    best, ids = logits.max(dim=-1)
-    if not bool(torch.isfinite(best).all()):
-        raise SamplingError("the model's output is not finite; were its weights damaged?")
-    return ids
+        filtered = filter_logits(logits, options, contexts)
+        return draw(filtered, uniforms.to(logits.device))
+    return penalize_repetition(logits, contexts, options.repetition_penalty).argmax(dim=-1)
