@@ -99,7 +99,7 @@ def _open_data(arguments: TrainArguments, data_dir: Path) -> tuple["DataMeta", "
     named = named_tokenizer(flags.tokenizer_path, flags.vocab_path)
     tokenizer = named or load_tokenizer(data_dir)
     shown = one_line(str(data_dir))
-    if meta.tokenizer is not None and tokenizer.fingerprint() != meta.tokenizer.fingerprint:
+    if meta.tokenizer.fingerprint not in (None, tokenizer.fingerprint()):
         raise UsageError(
             f"the {tokenizer.kind} tokenizer ({tokenizer.vocab_size} ids) is not the one that "
             f"{shown} was prepared with; leave the flag out, or prepare the text with it"
@@ -123,12 +123,18 @@ def _train(
     from yocto_model import GPT  # noqa: PLC0415 - after parsing
     from yocto_train import Run, Trainer  # noqa: PLC0415 - after parsing
 
+    from yocto_cli.plan import described, planned  # noqa: PLC0415 - after parsing
+
+    train_data = TokenDataset(data_dir / "train.bin", 1)
+    val_data = TokenDataset(data_dir / "val.bin", 1)
+    train_data.verify()
+    val_data.verify()
+    if resume is None:
+        arguments = planned(arguments, train_data, val_data)
     shortest = min(meta.train.tokens, meta.val.tokens)
     model_config, config = settings(arguments, vocab_size=meta.vocab_size, shortest_split=shortest)
     train_data = TokenDataset(data_dir / "train.bin", model_config.block_size)
     val_data = TokenDataset(data_dir / "val.bin", model_config.block_size)
-    train_data.verify()
-    val_data.verify()
     flags = arguments.run
     run = Run(resume) if resume else Run.new(flags.ckpt_dir, flags.run_name or data_dir.name)
     if resume is None and flags.run_name and run.name != flags.run_name:
@@ -147,6 +153,10 @@ def _train(
         tokenizer=tokenizer,
         device=flags.device,
     )
+    if flags.plan:
+        _say(_summary(trainer, run, data_dir))
+        _say(described(model_config, config, trainer.time_step()))
+        return 0
     run.create()
     with run.lock():
         if resume:

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from yocto_train import TrainConfig
 
 
+# What a run without flags takes, on any machine: the size of the model follows.
+DEFAULT_MINUTES = 4.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataFlags:
     """What to learn from: a text, or a directory that yocto-prepare made."""
@@ -55,6 +59,8 @@ class TrainingFlags:
 
     max_iters: int | None = None
     """Optimizer steps."""
+    minutes: Annotated[float | None, CommandLineOnly()] = field(default=None, compare=False)
+    """Instead: how long to train. The model's size, unless given, and the steps follow from it."""
     batch_size: int | None = None
     """Windows per step."""
     accumulate: int | None = None
@@ -97,6 +103,8 @@ class RunFlags:
     """Where runs are kept."""
     run_name: str | None = None
     """The run's directory in --ckpt_dir; without it, the data's name, counted up."""
+    plan: Annotated[bool, CommandLineOnly()] = field(default=False, compare=False)
+    """Say what would be trained, how long and in how much memory, and stop."""
     resume: Annotated[str | None, CommandLineOnly(), Bare("latest")] = field(
         default=None, compare=False
     )

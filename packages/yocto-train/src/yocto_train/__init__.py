@@ -20,6 +20,7 @@ from yocto_train.evaluate import Evaluation, bits_per_byte, bytes_per_token, eva
 from yocto_train.events import Evaluated, Event, Sampled, Saved, Started, StepDone, Stopped
 from yocto_train.finding import find_checkpoint, load_checkpoint
 from yocto_train.optimizers import Muon, make_optimizers, orthogonalize
+from yocto_train.planning import SIZES, Candidate, choose, dropout_for, memory_bytes
 from yocto_train.recipes import RECIPES, Recipe
 from yocto_train.run_directory import Run
 from yocto_train.saving import Written, save_checkpoint
@@ -30,6 +31,8 @@ __version__ = version("yocto-train")
 
 __all__ = [
     "RECIPES",
+    "SIZES",
+    "Candidate",
     "Checkpoint",
     "CheckpointError",
     "Evaluated",
@@ -54,11 +57,14 @@ __all__ = [
     "Written",
     "bits_per_byte",
     "bytes_per_token",
+    "choose",
+    "dropout_for",
     "evaluate",
     "find_checkpoint",
     "load_checkpoint",
     "lr_factor",
     "make_optimizers",
+    "memory_bytes",
     "orthogonalize",
     "place",
     "save_checkpoint",

@@ -73,13 +73,15 @@ def orthogonalize(x: Tensor, iterations: int = 5) -> Tensor:
     polynomial of Jordan et al. 2024 ("Muon: an optimizer for hidden layers in neural networks").
 
     Args:
-        x: (..., rows, columns), float.
+        x: (rows, columns) or (n, rows, columns), float.
         iterations: after 5, singular values that began above 1 % of the norm lie in about
             [0.7, 1.2].
 
     Returns:
         The same shape and dtype.
     """
+    if x.dim() == 2:
+        return orthogonalize(x[None], iterations)[0]
     a, b, c = _NEWTON_SCHULZ
     tall = x.shape[-2] > x.shape[-1]
     if tall:
@@ -87,7 +89,8 @@ def orthogonalize(x: Tensor, iterations: int = 5) -> Tensor:
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(iterations):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.mT if tall else x
 
 

@@ -7,6 +7,7 @@ for event in Trainer(model, train_data, val_data, config).run():
 import hashlib
 import math
 import platform
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,7 +23,13 @@ from yocto_train.checkpoint import Checkpoint
 from yocto_train.config import TrainConfig
 from yocto_train.devices import place
 from yocto_train.errors import NonFiniteError, TrainConfigError
-from yocto_train.evaluate import bits_per_byte, bytes_per_token, cross_entropy, evaluate
+from yocto_train.evaluate import (
+    Evaluation,
+    bits_per_byte,
+    bytes_per_token,
+    cross_entropy,
+    evaluate,
+)
 from yocto_train.events import (
     Evaluated,
     Event,
@@ -200,6 +207,20 @@ class Trainer:
         self._clock.step(time.perf_counter() - begun)
         return result
 
+    def time_step(self, repeats: int = 5) -> float:
+        """Seconds of an optimizer step, as the median of some; for planning: it trains the model.
+
+        Args:
+            repeats: steps to time, after two that warm caches up.
+        """
+        self.model.train()
+        seconds = []
+        for _ in range(repeats + 2):
+            begun = time.perf_counter()
+            self._step()
+            seconds.append(time.perf_counter() - begun)
+        return statistics.median(seconds[2:])
+
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         autocast = self.placement.autocast
         with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):
@@ -232,36 +253,58 @@ class Trainer:
         return asked or (regular and self.progress.evaluated_step != step)
 
     def _evaluate(self) -> Iterator[Event]:
-        config, progress = self.config, self.progress
         begun = time.perf_counter()
+        # The same windows every time, so that the best step is chosen among equals.
         result = evaluate(
             self.model,
             self.val_data,
-            batch_size=max(1, min(64, 16_384 // self.val_data.block_size)),
-            n_batches=0 if self._is_last else config.eval_iters,
+            batch_size=self._evaluation_batch,
+            n_batches=self.config.eval_iters,
             autocast=self.placement.autocast,
             should_stop=lambda: self._stop_requested,
         )
         if result is None:
             return  # asked to stop: the save matters more
         self._evaluate_requested = False
+        is_best = self.progress.take_evaluation(result.loss)
+        yield self._evaluated(result, is_best=is_best, begun=begun)
+        if self._is_last and not result.whole:
+            yield from self._evaluate_whole()
+
+    def _evaluate_whole(self) -> Iterator[Event]:
+        """The figure to publish, after in-between evaluations that saw a part of the split."""
+        progress, begun = self.progress, time.perf_counter()
+        result = evaluate(
+            self.model,
+            self.val_data,
+            batch_size=self._evaluation_batch,
+            autocast=self.placement.autocast,
+            should_stop=lambda: self._stop_requested,
+        )
+        if result is not None:
+            yield self._evaluated(result, is_best=progress.is_best, begun=begun)
+
+    def _evaluated(self, result: Evaluation, *, is_best: bool, begun: float) -> Evaluated:
         seconds = time.perf_counter() - begun
         self._clock.evaluation_seconds.append(seconds)
-        is_best = progress.take_evaluation(result.loss)
         if self._bytes_per_token is None and self.tokenizer is not None:
             self._bytes_per_token = bytes_per_token(self.tokenizer, self.val_data)
         per_token = self._bytes_per_token
-        yield Evaluated(
-            step=progress.step,
+        return Evaluated(
+            step=self.progress.step,
             loss=result.loss,
             bits_per_byte=bits_per_byte(result.loss, per_token) if per_token else None,
             tokens=result.tokens,
             whole=result.whole,
             is_best=is_best,
-            best_step=progress.best_step,
-            best_loss=progress.best_loss,
+            best_step=self.progress.best_step,
+            best_loss=self.progress.best_loss,
             seconds=seconds,
         )
+
+    @property
+    def _evaluation_batch(self) -> int:
+        return max(1, min(64, 16_384 // self.val_data.block_size))
 
     def _sample_is_due(self) -> bool:
         step, interval = self.progress.step, self.config.sample_interval

@@ -1,0 +1,111 @@
+"""What fits a budget of time: the size of the model, and the number of steps, by measuring.
+
+A larger model learns more from each token and reads fewer of them. For runs of minutes on small
+texts, the best use of a budget was a model that sees about three tokens per parameter; compute-
+optimal training of large models sees about twenty (Hoffmann et al. 2022).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from yocto_train.errors import TrainConfigError
+
+# Sizes to choose from, small to large; each about doubles to quadruples the work per token.
+SIZES: Sequence[Mapping[str, Any]] = (
+    {"n_layer": 2, "n_head": 2, "n_embd": 64, "block_size": 128, "batch_size": 16},
+    {"n_layer": 3, "n_head": 4, "n_embd": 128, "block_size": 256, "batch_size": 8},
+    {"n_layer": 4, "n_head": 4, "n_embd": 192, "block_size": 256, "batch_size": 16},
+    {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "batch_size": 32},
+    {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 512, "batch_size": 32},
+)
+TOKENS_PER_PARAMETER = 3.0
+_MIN_ITERS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One size, measured.
+
+    Attributes:
+        size: the fields that make it.
+        n_parameters: distinct weights.
+        seconds_per_step: of an optimizer step.
+        tokens_per_step: targets per step.
+        evaluation_seconds: of one evaluation.
+    """
+
+    size: Mapping[str, Any]
+    n_parameters: int
+    seconds_per_step: float
+    tokens_per_step: int
+    evaluation_seconds: float
+
+    def iters(self, seconds: float, evaluations: int) -> int:
+        """How many steps fit into `seconds` beside the evaluations."""
+        left = seconds - evaluations * self.evaluation_seconds
+        return max(0, int(left / self.seconds_per_step))
+
+
+def choose(
+    seconds: float,
+    measure: Callable[[Mapping[str, Any]], Candidate],
+    *,
+    sizes: Sequence[Mapping[str, Any]] = SIZES,
+    evaluations: int = 8,
+) -> tuple[Candidate, int]:
+    """The largest of `sizes` that sees enough tokens in the time, and its number of steps.
+
+    Args:
+        seconds: the budget, for steps and evaluations.
+        measure: times a size on this machine; called from the smallest on, while they fit.
+        sizes: from small to large.
+        evaluations: how many there will be.
+
+    Returns:
+        The candidate and the number of steps.
+
+    Raises:
+        TrainConfigError: not even the smallest size makes 50 steps in the time.
+    """
+    chosen: tuple[Candidate, int] | None = None
+    for size in sizes:
+        candidate = measure(size)
+        iters = candidate.iters(seconds, evaluations)
+        seen = iters * candidate.tokens_per_step
+        fits = iters >= _MIN_ITERS and seen >= TOKENS_PER_PARAMETER * candidate.n_parameters
+        if fits or (chosen is None and iters >= _MIN_ITERS):
+            chosen = candidate, iters
+        if not fits:
+            break
+    if chosen is None:
+        raise TrainConfigError(
+            f"{seconds:.0f} seconds are too short for {_MIN_ITERS} steps of the smallest size; "
+            "give more time, or choose steps and a size yourself"
+        )
+    return chosen
+
+
+def dropout_for(epochs: float) -> float:
+    """A dropout that suits how often each token is seen; small models overfit from about 4 on."""
+    if epochs <= 4:
+        return 0.0
+    return 0.1 if epochs <= 12 else 0.2
+
+
+def memory_bytes(
+    *, n_parameters: int, n_layer: int, n_embd: int, n_hidden: int, vocab_size: int, tokens: int
+) -> int:
+    """Roughly what training takes: weights, gradients, two moments, and activations, in float32.
+
+    Args:
+        n_parameters: distinct weights.
+        n_layer: blocks.
+        n_embd: width.
+        n_hidden: width inside the MLP.
+        vocab_size: ids.
+        tokens: rows times context of one micro-batch.
+    """
+    per_token = n_layer * (14 * n_embd + 4 * n_hidden) + 3 * vocab_size
+    return 4 * math.ceil(4 * n_parameters + tokens * per_token)
