@@ -83,7 +83,7 @@ def test_a_reply_that_fills_the_window_says_so(make_talk: MakeTalk) -> None:
     """The window ends it with a stated reason, and /continue makes room and goes on."""
     talk = make_talk("x" * 99, " y.\n\n", block_size=64)
     talk.chat.send("m")
-    assert "ctx 64/64 · window full, /continue goes on" in talk.shown
+    assert "ctx 64/64 · window full: /continue" in talk.shown
     talk.chat.extend()
     assert talk.chat.conversation.turns[0].reply.text == "x" * 46 + " y."
     assert len(talk.speaker.calls[1]["prompt"]) == 32
@@ -94,7 +94,7 @@ def test_a_reply_that_meets_the_limit_says_so(make_talk: MakeTalk) -> None:
     talk = make_talk("abcdef", max_new_tokens=3)
     talk.chat.send("m")
     assert "3 tokens" in talk.shown
-    assert "limit reached, /continue goes on" in talk.shown
+    assert "limit: /continue" in talk.shown
 
 
 def test_ctrl_c_keeps_what_was_said(make_talk: MakeTalk) -> None:

@@ -34,7 +34,7 @@ def prompt_of(ids: Sequence[int] = (1,), room: int = 100, *, is_window: bool = F
 def take(make_talk: Callable[..., Any]) -> Callable[..., Take]:
     def make(script: Sequence[str], prompt: Prompt | None = None, **options: Any) -> Take:
         talk = make_talk(script)
-        defaults = {
+        defaults: dict[str, Any] = {
             "settings": SamplingArguments(), "seed": 1, "stops": STOPS, "begins_line": True,
         }  # fmt: skip
         return Take(talk.chat.model, prompt or prompt_of(), **(defaults | options))

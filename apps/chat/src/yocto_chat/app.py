@@ -47,7 +47,10 @@ class ChatArguments(CommandArguments):
     """The flags of yocto-chat."""
 
     conversation: ConversationArguments = ConversationArguments()
-    sampling: SamplingArguments = field(default_factory=SamplingArguments)
+    # A reply ends by itself or at the end of the window; the limit is for those that would not.
+    sampling: SamplingArguments = field(
+        default_factory=lambda: SamplingArguments(max_new_tokens=400)
+    )
     model: ModelArguments = field(default_factory=ModelArguments)
 
 

@@ -23,13 +23,13 @@ from yocto_chat.take import Take
 
 MAX_MESSAGE_CHARACTERS = 100_000
 _MOST_NAMED = 10
-_LARGEST_DRAWN_SEED = 2**31  # short enough to be typed again
+_LARGEST_DRAWN_SEED = 1_000_000  # short enough to be typed again
 
 _ENDINGS: dict[Finish, str] = {
     "stop": "stop",
-    "limit": "limit reached, /continue goes on",
-    "window": "window full, /continue goes on",
-    "stopped": "stopped, /continue goes on",
+    "limit": "limit: /continue",
+    "window": "window full: /continue",
+    "stopped": "stopped: /continue",
 }
 
 #: Lets the user look at a take's alternatives; the place and the id to put there, or None.

@@ -23,11 +23,9 @@ def _remarks(chat: Chat) -> list[str]:
     small = "small " if model.n_parameters < _SMALL_PARAMETERS else ""
     made_up = ", and makes things up" if small else ""
     if chat.layout.has_turn_tokens:
-        remarks = [f"A {small}chat model: it answers as its text does{made_up}."]
+        remarks = [f"A {small}chat model: it answers as its text taught it{made_up}."]
     else:
-        remarks = [
-            f"A {small}plain-text model: it continues a dialogue as its text would{made_up}."
-        ]
+        remarks = [f"A {small}plain-text model: it continues a dialogue{made_up}."]
     if model.best_step is not None and model.best_step != model.step:
         best = f"--ckpt {model.run}/best.pt"
         remarks.append(f"Its loss was lowest at step {model.best_step}: {best}")

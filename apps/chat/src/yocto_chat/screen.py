@@ -48,9 +48,11 @@ class Screen:
         return _WIDTH_ELSEWHERE
 
     def line(self, text: str = "", *, dim: bool = False) -> None:
-        """Write text, with its line breaks, and end the line."""
-        self.put(self._dimmed(visible(text)) if dim else visible(text))
-        self.put("\n")
+        """Write text, broken between words where it is wider than the window, and end the line."""
+        # Bold and dim are no colours: they stay where NO_COLOR is set.
+        style = "\x1b[2m" if dim and text and self.ansi else ""
+        wrap = WordWrap(movable=self.ansi)
+        self.put(wrap.push(visible(text), width=self.width, style=style) + "\n")
 
     def notice(self, text: str) -> None:
         """Something that happened and would otherwise go unnoticed."""
@@ -93,10 +95,6 @@ class Screen:
         """Write text that is safe already, escape sequences of ours included."""
         self._out.write(text)
         self._out.flush()
-
-    def _dimmed(self, text: str) -> str:
-        # Bold and dim are no colours: they stay where NO_COLOR is set.
-        return f"\x1b[2m{text}\x1b[22m" if self.ansi and text else text
 
 
 class ReplyWriter:

@@ -1,0 +1,109 @@
+"""/alts: the walk along a reply, and what its keys do."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+from yocto_chat.alternatives import Stepper, choose, options_at
+from yocto_chat.commands import act
+from yocto_model import Token
+from yocto_tokenizers import CharTokenizer
+
+MakeTalk = Callable[..., Any]
+
+
+@pytest.fixture
+def talk(make_talk: MakeTalk) -> Any:
+    talk = make_talk(" abc.\n\n", " now.\n\n")
+    act(talk.chat, "m")
+    return talk
+
+
+def test_five_options_and_the_one_that_was_said(tokenizer: CharTokenizer) -> None:
+    """Ranked by probability; a token that ranks lower than five is shown beneath."""
+    ranked = tuple((id_, math.log(0.5) - id_ + 10) for id_ in range(10, 18))
+    options = options_at(
+        Token(id=16, text="/", logprob=ranked[6][1], alternatives=ranked), tokenizer
+    )
+    assert [option.rank for option in options] == [1, 2, 3, 4, 5, 7]
+    assert [option.drawn for option in options] == [False] * 5 + [True]
+    assert options[0].probability == pytest.approx(0.5)
+    beyond = options_at(Token(id=40, text="G", logprob=-9.0, alternatives=ranked), tokenizer)
+    assert (beyond[-1].rank, beyond[-1].drawn, len(beyond)) == (None, True, 6)
+
+
+@pytest.mark.parametrize(
+    ("keys", "place", "chosen"),
+    [
+        ("\r", None, None),  # on what was said: nothing changes
+        ("q", None, None),
+        ("\x1b", None, None),
+        ("\x03", None, None),
+        ("\x04", None, None),
+        ("\x1b[B\r", 1, 1),  # Down, Enter: the second likeliest
+        ("\x1b[C\x1b[C\x1b[B\x1b[B\r", 3, 2),  # Right, Right, Down, Down
+        ("\x1b[C\x1b[D\x1b[B\r", 1, 1),  # and Left
+        ("ljj\r", 2, 2),
+        ("\x1b[F\x1b[B\r", 4, 1),  # End
+        ("\x1b[C\x1b[C\x1b[C\x1b[C\x1b[C\x1b[B\r", 4, 1),  # not beyond the end
+        ("\x1b[B\x1b[A\r", None, None),  # Down and Up again
+    ],
+)
+def test_keys(talk: Any, keys: str, place: int | None, chosen: int | None) -> None:
+    """Along the reply, along the options, and Enter takes one; leaving changes nothing."""
+    with create_pipe_input() as keyboard:
+        keyboard.send_text(keys)
+        found = choose(
+            talk.chat.take,
+            talk.speaker.tokenizer,
+            unicode=True,
+            terminal_input=keyboard,
+            terminal_output=DummyOutput(),
+        )
+    expected = (
+        None
+        if place is None or chosen is None
+        else (place, talk.chat.take.tokens[place].alternatives[chosen][0])
+    )
+    assert expected == found
+
+
+def test_tab_finds_a_surprise(make_talk: MakeTalk) -> None:
+    """The next place where the first choice was not taken; the end if there is none."""
+    talk = make_talk(["a", "b", "\u2603", "d", "\n\n"])
+    act(talk.chat, "m")
+    tokens = talk.chat.take._stream.tokens
+    tokens[2] = Token(id=5, text="\u2603", logprob=-3.0, alternatives=((9, -0.1), (5, -3.0)))
+    stepper = Stepper(talk.chat.take, talk.speaker.tokenizer)
+    stepper.to_surprise()
+    assert (stepper.place, stepper.chosen.rank) == (2, 2)
+    stepper.to_surprise()
+    assert stepper.place == 2
+
+
+@pytest.mark.parametrize("unicode", [True, False])
+def test_what_is_drawn(talk: Any, unicode: bool) -> None:
+    """The reply with one token marked, the options with rank, share and bar, and the keys."""
+    stepper = Stepper(talk.chat.take, talk.speaker.tokenizer)
+    stepper.step(1)
+    text = "".join(fragment[1] for fragment in stepper.fragments(unicode=unicode))
+    assert text.startswith("abc.\n\ntoken 2 of 4\n> 1. 'b'")
+    assert ("█" if unicode else "#") in text
+    assert unicode or text.isascii()
+    assert " 60.7 % " in text
+    assert "said" in text
+
+
+def test_a_choice_is_swapped_in(talk: Any) -> None:
+    """The command hands the take over, and the reply goes on from the choice."""
+    other = talk.chat.take.tokens[2].alternatives[1][0]
+    talk.chat.choose = lambda _take: (2, other)
+    act(talk.chat, "/alts")
+    letter = talk.speaker.tokenizer.decode([other])
+    assert talk.chat.conversation.turns[0].reply.text == f"a{letter} now."
+    talk.chat.choose = lambda _take: None
+    act(talk.chat, "/alts")
+    assert talk.chat.conversation.turns[0].reply.text == f"a{letter} now."

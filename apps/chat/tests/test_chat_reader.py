@@ -1,0 +1,154 @@
+"""What keys do, typed into prompt_toolkit's own pipe."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.input import PipeInput, create_pipe_input
+from prompt_toolkit.output import DummyOutput
+from yocto_chat.commands import COMMANDS
+from yocto_chat.reader import CommandCompleter, PlainReader, PromptReader
+from yocto_chat.typing_rules import goes_on, message_of, next_line
+
+MakeTalk = Callable[..., Any]
+PASTE = "\x1b[200~{}\x1b[201~"
+
+
+@pytest.fixture
+def keyboard() -> Iterator[PipeInput]:
+    with (
+        create_pipe_input() as keys,
+        create_app_session(input=keys, output=DummyOutput()),
+    ):
+        yield keys
+
+
+@pytest.fixture
+def talk(make_talk: MakeTalk) -> Any:
+    return make_talk()
+
+
+def read(keyboard: PipeInput, talk: Any, typed: str, *history: str) -> str:
+    keyboard.send_text(typed)
+    return PromptReader(talk.chat, InMemoryHistory(history)).read()
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("a\r", "a"),
+        ("a\x1b\rb\r", "a\nb"),  # Alt-Enter
+        ("a\\\rb\r", "a\nb"),  # a backslash at the end
+        ('"""a\rb\r"""\r', "a\nb"),  # three quotes
+        ('"""one"""\r', "one"),
+        (PASTE.format("x\ny") + "\r", "x\ny"),
+        (PASTE.format("x\r\ny\rz") + "\r", "x\ny\nz"),
+        (PASTE.format("\x1b[31m\u202e") + "\r", "␛[31m<202E>"),
+        ("abc\x03d\r", "d"),  # Ctrl-C clears
+        ("abc\x01\x04\r", "bc"),  # Ctrl-D deletes forward
+        ("\x1b[A\r", "newest"),  # Up
+        ("\x1b[A\x1b[A\r", "older"),
+        ("\x12old\r\r", "older"),  # Ctrl-R
+        ("é\r", "é"),
+    ],
+)
+def test_keys(keyboard: PipeInput, talk: Any, typed: str, expected: str) -> None:
+    """Enter sends; three ways make lines; history, search, completion and paste work."""
+    assert expected == read(keyboard, talk, typed, "older", "newest")
+
+
+def test_control_keys_on_an_empty_prompt(keyboard: PipeInput, talk: Any) -> None:
+    """Ctrl-C and Ctrl-D are for the loop to answer."""
+    with pytest.raises(KeyboardInterrupt):
+        read(keyboard, talk, "\x03")
+    with pytest.raises(EOFError):
+        read(keyboard, talk, "\x04")
+
+
+def test_a_draft_is_there_to_be_edited(keyboard: PipeInput, talk: Any) -> None:
+    """/edit puts the message into the prompt, once."""
+    talk.chat.draft = "Wat is time?"
+    assert read(keyboard, talk, "\x01\x1b[Ch" + "\r") == "Wh" + "at is time?"
+    assert read(keyboard, talk, "new\r") == "new"
+
+
+def test_a_giant_paste_is_one_message_and_capped(
+    keyboard: PipeInput, talk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All lines of a paste are one message; what is over the cap is cut, and counted."""
+    monkeypatch.setattr("yocto_chat.reader.MAX_MESSAGE_CHARACTERS", 1_000)
+    assert read(keyboard, talk, PASTE.format("x\n" * 600) + "\r") == "x\n" * 500
+    assert "too much was pasted; its last 200 characters are cut" in talk.shown
+
+
+def completions(text: str) -> list[str]:
+    found = CommandCompleter().get_completions(Document(text), CompleteEvent())
+    return [completion.text for completion in found]
+
+
+def test_completion() -> None:
+    """Commands by any name, with their help; then what may follow; never inside a message."""
+    assert [f"/{command.name}" for command in COMMANDS] == completions("/")
+    assert completions("/ex") == ["/exit"]
+    assert completions("/qui") == ["/exit"]
+    assert completions("/probs o") == ["on", "off"]
+    assert completions("/set min") == ["min_p"]
+    assert "retry" in completions("/help r")
+    assert completions("/nonsense x") == completions("//ex") == completions("ex") == []
+    assert completions("/ex\n") == []
+
+
+def test_file_names_are_completed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After /load."""
+    (tmp_path / "chat-001.jsonl").touch()
+    monkeypatch.chdir(tmp_path)
+    assert completions("/load ch") == ["at-001.jsonl"]
+
+
+def test_the_toolbar_shows_the_context(talk: Any) -> None:
+    """How full the window is, and whose it is."""
+    reader = PromptReader(talk.chat, InMemoryHistory())
+    assert reader._toolbar() == "ctx 0/512 · test-run · /help"
+
+
+def test_plain_input_has_lines_too(talk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a prompt that can be drawn, a backslash and quotes still make lines."""
+    lines = iter(["a\\", "b", '"""x', "y", '"""'])
+    monkeypatch.setattr("builtins.input", lambda _prompt: next(lines))
+    reader = PlainReader(talk.chat)
+    assert reader.read() == "a\nb"
+    assert reader.read() == "x\ny"
+    talk.chat.draft = "old"
+    monkeypatch.setattr("builtins.input", lambda _prompt: "half \udce9")
+    assert reader.read() == "half \ufffd"
+    assert "the message was: old" in talk.shown
+
+
+@pytest.mark.property
+@given(st.lists(st.text('ab"\\ ', max_size=6), min_size=1, max_size=4))
+def test_typing_ends(lines: list[str]) -> None:
+    """What is sent holds every line that was typed, and quotes always can be closed."""
+    text = lines[0]
+    for line in lines[1:]:
+        if not goes_on(text):
+            break
+        text = next_line(text) + line
+    if goes_on(text):
+        text = next_line(text) + ('"""' if text.startswith('"""') else "")
+    assert not goes_on(text)
+    assert message_of(text) in text
+
+
+@pytest.mark.property
+@given(st.text(st.characters(codec=None, categories=None)))
+def test_messages_can_be_written_as_utf8(text: str) -> None:
+    """Half characters become U+FFFD; everything else stays."""
+    message = message_of("x" + text)
+    message.encode()
+    assert message == "x" + text or "\ufffd" in message
