@@ -523,6 +523,47 @@ def test_save_must_stay_in_the_directory(tmp_path: Path) -> None:
         assert names_in(tmp_path) == ["a.txt"]
 
 
+def test_a_file_of_any_name_is_replaced(tmp_path: Path) -> None:
+    """With force, a tokenizer's file of its own name is known by the old meta.json, and goes."""
+    (tmp_path / "a.txt").write_text("some words")
+
+    def save(path: Path) -> Path:
+        file = Path(path) / "my.vocab"
+        file.write_text("x")
+        return file
+
+    with_file = namespace_tokenizer(save=save)
+    out = tmp_path / "out"
+    prepare(tmp_path / "a.txt", out, tokenizer=with_file, val_ratio=0.5)
+    prepare(tmp_path / "a.txt", out, tokenizer=namespace_tokenizer(), val_ratio=0.5, force=True)
+    assert names_in(out) == ["meta.json", "train.bin", "val.bin"]
+
+
+def test_a_fingerprint_is_a_name(tmp_path: Path) -> None:
+    """What could not be written into meta.json as a name is refused at once."""
+    (tmp_path / "a.txt").write_text("some words")
+    tokenizer = namespace_tokenizer(fingerprint=lambda: b"bytes")
+    with pytest.raises(TokenizerUseError, match="fingerprint must be a str, found bytes"):
+        prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer=tokenizer, val_ratio=0.5)
+    assert names_in(tmp_path) == ["a.txt"]
+
+
+def test_ids_of_several_types(tmp_path: Path) -> None:
+    """Texts whose ids come in different integer types, or not at all, are joined unharmed."""
+    kinds = iter(["<u2", "<i8", ">i4", "u1", "<u8", "<u2", "<i8", ">i4", "u1", "<u8"])
+
+    def encode_to_numpy(text: str) -> np.ndarray:
+        ids = [] if text.startswith("-") else list(text.encode())
+        return np.array(ids, dtype=next(kinds) if ids else float)
+
+    write_records(tmp_path / "a.jsonl", ["one", "two", "-", "three", "four", "--", "five"])
+    tokenizer = namespace_tokenizer(encode_to_numpy=encode_to_numpy)
+    meta = prepare(tmp_path / "a.jsonl", tmp_path / "out", tokenizer=tokenizer, split_by="position")
+    assert 19 == meta.train.tokens + meta.val.tokens
+    both = [*load_bin(tmp_path / "out" / "train.bin"), *load_bin(tmp_path / "out" / "val.bin")]
+    assert sorted(b"onetwothreefourfive") == sorted(both)
+
+
 @pytest.mark.property
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**32), chunk_chars=st.integers(1, 50))

@@ -29,11 +29,8 @@ def exclusive_lock(path: Path, what: Path) -> Iterator[None]:
     """
     descriptor = _acquire(path, what)
     try:
-        os.ftruncate(descriptor, 0)
-        started = datetime.now().astimezone().isoformat(timespec="seconds")
-        os.write(
-            descriptor, f"pid {os.getpid()} on {socket.gethostname()} since {started}".encode()
-        )
+        with suppress(OSError):  # no room for a message is no reason to stop
+            _sign(descriptor)
         yield
     finally:
         try:
@@ -43,6 +40,13 @@ def exclusive_lock(path: Path, what: Path) -> Iterator[None]:
                     fsops.remove_file(path)
         finally:
             os.close(descriptor)
+
+
+def _sign(descriptor: int) -> None:
+    """Say who holds the lock, for the message that another process shows."""
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()} since {started}".encode())
 
 
 def _acquire(path: Path, what: Path) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from yocto_data.errors import OptionError, OutputError, ShortDataError, show
 from yocto_data.meta import SPLITS, DataMeta, SourceMeta, SplitMeta, token_dtype
-from yocto_data.prepare import OUR_FILES, Progress
+from yocto_data.prepare import Progress
 from yocto_data.protocol import Tokenizer
 from yocto_data.sources import PathLike
 from yocto_data.staging import check_target, resolve_target, staged_directory
@@ -68,10 +68,10 @@ def import_nanogpt(
         file.check_ids()
         if len(file.array) < 2:
             raise ShortDataError(f"{show(file.path)} holds one token; at least 2 are needed")
-    check_target(target, force=force, known_names=OUR_FILES)
+    check_target(target, force=force)
     total_bytes = sum(file.array.nbytes for file in files.values())
     report = _Report(progress, total_bytes)
-    with staged_directory(target, force=force, known_names=OUR_FILES) as directory:
+    with staged_directory(target, force=force) as directory:
         splits = {
             name: _copy(file, directory / f"{name}.bin", element, report)
             for name, file in files.items()

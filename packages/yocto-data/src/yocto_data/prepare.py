@@ -15,14 +15,12 @@ from yocto_data.decoding import Errors
 from yocto_data.documents import Corpus, Tally
 from yocto_data.encoding import Encoded, Encoder, encode_jobs, make_jobs
 from yocto_data.errors import (
-    MetaError,
     OutputError,
     ShortDataError,
     SourceChangedError,
     show,
 )
 from yocto_data.meta import (
-    META_NAME,
     DataMeta,
     OptionsMeta,
     SeparatorMeta,
@@ -37,6 +35,7 @@ from yocto_data.splitting import (
     Piece,
     PieceCutter,
     SplitBy,
+    SplitPlan,
     Survey,
     check_split_options,
     plan_split,
@@ -50,9 +49,6 @@ from yocto_data.tokenizer_file import save_tokenizer, vocabulary_size
 Progress = Callable[[int, int, int], None]
 """Called on the caller's thread with bytes done, bytes in all, tokens written so far."""
 
-OUR_FILES = frozenset(
-    {META_NAME, "train.bin", "val.bin", "vocab.json", "tokenizer.json", "tokenizer.model"}
-)
 # Encoding characters is one table look-up: it outruns the pipe to another process.
 _KINDS_KEPT_HERE = frozenset({"char"})
 
@@ -128,8 +124,7 @@ def prepare(
     corpus = open_corpus(sources, encoding=encoding, errors=errors, text_field=text_field)
     target = resolve_target(out_dir)
     _refuse_overlap(target, sources, corpus)
-    known_names = OUR_FILES | _recorded_names(target)
-    check_target(target, force=force, known_names=known_names)
+    check_target(target, force=force)
 
     total_bytes = size_on_disk(corpus.sources)
     found = survey(
@@ -149,10 +144,10 @@ def prepare(
         progress=report,
         total_bytes=total_bytes,
     )
-    with staged_directory(target, force=force, known_names=known_names) as directory:
+    with staged_directory(target, force=force) as directory:
         train, val = run.write(directory)
         _require_same_sources(found.tally, run.cutter.tally)
-        _require_tokens(train, val, block_size)
+        _require_tokens(train, val, run.cutter.plan, block_size)
         meta = DataMeta(
             vocab_size=vocab_size,
             tokenizer=save_tokenizer(tokenizer, directory),
@@ -260,15 +255,6 @@ def _refuse_overlap(target: Path, sources: PathLike | Sequence[PathLike], corpus
             raise OutputError(f"{show(target)} holds the source {file.shown}; write elsewhere")
 
 
-def _recorded_names(target: Path) -> frozenset[str]:
-    """The tokenizer's file may have any name; the old meta.json knows it."""
-    try:
-        file = DataMeta.load(target).tokenizer.file
-    except MetaError:
-        return frozenset()
-    return frozenset() if file is None else frozenset({file})
-
-
 def _separator(
     tokenizer: Tokenizer,
     separator: int | Literal["auto"] | None,
@@ -299,15 +285,18 @@ def _require_same_sources(first: Tally, second: Tally) -> None:
             )
 
 
-def _require_tokens(train: SplitMeta, val: SplitMeta, block_size: int | None) -> None:
+def _require_tokens(
+    train: SplitMeta, val: SplitMeta, plan: SplitPlan, block_size: int | None
+) -> None:
     needed = (block_size or 1) + 1
     for name, split in (("training", train), ("validation", val)):
         if split.tokens < needed:
+            context = f" for a block_size of {block_size}" if block_size else ""
+            way_out = " or split_by=position" if plan.by == "documents" else ""
             raise ShortDataError(
-                f"the {name} split has {split.tokens} tokens, but needs at least {needed}"
-                + (f" for a block_size of {block_size}" if block_size else "")
-                + f" (training {train.tokens}, validation {val.tokens}); use more text"
-                + (", a smaller block_size or another val_ratio" if block_size else "")
+                f"the {name} split has {split.tokens} tokens, but needs at least {needed}{context} "
+                f"(training {train.tokens}, validation {val.tokens}); use more text, another "
+                f"val_ratio{way_out}"
             )
 
 

@@ -11,13 +11,19 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from yocto_data import fsops
-from yocto_data.errors import OutputError, reason, show
+from yocto_data.errors import MetaError, OutputError, reason, show
 from yocto_data.lock import exclusive_lock
+from yocto_data.meta import META_NAME, DataMeta
+
+# All that may lie in a directory that is replaced, besides a tokenizer's file of another name.
+OUR_FILES = frozenset(
+    {META_NAME, "train.bin", "val.bin", "vocab.json", "tokenizer.json", "tokenizer.model"}
+)
 
 
 def resolve_target(out_dir: str | os.PathLike[str]) -> Path:
@@ -35,7 +41,7 @@ def resolve_target(out_dir: str | os.PathLike[str]) -> Path:
     return target
 
 
-def check_target(target: Path, *, force: bool, known_names: Collection[str]) -> None:
+def check_target(target: Path, *, force: bool) -> None:
     """Refuse a target that exists, unless it is empty, or ``force`` is set and all in it is ours.
 
     Raises:
@@ -50,7 +56,8 @@ def check_target(target: Path, *, force: bool, known_names: Collection[str]) -> 
         return
     except OSError as error:
         raise OutputError(f"cannot write {show(target)}: {reason(error)}") from error
-    foreign = [name for name in entries if name not in known_names]
+    known = OUR_FILES | _recorded_names(target)
+    foreign = [name for name in entries if name not in known]
     if foreign:
         raise OutputError(
             f"{show(target)} holds '{show(foreign[0])}', which is no prepared data, and is never "
@@ -62,14 +69,22 @@ def check_target(target: Path, *, force: bool, known_names: Collection[str]) -> 
         )
 
 
+def _recorded_names(target: Path) -> frozenset[str]:
+    """The tokenizer's file may have any name; the old meta.json knows it."""
+    try:
+        file = DataMeta.load(target).tokenizer.file
+    except MetaError:
+        return frozenset()
+    return frozenset() if file is None else frozenset({file})
+
+
 @contextmanager
-def staged_directory(target: Path, *, force: bool, known_names: Collection[str]) -> Iterator[Path]:
+def staged_directory(target: Path, *, force: bool) -> Iterator[Path]:
     """Yield a new directory to fill; when the block ends without an error it becomes ``target``.
 
     Args:
         target: as ``resolve_target`` returns it.
         force: whether a directory of ours that is there may be replaced.
-        known_names: what may lie in a directory that is replaced.
 
     Raises:
         OutputError: the target cannot be used.
@@ -81,7 +96,7 @@ def staged_directory(target: Path, *, force: bool, known_names: Collection[str])
         with exclusive_lock(target.with_name(f".{target.name}.lock"), target):
             with fsops.translated(target):
                 _recover(target)
-            check_target(target, force=force, known_names=known_names)
+            check_target(target, force=force)
             temporary = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
             with fsops.translated(target):
                 fsops.make_directory(temporary)
@@ -152,8 +167,9 @@ def _make_parents(parent: Path) -> list[Path]:
             missing.append(parent)
             parent = parent.parent
         for directory in reversed(missing):
-            fsops.make_directory(directory)
-            made.insert(0, directory)
+            with suppress(FileExistsError):  # another process may have been quicker
+                fsops.make_directory(directory)
+                made.insert(0, directory)
     except OSError as error:
         for directory in made:
             with suppress(OSError):

@@ -49,9 +49,14 @@ def save_tokenizer(tokenizer: Tokenizer | None, directory: Path) -> TokenizerMet
                 f"returned {show(path)}"
             )
         file, sha256 = path.name, _sha256(path)
+    name = fingerprint() if callable(fingerprint) else None
+    if not isinstance(name, str | None):
+        raise TokenizerUseError(
+            f"the tokenizer's fingerprint must be a str, found {type(name).__name__}"
+        )
     return TokenizerMeta(
         kind=kind if isinstance(kind, str) else None,
-        fingerprint=fingerprint() if callable(fingerprint) else None,
+        fingerprint=name,
         file=file,
         sha256=sha256,
     )
