@@ -3,7 +3,8 @@
 A context that outgrows `block_size` is cut in hops: see `window_start`.
 """
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from yocto_model.cache import KVCache
-from yocto_model.errors import InputError
+from yocto_model.errors import InputError, quoted
 from yocto_model.sampling import SamplingOptions, next_ids
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ class Context:
         self, model: "GPT", rows: Sequence[Sequence[int]], *, use_cache: bool = True
     ) -> None:
         self.model, self.use_cache = model, use_cache
-        self.rows = [list(row) for row in rows]
-        check_rows(self.rows, model.config.vocab_size)
+        self.rows = checked_rows(rows, model.config.vocab_size)
         self._cache: KVCache | None = None
         self._starts: list[int] = []  # where the cached windows begin
 
@@ -89,8 +89,7 @@ class Context:
         Raises:
             InputError: no ids, or one outside the vocabulary.
         """
-        check_rows([ids], self.model.config.vocab_size)
-        old, self.rows = self.rows[0], [list(ids)]
+        old, self.rows = self.rows[0], checked_rows([ids], self.model.config.vocab_size)
         start = window_start(len(ids), self.model.config.block_size)
         if self._cache is None or len(self._starts) != 1 or self._starts != [start]:
             self._cache = None
@@ -153,6 +152,7 @@ def stream(
     *,
     options: SamplingOptions,
     generators: Sequence[torch.Generator],
+    vocab_size: int | None = None,
 ) -> Iterator[Step]:
     """Extend each row of `context` by one id at a time.
 
@@ -163,6 +163,7 @@ def stream(
         max_new_tokens: how many steps at most.
         options: how ids are chosen.
         generators: one CPU generator per row; each step takes one number from each.
+        vocab_size: draw only ids below it; None allows all that the model has.
 
     Raises:
         SamplingError: logits from which nothing can be drawn.
@@ -171,7 +172,7 @@ def stream(
         logits = context.next_logits()
         uniforms = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
         windows = [context.window(row) for row in range(len(context.rows))]
-        ids = next_ids(logits, options, uniforms, windows).tolist()
+        ids = next_ids(logits[:, :vocab_size], options, uniforms, windows).tolist()
         context.append(ids)
         yield Step(ids=ids, logits=logits)
 
@@ -187,18 +188,17 @@ def generate_ids(
     use_cache: bool,
 ) -> Tensor:
     """What `GPT.generate` does; see there for arguments, result and errors."""
-    rows = prompts.tolist() if isinstance(prompts, Tensor) else [list(row) for row in prompts]
     if isinstance(prompts, Tensor) and prompts.dim() != 2:
         raise InputError(f"ids must have shape (batch, tokens), not {tuple(prompts.shape)}")
-    if max_new_tokens < 0:
-        raise InputError(f"max_new_tokens must be >= 0, not {max_new_tokens}")
+    check_count("max_new_tokens", max_new_tokens)
+    rows = prompts.tolist() if isinstance(prompts, Tensor) else prompts
     was_training = model.training
     model.eval()  # dropout off
     try:
         context = Context(model, rows, use_cache=use_cache)
         generators = make_generators(len(rows), seed)
         done = [False] * len(rows)
-        ends = [len(row) + max_new_tokens for row in rows]
+        ends = [len(row) + max_new_tokens for row in context.rows]
         for step in stream(context, max_new_tokens, options=options, generators=generators):
             for row, token in enumerate(step.ids):
                 if token == eos_token and not done[row]:
@@ -207,12 +207,9 @@ def generate_ids(
                 break
     finally:
         model.train(was_training)
-    longest = max(map(len, context.rows))
-    fill = 0 if eos_token is None else eos_token
-    full = [
-        row[:end] + [fill] * (longest - min(end, len(row)))
-        for row, end in zip(context.rows, ends, strict=True)
-    ]
+    whole = [row[:end] for row, end in zip(context.rows, ends, strict=True)]
+    longest, fill = max(map(len, whole)), 0 if eos_token is None else eos_token
+    full = [row + [fill] * (longest - len(row)) for row in whole]
     return torch.tensor(full, device=model.token_emb.weight.device)
 
 
@@ -220,23 +217,39 @@ def make_generators(n_rows: int, seed: int | Sequence[int] | None) -> list[torch
     """One CPU generator per row: row b is seeded with `seed + b`, or with `seed[b]`.
 
     Raises:
-        InputError: the number of seeds is not the number of rows.
+        InputError: the number of seeds is not the number of rows, or one is out of range.
     """
     if seed is None:
         seed = int(torch.randint(2**62, (1,)))
-    seeds = [seed + row for row in range(n_rows)] if isinstance(seed, int) else list(seed)
-    if len(seeds) != n_rows:
-        raise InputError(f"{len(seeds)} seeds for {n_rows} rows")
-    return [torch.Generator().manual_seed(s) for s in seeds]
+    if isinstance(seed, Sequence) and len(seed) != n_rows:
+        raise InputError(f"{len(seed)} seeds for {n_rows} rows")
+    try:
+        seeds = seed if isinstance(seed, Sequence) else [seed + row for row in range(n_rows)]
+        return [torch.Generator().manual_seed(operator.index(number)) for number in seeds]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError("a seed must be a whole number from -2^63 to 2^64 - 1") from error
 
 
-def check_rows(rows: Sequence[Sequence[int]], vocab_size: int) -> None:
-    """Raise InputError unless each row holds at least one id and all ids are in the vocabulary."""
-    if not rows:
+def check_count(name: str, number: object) -> None:
+    """Raise InputError, which calls it `name`, unless it is a whole number from 0 on."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise InputError(f"{name} must be a whole number >= 0, not {quoted(number)}")
+
+
+def checked_rows(rows: Iterable[Iterable[int]], vocab_size: int) -> list[list[int]]:
+    """The rows as lists of int; InputError unless each holds at least one id of the vocabulary."""
+    try:
+        checked = [[operator.index(token) for token in row] for row in rows]
+    except TypeError as error:
+        raise InputError("a prompt must be rows of whole numbers, such as [[1, 2, 3]]") from error
+    if not checked:
         raise InputError("there is no prompt: give at least one row of ids")
-    for number, row in enumerate(rows):
+    for number, row in enumerate(checked):
         if not row:
             raise InputError(f"row {number} is empty: a prompt needs at least one token")
         for token in row:
             if not 0 <= token < vocab_size:
-                raise InputError(f"id {token} in row {number} is outside 0..{vocab_size - 1}")
+                raise InputError(
+                    f"id {quoted(token)} in row {number} is outside 0..{vocab_size - 1}"
+                )
+    return checked

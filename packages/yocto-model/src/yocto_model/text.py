@@ -8,7 +8,14 @@ from typing import Literal, Protocol
 import torch
 
 from yocto_model.errors import InputError
-from yocto_model.generation import Context, Step, make_generators, stream
+from yocto_model.generation import (
+    Context,
+    Step,
+    check_count,
+    checked_rows,
+    make_generators,
+    stream,
+)
 from yocto_model.gpt import GPT
 from yocto_model.sampling import SamplingOptions
 
@@ -64,13 +71,20 @@ class Token:
 class StopFilter:
     """Lets text through until one of some strings appears, which is never let out.
 
-    A tail that could still become a stop string is held back, and no more than that.
+    A tail that could still become a stop string is held back, and no more than that. Where stops
+    overlap, the one that is complete first counts, so it does not matter how the text is cut up.
+
+    Args:
+        stops: one string or several; none lets everything through.
+
+    Raises:
+        InputError: a stop string is empty.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
-        if any(not stop for stop in stops):
+    def __init__(self, stops: str | Sequence[str]) -> None:
+        self.stops = (stops,) if isinstance(stops, str) else tuple(stops)
+        if not all(self.stops):
             raise InputError("a stop string must not be empty")
-        self.stops = tuple(stops)
         self.stopped = False
         self._held = ""
 
@@ -79,10 +93,10 @@ class StopFilter:
         if self.stopped:
             return ""
         text = self._held + text
-        found = [place for stop in self.stops if (place := text.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self.stops if (at := text.find(stop)) >= 0]
         if found:
             self.stopped, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         held = max((self._overlap(text, stop) for stop in self.stops), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
@@ -125,7 +139,8 @@ class TextGenerator:
     """Continues text with a model and its tokenizer, in evaluation mode.
 
     Successive prompts that begin alike, as the turns of a chat do, are not read again: the
-    key/value cache is kept for the longest common beginning.
+    key/value cache is kept for the longest common beginning. It knows nothing of weights that
+    change: while training, make a new TextGenerator for each sample.
 
     Args:
         model: the model; it is put in evaluation mode.
@@ -145,6 +160,7 @@ class TextGenerator:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self._context: Context | None = None
+        self._reader: TextStream | None = None  # whose text the context holds
 
     def stream(
         self,
@@ -152,38 +168,45 @@ class TextGenerator:
         max_new_tokens: int,
         *,
         options: SamplingOptions | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         seed: int | None = None,
         alternatives: int = 0,
         logprobs: bool = False,
     ) -> TextStream:
         """Start generating; iterate over the result to get text.
 
+        Several streams may be read in turns; going on with the one read last is fastest.
+
         Args:
             prompt: text, or ids; at least one token.
             max_new_tokens: how many tokens at most.
             options: how tokens are chosen.
-            stop: strings that end the text and are not part of it.
+            stop: a string, or several, that end the text and are not part of it.
             seed: equal seeds give equal text; None draws one.
             alternatives: keep this many likeliest tokens with each `Token`.
             logprobs: keep each token's log-probability.
 
         Raises:
-            InputError: an empty prompt, an id outside the vocabulary, or an empty stop string.
+            InputError: an empty prompt, an id that the tokenizer has not, an empty stop string, or
+                a number out of range.
         """
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        check_count("max_new_tokens", max_new_tokens)
+        check_count("alternatives", alternatives)
+        prompt_ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        [ids] = checked_rows([prompt_ids], self.tokenizer.vocab_size)
+        generators, stops = make_generators(1, seed), StopFilter(stop)
         if self._context is None:
             self._context = Context(self.model, [ids])
-        else:
-            self._context.restart(ids)
         steps = stream(
             self._context,
             max_new_tokens,
             options=options or SamplingOptions(),
-            generators=make_generators(1, seed),
+            generators=generators,
+            vocab_size=self.tokenizer.vocab_size,
         )
         result = TextStream(ids)
-        result.pieces = self._pieces(result, steps, StopFilter(stop), alternatives, logprobs)
+        steps = self._in_turns(result, self._context, steps)
+        result.pieces = self._pieces(result, steps, stops, alternatives, logprobs)
         return result
 
     def generate(
@@ -192,11 +215,24 @@ class TextGenerator:
         max_new_tokens: int,
         *,
         options: SamplingOptions | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         seed: int | None = None,
     ) -> str:
         """The continuation of `prompt` as one string; arguments as in `stream`."""
         return "".join(self.stream(prompt, max_new_tokens, options=options, stop=stop, seed=seed))
+
+    def _in_turns(
+        self, result: TextStream, context: Context, steps: Iterator[Step]
+    ) -> Iterator[Step]:
+        """The steps, each with the context set to this stream if another one has used it."""
+        while True:
+            if self._reader is not result:
+                context.restart([*result.prompt_ids, *(token.id for token in result.tokens)])
+                self._reader = result
+            step = next(steps, None)
+            if step is None:
+                return
+            yield step
 
     def _pieces(
         self,

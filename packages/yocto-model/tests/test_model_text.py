@@ -1,0 +1,364 @@
+"""Text out of a model: whole characters, stop strings that never show, reasons for ending."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from yocto_model import (
+    GPT,
+    GPTConfig,
+    InputError,
+    SamplingError,
+    SamplingOptions,
+    StopFilter,
+    TextGenerator,
+)
+
+MakeModel = Callable[[GPTConfig, int], GPT]
+
+# Bytes of ASCII, of two- and four-byte characters, of stop strings, and some that are no UTF-8.
+PIECES = [b"a", b"b", b"ab", b"\n", "é".encode(), b"\xf0\x9f", b"\x99\x82", b"\xc3", b"\xa9", b""]
+EOS = 9
+SIZES = {"vocab_size": len(PIECES), "block_size": 16, "n_layer": 1, "n_head": 2, "n_embd": 8}
+GPT2 = GPTConfig.from_dict(SIZES)
+SEEDS = st.integers(0, 2**40)
+STOPS = st.lists(st.text("ab\né", min_size=1, max_size=4), max_size=3)
+GREEDY = SamplingOptions(temperature=0)
+
+
+class Bytes:
+    """The least a tokenizer must have."""
+
+    vocab_size = len(PIECES)
+
+    def encode(self, text: str, /) -> list[int]:
+        return [PIECES.index(character.encode()) for character in text]
+
+    def decode_bytes(self, ids: Sequence[int], /) -> bytes:
+        return b"".join(PIECES[token] for token in ids)
+
+
+class WithEos(Bytes):
+    """And one id that ends a text."""
+
+    eos_id = EOS
+
+
+def text_of(ids: Iterable[int]) -> str:
+    return Bytes().decode_bytes(list(ids)).decode("utf-8", "replace")
+
+
+@pytest.fixture(scope="session")
+def generator(make_model: MakeModel) -> TextGenerator:
+    return TextGenerator(make_model(GPT2, 0), Bytes())
+
+
+# --- stop strings ----------------------------------------------------------------------------
+
+
+def through(stops: Sequence[str], pieces: Iterable[str]) -> tuple[list[str], bool]:
+    """What a filter lets out for each piece and at the end, and whether it stopped."""
+    stop_filter = StopFilter(stops)
+    out = [stop_filter.push(piece) for piece in pieces]
+    return [*out, stop_filter.finish()], stop_filter.stopped
+
+
+def before_first_stop(stops: Sequence[str], text: str) -> tuple[str, bool]:
+    """Naive: up to the stop that is complete first; of those, the one that began first."""
+    for end in range(len(text) + 1):
+        places = [end - len(stop) for stop in stops if text[:end].endswith(stop)]
+        if places:
+            return text[: min(places)], True
+    return text, False
+
+
+@pytest.mark.property
+@given(stops=STOPS, pieces=st.lists(st.text("ab\né", max_size=5), max_size=8))
+@example(stops=["abc", "b"], pieces=["abc"])
+@example(stops=["abc", "b"], pieces=["a", "b", "c"])
+@example(stops=["b", "ab"], pieces=["a", "b"])
+@example(stops=["aab"], pieces=["a", "a", "a", "b"])
+@example(stops=["User:"], pieces=["Us", "er", ": Us"])
+def test_how_a_text_is_cut_up_does_not_matter(stops: list[str], pieces: list[str]) -> None:
+    """What comes out is the text up to the stop that is complete first, whatever the pieces."""
+    expected, stopped = before_first_stop(stops, "".join(pieces))
+    out, was_stopped = through(stops, pieces)
+    assert expected == "".join(out)
+    assert stopped == was_stopped
+    assert not any(stop in "".join(out) for stop in stops)
+
+
+@pytest.mark.property
+@given(stops=STOPS, pieces=st.lists(st.text("ab", max_size=3), max_size=6))
+@example(stops=["ab"], pieces=["aa"])
+def test_no_more_is_held_back_than_could_become_a_stop(stops: list[str], pieces: list[str]) -> None:
+    """After each piece, exactly the longest tail that begins a stop string is still inside."""
+    text = "".join(pieces)
+    assume(not before_first_stop(stops, text)[1])
+    shown = "".join(through(stops, pieces)[0][:-1])
+    tails = [text[-n:] for n in range(1, len(text) + 1)]
+    held = [tail for tail in tails if any(stop.startswith(tail) for stop in stops)]
+    assert text[len(shown) :] == max(held, key=len, default="")
+
+
+def test_a_stopped_filter_stays_shut() -> None:
+    """After a stop nothing comes out, and nothing is left to finish."""
+    stop_filter = StopFilter(["."])
+    assert [stop_filter.push(piece) for piece in ["a", "b.c", "d"]] == ["a", "b", ""]
+    assert stop_filter.stopped
+    assert stop_filter.finish() == ""
+
+
+def test_one_string_is_one_stop() -> None:
+    """`stop="ab"` means "ab", not "a" or "b"."""
+    stop_filter = StopFilter("ab")
+    assert stop_filter.push("baab") == "ba"
+    for empty in ("", ["a", ""]):
+        with pytest.raises(InputError, match="must not be empty"):
+            StopFilter(empty)
+
+
+# --- streams ---------------------------------------------------------------------------------
+
+
+@pytest.mark.property
+@given(seed=SEEDS, n=st.integers(0, 40), stops=STOPS)
+@example(seed=0, n=40, stops=[])
+@example(seed=0, n=40, stops=["b"])
+def test_the_streamed_text_is_the_whole_text(
+    generator: TextGenerator, seed: int, n: int, stops: list[str]
+) -> None:
+    """The pieces joined are the decoded ids, up to the first stop string, which never shows."""
+    out = generator.stream("ab", n, stop=stops, seed=seed)
+    pieces = list(out)
+    expected, stopped = before_first_stop(stops, text_of(token.id for token in out.tokens))
+    assert expected == "".join(pieces) == generator.generate("ab", n, stop=stops, seed=seed)
+    assert all(pieces)
+    assert ("stop" if stopped else "length") == out.finish_reason
+    assert out.prompt_ids == [0, 1]
+    if not stopped:
+        assert n == len(out.tokens)
+    ids = generator.model.generate([[0, 1]], n, seed=seed)[0, 2:].tolist()
+    assert ids[: len(out.tokens)] == [token.id for token in out.tokens]
+
+
+@pytest.mark.property
+@given(seed=SEEDS)
+def test_only_whole_characters_are_shown(generator: TextGenerator, seed: int) -> None:
+    """An unfinished character waits for its rest; what can never become one is U+FFFD, once."""
+    out, ids = generator.stream([0], 30, seed=seed), []
+    shown = ""
+    for token in _stepwise(out):
+        ids.append(token.id)
+        shown += token.text
+        assert text_of(ids).startswith(shown)
+        assert len(text_of(ids)) - len(shown) <= 1
+
+
+def _stepwise(out: Any) -> Iterable[Any]:
+    count = 0
+    for _ in out:
+        yield from out.tokens[count:]
+        count = len(out.tokens)
+
+
+@pytest.mark.property
+@given(seed=SEEDS, n=st.integers(0, 40), stops=STOPS)
+def test_the_end_token_ends_the_text(
+    make_model: MakeModel, seed: int, n: int, stops: list[str]
+) -> None:
+    """P5: the first end token is the last token; its reason is told apart from the others."""
+    generator = TextGenerator(make_model(GPT2, 0), WithEos())
+    unended = TextGenerator(generator.model, Bytes()).stream([0], n, seed=seed)
+    list(unended)
+    out = generator.stream([0], n, stop=stops, seed=seed)
+    text = "".join(out)
+    drawn = [token.id for token in unended.tokens]
+    cut = drawn[: drawn.index(EOS) + 1] if EOS in drawn else drawn
+    expected, stopped = before_first_stop(stops, text_of(cut))
+    assert expected == text
+    if not stopped:
+        assert cut == [token.id for token in out.tokens]
+        assert ("eos" if EOS in drawn else "length") == out.finish_reason
+
+
+def test_an_end_token_at_once_is_an_empty_reply(make_model: MakeModel) -> None:
+    """P5: no text, one token, reason "eos"."""
+    model = make_model(GPT2.replace(tie_weights=False), 0)
+    with torch.no_grad():
+        model.ln_f.get_parameter("weight").zero_()
+        model.ln_f.get_parameter("bias").fill_(1)
+        model.head.weight[EOS] += 100
+    out = TextGenerator(model, WithEos()).stream("a", 50)
+    assert [] == list(out)
+    assert ([EOS], "eos") == ([token.id for token in out.tokens], out.finish_reason)
+
+
+def test_a_running_stream_has_no_reason_yet(generator: TextGenerator) -> None:
+    """`finish_reason` is None until the text has ended."""
+    out = generator.stream("a", 30, seed=1)
+    next(out)
+    assert out.finish_reason is None
+    assert 1 <= len(out.tokens) < 30
+    list(out)
+    assert out.finish_reason == "length"
+
+
+class Counting(Bytes):
+    """A tokenizer with its own stream decoder."""
+
+    def stream_decoder(self) -> "Counting":
+        self.seen: list[int] = []
+        return self
+
+    def push(self, token: int, /) -> str:
+        self.seen.append(token)
+        return "x"
+
+    def finish(self) -> str:
+        return "." * len(self.seen)
+
+
+def test_the_tokenizers_own_decoder_is_used(make_model: MakeModel) -> None:
+    """Where there is a `stream_decoder`, each text has a fresh one, and its rest is text too."""
+    tokenizer = Counting()
+    generator = TextGenerator(make_model(GPT2, 0), tokenizer)
+    assert generator.generate("a", 3) == "xxx..."
+    assert generator.generate("a", 4, stop="..") == "xxxx"
+    assert len(tokenizer.seen) == 4
+
+
+# --- probabilities ---------------------------------------------------------------------------
+
+
+@pytest.mark.property
+@given(seed=SEEDS, n=st.integers(1, 20), k=st.integers(0, 12))
+def test_probabilities_are_the_models_own(
+    generator: TextGenerator, seed: int, n: int, k: int
+) -> None:
+    """Before any filter, in natural logarithms, the likeliest first; and only if asked for."""
+    out = generator.stream(
+        [0], n, seed=seed, options=SamplingOptions(top_k=2), alternatives=k, logprobs=True
+    )
+    list(out)
+    ids = [0]
+    for token in out.tokens:
+        logits = generator.model(torch.tensor([ids[-16:]]))[0, -1].detach()
+        if len(ids) <= 16:  # beyond, the window differs from the last 16
+            table = logits.log_softmax(dim=-1)
+            assert float(table[token.id]) == pytest.approx(token.logprob, abs=1e-5)
+            best = table.sort(descending=True).values[:k].tolist()
+            assert best == pytest.approx([logprob for _, logprob in token.alternatives], abs=1e-5)
+        assert min(k, len(PIECES)) == len(token.alternatives)
+        ids.append(token.id)
+    quiet = generator.stream([0], n, seed=seed, options=SamplingOptions(top_k=2))
+    list(quiet)
+    assert {(None, ())} == {(token.logprob, token.alternatives) for token in quiet.tokens}
+
+
+# --- many streams of one generator -----------------------------------------------------------
+
+
+@pytest.mark.property
+@given(data=st.data())
+def test_streams_read_in_turns_do_not_mix(make_model: MakeModel, data: st.DataObject) -> None:
+    """Two streams of one generator, read in any order or left, are what each would be alone."""
+    model = make_model(GPT2, 0)
+    shared = TextGenerator(model, Bytes())
+    prompts = data.draw(
+        st.lists(st.lists(st.integers(0, 8), min_size=1, max_size=20), min_size=2, max_size=3)
+    )
+    streams = [shared.stream(prompt, 12, seed=b) for b, prompt in enumerate(prompts)]
+    for turn in data.draw(st.lists(st.integers(0, len(prompts) - 1), max_size=30)):
+        next(streams[turn], None)
+    left = data.draw(st.integers(0, len(prompts) - 1))
+    for b, out in enumerate(streams):
+        if b != left:
+            list(out)
+        alone = TextGenerator(model, Bytes()).stream(prompts[b], 12, seed=b)
+        list(alone)
+        drawn = [token.id for token in out.tokens]
+        assert drawn == [token.id for token in alone.tokens][: len(drawn)]
+        assert b == left or len(drawn) == 12
+
+
+def test_a_second_turn_reads_only_what_is_new(make_model: MakeModel) -> None:
+    """A conversation's common beginning is not read again; the text is as if it were."""
+    model = make_model(GPT2.replace(block_size=64), 0)
+    generator = TextGenerator(model, Bytes())
+    first = generator.stream("abab", 5, options=GREEDY)
+    list(first)
+    second = [*first.prompt_ids, *(token.id for token in first.tokens), 0, 1]
+    expected = TextGenerator(model, Bytes()).generate(second, 5, options=GREEDY)
+    read, forward = [], model.hidden_states
+
+    def hidden_states(idx: torch.Tensor, **more: Any) -> torch.Tensor:
+        read.append(idx.shape[1])
+        return forward(idx, **more)
+
+    model.hidden_states = hidden_states  # type: ignore[method-assign] # to watch it
+    assert expected == generator.generate(second, 5, options=GREEDY)
+    assert [3, 1, 1, 1, 1] == read
+
+
+def test_a_failed_stream_spoils_no_other(make_model: MakeModel) -> None:
+    """P6: after damaged logits the same generator goes on, once the model is whole."""
+    model = make_model(GPT2, 0)
+    generator = TextGenerator(model, Bytes())
+    expected = generator.generate("ab", 6, seed=1)
+    gain = model.ln_f.get_parameter("weight")
+    good = gain.detach().clone()
+    with torch.no_grad():
+        gain.fill_(torch.nan)
+    with pytest.raises(SamplingError, match="not finite"):
+        generator.generate("abb", 6)
+    with torch.no_grad():
+        gain.copy_(good)
+    assert expected == generator.generate("ab", 6, seed=1)
+
+
+# --- what is refused -------------------------------------------------------------------------
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_is_refused(make_model: MakeModel) -> None:
+    """They do not belong together, and both sizes are said."""
+    with pytest.raises(InputError, match="tokenizer has 10 ids, the model 9"):
+        TextGenerator(make_model(GPT2.replace(vocab_size=9), 0), Bytes())
+
+
+@pytest.mark.property
+@given(seed=SEEDS)
+def test_ids_that_the_tokenizer_has_not_are_never_drawn(make_model: MakeModel, seed: int) -> None:
+    """A vocabulary padded to a round number, as GPT-2's often is, does no harm."""
+    generator = TextGenerator(make_model(GPT2.replace(vocab_size=64), 0), Bytes())
+    out = generator.stream("a", 20, seed=seed)
+    list(out)
+    assert all(token.id < len(PIECES) for token in out.tokens)
+    with pytest.raises(InputError, match=r"outside 0\.\.9"):
+        generator.stream([10], 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"prompt": ""}, "empty"),
+        ({"prompt": []}, "empty"),
+        ({"prompt": [99]}, "outside"),
+        ({"prompt": [1.5]}, "whole numbers"),
+        ({"max_new_tokens": -1}, "max_new_tokens"),
+        ({"stop": [""]}, "stop string"),
+        ({"seed": 2**64}, "seed"),
+        ({"alternatives": -1}, "alternatives"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_runs(
+    generator: TextGenerator, arguments: dict[str, Any], said: str
+) -> None:
+    """P1: at the call, not at the first piece; and the generator still works."""
+    everything: dict[str, Any] = {"prompt": "a", "max_new_tokens": 3} | arguments
+    with pytest.raises(InputError, match=said):
+        generator.stream(**everything)
+    assert generator.generate("a", 1, options=GREEDY) == generator.generate("a", 1, options=GREEDY)
