@@ -175,6 +175,15 @@ def test_foreign_models_encode_as_the_library(
         tokenizer.to_hf_json("never written")
 
 
+def test_the_unknown_piece_looks_as_the_model_says(corpus: str) -> None:
+    """Without byte fallback, the unknown id decodes to the surface that the model states."""
+    tokenizer = SentencePieceTokenizer(foreign_model(corpus, unk_surface="<?>"))
+    ids = tokenizer.encode("\U0001f600")
+    assert tokenizer.unk_id in ids
+    assert raw(tokenizer).decode(ids) == "<?>"
+    assert tokenizer.decode(ids) == " <?>"
+
+
 def test_foreign_ids_of_begin_and_end(corpus: str) -> None:
     """Ids come from the model whatever the spelling; a missing one is None, never -1."""
     model = foreign_model(corpus, bos_piece="<bos>", eos_id=-1)
