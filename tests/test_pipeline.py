@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 TINY = (
-    "--n_layer", "1", "--n_head", "2", "--n_embd", "16", "--block_size", "32", "--batch_size", "4",
+    "--n_layer", "1", "--n_head", "2", "--n_embd", "16", "--block_size", "128", "--batch_size", "4",
 )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ BAD_TRAIN = {
     "no text": ([], "data/philosophy.txt"),
     "missing text": (["--text_path", "nowhere.txt"], "nowhere.txt"),
     "empty text": (["--text_path", "empty.txt"], "empty"),
-    "short text": (["--text_path", "short.txt"], "short"),
+    "short text": (["--text_path", "short.txt"], "more text"),
     "not UTF-8": (["--text_path", "latin1.txt"], "UTF-8"),
     "a directory without data": (["--data_dir", "."], "yocto-prepare"),
     "mode contradicts": (["--mode", "token", "--data_dir", "data/char"], "char"),
@@ -166,25 +166,32 @@ BAD_TRAIN = {
 }
 
 
-@pytest.mark.parametrize("case", list(BAD_TRAIN))
-def test_training_refuses(case: str, tmp_path: Path, text: str, command: Command) -> None:
-    """Bad input is one line that names it, exit code 2, and nothing is written."""
-    (tmp_path / "empty.txt").write_text("")
-    (tmp_path / "short.txt").write_text("abc")
-    (tmp_path / "latin1.txt").write_bytes("caf\xe9 ".encode("latin-1") * 100)
-    (tmp_path / "input.txt").write_text(text)
-    prepared = command(
-        "yocto-prepare", "char", "--text_path", "input.txt", "--out_dir", "data/char", cwd=tmp_path
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory, text: str, command: Command) -> Path:
+    """A directory with prepared data, and texts that cannot be used."""
+    bad = tmp_path_factory.mktemp("bad")
+    (bad / "empty.txt").write_text("")
+    (bad / "short.txt").write_text("abc")
+    (bad / "latin1.txt").write_bytes("caf\xe9 ".encode("latin-1") * 100)
+    (bad / "input.txt").write_text(text)
+    done = command(
+        "yocto-prepare", "char", "--text_path", "input.txt", "--out_dir", "data/char", cwd=bad
     )
-    assert prepared.returncode == 0, prepared.stderr
-    before = _snapshot(tmp_path)
+    assert done.returncode == 0, done.stderr
+    return bad
+
+
+@pytest.mark.parametrize("case", list(BAD_TRAIN))
+def test_training_refuses(case: str, bad: Path, command: Command) -> None:
+    """Bad input is one line that names it, exit code 2, and nothing is written."""
+    before = _snapshot(bad)
     arguments, expected = BAD_TRAIN[case]
-    done = command("yocto-train", *arguments, cwd=tmp_path)
+    done = command("yocto-train", *arguments, cwd=bad)
     assert (2, 1) == (done.returncode, len(done.stderr.splitlines())), done.stderr
     assert done.stderr.startswith("yocto-train: error: ")
     assert expected in done.stderr
     assert len(done.stderr) <= 310
-    assert before == _snapshot(tmp_path)
+    assert before == _snapshot(bad)
 
 
 BAD_SAMPLE = {
