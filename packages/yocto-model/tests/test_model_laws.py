@@ -1,0 +1,362 @@
+"""What must hold of any model of ours, whatever its settings and weights. All in float64."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+from yocto_model import GPT, GPTConfig, InputError
+from yocto_model.layers import CausalSelfAttention, rotary_tables, rotate
+
+MakeModel = Callable[[GPTConfig, int], GPT]
+Array = NDArray[np.float64]
+SEEDS = st.integers(0, 2**40)
+GPT2 = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8)
+MODERN = GPTConfig.from_arch(
+    "modern", vocab_size=11, block_size=6, n_layer=2, n_head=4, n_kv_head=2, n_embd=16
+)
+
+
+def draw_ids(data: st.DataObject | None, config: GPTConfig, *, rows: int | None = None) -> Tensor:
+    """int64 (B, T), T up to `block_size`."""
+    if data is None:
+        return torch.tensor([[1, 2, 3, 4, 5, 6]] * (rows or 2))
+    length = data.draw(st.integers(1, config.block_size))
+    row = st.lists(st.integers(0, config.vocab_size - 1), min_size=length, max_size=length)
+    n = rows or data.draw(st.integers(1, 3))
+    return torch.tensor(data.draw(st.lists(row, min_size=n, max_size=n)))
+
+
+def same(expected: Tensor, got: Tensor, tolerance: float = 1e-9) -> None:
+    np.testing.assert_allclose(got.detach(), expected.detach(), rtol=tolerance, atol=tolerance)
+
+
+every_config = given(config=st.from_type(GPTConfig), seed=SEEDS, data=st.data())
+gpt2_too = example(config=GPT2, seed=0, data=None)
+modern_too = example(config=MODERN, seed=0, data=None)
+
+
+@pytest.mark.property
+@every_config
+@gpt2_too
+@modern_too
+def test_logits_have_shape_and_dtype(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject | None
+) -> None:
+    """M1: ids (B, T) give finite logits (B, T, vocab_size) in the weights' dtype."""
+    model, ids = make_model(config, seed), draw_ids(data, config)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        logits = model.to(dtype)(ids)
+        assert (*ids.shape, config.vocab_size) == logits.shape
+        assert dtype == logits.dtype
+        assert bool(torch.isfinite(logits).all())
+        if config.logit_softcap is not None:
+            assert float(logits.detach().abs().max()) <= config.logit_softcap
+
+
+@pytest.mark.property
+@every_config
+@gpt2_too
+@modern_too
+def test_later_tokens_change_no_earlier_logit(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject | None
+) -> None:
+    """M2: whatever the suffix, the logits before it are the same; and it does change its own."""
+    model, ids = make_model(config, seed), draw_ids(data, config, rows=1)
+    cut = ids.shape[1] // 2
+    changed = ids.clone()
+    changed[:, cut:] = (changed[:, cut:] + 1) % config.vocab_size
+    before, after = model(ids), model(changed)
+    same(before[:, :cut], after[:, :cut])
+    assert not torch.equal(before[:, cut:], after[:, cut:])
+
+
+@pytest.mark.property
+@every_config
+@gpt2_too
+@modern_too
+def test_no_gradient_flows_back_from_later_tokens(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject | None
+) -> None:
+    """M2: the gradient of a logit with respect to later tokens' embeddings is exactly 0."""
+    model, ids = make_model(config, seed), draw_ids(data, config, rows=1)
+    kept: list[Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: object, output: Tensor) -> Tensor:
+        kept.append(output.detach().requires_grad_())
+        return kept[0]
+
+    model.token_emb.register_forward_hook(keep)
+    place = ids.shape[1] // 2
+    model(ids)[0, place].square().sum().backward()
+    gradient = kept[0].grad
+    assert gradient is not None
+    assert not gradient[0, place + 1 :].any()
+    assert gradient.shape == (1, ids.shape[1], config.n_embd)
+    assert bool(torch.isfinite(gradient).all())
+
+
+@pytest.mark.property
+@every_config
+@gpt2_too
+@modern_too
+def test_a_prefix_has_the_logits_of_the_whole(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject | None
+) -> None:
+    """M3: the logits of a prefix are the prefix of the logits."""
+    model, ids = make_model(config, seed), draw_ids(data, config)
+    whole = model(ids)
+    for length in range(1, ids.shape[1] + 1):
+        same(whole[:, :length], model(ids[:, :length]))
+
+
+@pytest.mark.property
+@every_config
+@gpt2_too
+@modern_too
+def test_rows_do_not_know_each_other(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject | None
+) -> None:
+    """M5: a row's logits are those it has alone, and reordering the batch reorders them."""
+    model, ids = make_model(config, seed), draw_ids(data, config, rows=3)
+    logits = model(ids)
+    same(logits.flip(0), model(ids.flip(0)))
+    same(logits, torch.cat([model(row[None]) for row in ids]))
+
+
+@pytest.mark.property
+@every_config
+@gpt2_too
+@modern_too
+def test_the_loss_is_plain_cross_entropy(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject | None
+) -> None:
+    """M6: torch's loss of our logits equals minus the mean log of the softmax, in plain Python."""
+    model, ids = make_model(config, seed), draw_ids(data, config)
+    logits = model(ids)
+    targets = ids.roll(-1, dims=1)
+    losses = []
+    for row, target in zip(logits.flatten(0, 1).tolist(), targets.flatten().tolist(), strict=True):
+        top = max(row)
+        losses.append(top + math.log(math.fsum(math.exp(x - top) for x in row)) - row[target])
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten()).detach()
+    assert math.fsum(losses) / len(losses) == pytest.approx(float(loss), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.property
+@every_config
+def test_tied_weights_are_one_tensor(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject
+) -> None:
+    """M7: the head is the embedding where it is tied, also after a change of dtype; else not."""
+    model = make_model(config, seed).float()
+    assert config.tie_weights == (model.head.weight is model.token_emb.weight)
+    model(draw_ids(data, config)).sum().backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+
+
+# --- rotary positions ------------------------------------------------------------------------
+
+
+@pytest.mark.property
+@given(
+    half=st.integers(1, 8), base=st.floats(1, 1e6), places=st.tuples(*[st.integers(0, 40)] * 3),
+    seed=SEEDS,
+)  # fmt: skip
+@example(half=2, base=10_000.0, places=(0, 1, 40), seed=0)
+@example(half=1, base=1.0, places=(3, 3, 3), seed=0)
+def test_rotation_keeps_lengths_and_knows_only_distances(
+    half: int, base: float, places: tuple[int, int, int], seed: int
+) -> None:
+    """M8: |rotate(x)| = |x|, and q at m times k at n depends on m - n alone."""
+    config = GPTConfig(
+        block_size=81, n_head=1, n_embd=2 * half, positions="rotary", rotary_base=base
+    )
+    cos, sin = (table.double() for table in rotary_tables(config))
+    generator = torch.Generator().manual_seed(seed)
+    q, k = torch.randn(2, 2 * half, generator=generator, dtype=torch.float64)
+
+    def turned(x: Tensor, place: int) -> Tensor:
+        return rotate(x[None, None, None], cos[place : place + 1], sin[place : place + 1]).flatten()
+
+    m, n, shift = places
+    same(q.norm(), turned(q, m).norm(), 1e-6)
+    same(q, turned(q, 0))
+    # The tables are float32: at place 80 an angle is off by up to 80 * 2^-24.
+    same(turned(q, m) @ turned(k, n), turned(q, m + shift) @ turned(k, n + shift), 2e-5 * half)
+
+
+# --- the ten-line reference ------------------------------------------------------------------
+
+
+def naive_norm(x: Array, norm: Any, eps: float) -> Array:
+    if norm is None or isinstance(norm, torch.nn.Identity):
+        return x
+    if isinstance(norm, torch.nn.LayerNorm):
+        x = x - x.mean(-1, keepdims=True)
+    out: Array = x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * array(norm.weight)
+    bias = getattr(norm, "bias", None)
+    return out if bias is None else out + array(bias)
+
+
+def array(tensor: Tensor) -> Array:
+    return tensor.detach().numpy()
+
+
+def naive_linear(x: Array, linear: torch.nn.Linear) -> Array:
+    bias: Tensor | None = linear.bias  # torch declares it always there
+    out: Array = x @ array(linear.weight).T
+    return out if bias is None else out + array(bias)
+
+
+def naive_turn(x: Array, place: int, base: float) -> Array:
+    """Pairs as complex numbers, turned by exp(i angle)."""
+    half = len(x) // 2
+    pairs = x[:half] + 1j * x[half:]
+    pairs = pairs * np.exp(1j * place * base ** (-np.arange(half) / half))
+    return np.concatenate((pairs.real, pairs.imag))
+
+
+def naive_attention(x: Array, layer: CausalSelfAttention, config: GPTConfig) -> Array:
+    """(T, C) -> (T, C), one query of one head at a time."""
+    heads, groups, width = config.n_head, config.kv_heads, config.head_dim
+    q, k, v = np.split(naive_linear(x, layer.qkv), [heads * width, (heads + groups) * width], 1)
+    out = np.zeros_like(x)
+    for h in range(heads):
+        g = h // (heads // groups)
+        here, there = slice(h * width, h * width + width), slice(g * width, g * width + width)
+        queries = naive_norm(q[:, here], layer.q_norm, config.norm_eps)
+        keys = naive_norm(k[:, there], layer.k_norm, config.norm_eps)
+        if config.positions == "rotary":
+            queries, keys = (
+                np.stack([naive_turn(row, t, config.rotary_base) for t, row in enumerate(z)])
+                for z in (queries, keys)
+            )
+        for t in range(len(x)):
+            weights = np.exp(keys[: t + 1] @ queries[t] / math.sqrt(width))
+            out[t, here] = weights @ v[: t + 1, there] / weights.sum()
+    return naive_linear(out, layer.proj)
+
+
+def naive_bend(x: Array, config: GPTConfig) -> Array:
+    if config.activation == "swiglu":
+        gate, x = np.split(x, 2, axis=-1)
+        bent = gate / (1 + np.exp(-gate))
+    elif config.activation == "relu2":
+        bent = np.maximum(x, 0)
+    elif config.activation == "gelu":
+        bent = np.vectorize(lambda z: 0.5 * (1 + math.erf(z / math.sqrt(2))))(x)
+    else:
+        bent = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return np.asarray(bent * (np.maximum(x, 0) if config.activation == "relu2" else x))
+
+
+def naive_logits(model: GPT, ids: list[int]) -> Array:
+    """The whole model on one row, written from the papers."""
+    config = model.config
+    x = array(model.token_emb.weight)[ids]
+    if model.pos_emb is not None:
+        x = x + array(model.pos_emb.weight)[: len(ids)]
+    for block in model.blocks:
+        parts: dict[str, Any] = dict(block.named_children())
+        x = x + naive_attention(
+            naive_norm(x, parts["ln_1"], config.norm_eps), parts["attn"], config
+        )
+        y = naive_linear(naive_norm(x, parts["ln_2"], config.norm_eps), parts["mlp"].up)
+        x = x + naive_linear(naive_bend(y, config), parts["mlp"].proj)
+    logits = naive_linear(naive_norm(x, model.ln_f, config.norm_eps), model.head)
+    cap = config.logit_softcap
+    return logits if cap is None else cap * np.tanh(logits / cap)
+
+
+@pytest.mark.property
+@every_config
+@gpt2_too
+@modern_too
+def test_the_model_is_its_papers(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject | None
+) -> None:
+    """M10: logits equal a plain NumPy program; with rotary, as far as float32 tables allow."""
+    model, ids = make_model(config, seed), draw_ids(data, config, rows=1)
+    expected = torch.from_numpy(naive_logits(model, ids[0].tolist()))
+    same(expected, model(ids)[0].detach(), 1e-9 if config.positions == "learned" else 1e-4)
+
+
+@pytest.mark.property
+@every_config
+@modern_too
+def test_shared_heads_are_repeated_heads(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject | None
+) -> None:
+    """M9: as many key/value heads as heads is plain attention; fewer is plain with copies."""
+    model, ids = make_model(config, seed), draw_ids(data, config)
+    plain = make_model(config.replace(n_kv_head=None), seed)
+    shares = config.n_head // config.kv_heads
+    weights = dict(model.state_dict())
+    for name in [name for name in weights if ".qkv." in name]:
+        parts = weights[name].split(CausalSelfAttention(config, 0).sizes)
+        wide = [
+            part.unflatten(0, (-1, config.head_dim)).repeat_interleave(shares, 0).flatten(0, 1)
+            for part in parts[1:]
+        ]
+        weights[name] = torch.cat([parts[0], *wide])
+    plain.load_state_dict(weights)
+    same(model(ids), plain(ids))
+    explicit = make_model(config.replace(n_kv_head=config.n_head), seed)
+    assert torch.equal(explicit(ids), make_model(config.replace(n_kv_head=None), seed)(ids))
+
+
+# --- dropout, roles, errors ------------------------------------------------------------------
+
+
+@pytest.mark.property
+@every_config
+def test_dropout_acts_in_training_only(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject
+) -> None:
+    """In evaluation a model with dropout is the same model without; in training it is not."""
+    ids = draw_ids(data, config)
+    plain = make_model(config, seed)
+    lossy = GPT(config.replace(dropout=0.9)).double().eval()
+    lossy.load_state_dict(plain.state_dict())
+    assert torch.equal(plain(ids), lossy(ids))
+    assert torch.equal(plain(ids), plain.train()(ids))
+    torch.manual_seed(0)
+    runs = [lossy.train()(ids) for _ in range(8)]
+    assert any(not torch.equal(runs[0], run) for run in runs[1:])
+
+
+@pytest.mark.property
+@every_config
+def test_every_parameter_has_one_role(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject
+) -> None:
+    """R7: embeddings, head, matrices and vectors are all parameters, each exactly once."""
+    model = make_model(config, seed)
+    roles = model.parameter_roles()
+    matrices = [weight for weight, _ in roles.matrices]
+    listed = [*roles.embeddings, *roles.head, *matrices, *roles.vectors]
+    assert sorted(map(id, model.parameters())) == sorted(map(id, listed))
+    assert all(weight.shape[0] == sum(sizes) for weight, sizes in roles.matrices)
+    assert config.tie_weights == (not roles.head)
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (torch.zeros(3, dtype=torch.int64), r"shape \(batch, tokens >= 1\), not \(3,\)"),
+        (torch.zeros(1, 0, dtype=torch.int64), r"not \(1, 0\)"),
+        (torch.zeros(1, 7, dtype=torch.int64), "7 tokens exceed block_size 6"),
+    ],
+)
+def test_ids_of_the_wrong_shape_are_refused(ids: Tensor, said: str) -> None:
+    """Expected and received are both said."""
+    with pytest.raises(InputError, match=said):
+        GPT(GPT2)(ids)
