@@ -15,6 +15,7 @@ import numpy as np
 from yocto_data.dataset import TokenDataset
 from yocto_data.errors import OptionError, ShortDataError, StateError, show
 from yocto_data.options import require_integer, require_word
+from yocto_data.philox import random_words
 
 if TYPE_CHECKING:
     import torch
@@ -162,15 +163,9 @@ class BatchSampler:
         return self._epochs[epoch]
 
     def _words(self, number: int, count: int) -> np.ndarray:
-        """``count`` random 64-bit words of a step or an epoch.
-
-        Raw words of Philox (Salmon et al. 2011) are the same in every NumPy version, which the
-        methods of ``Generator`` are not. Arrays, since a list with numbers above 2^63 would go
-        through float.
-        """
-        key = np.array([self.seed, number], dtype=np.uint64)
-        counter = np.array([0, 0, _MODE_WORD[self.mode], self.stream], dtype=np.uint64)
-        return np.asarray(np.random.Philox(key=key, counter=counter).random_raw(count))
+        """``count`` random 64-bit words of a step or an epoch."""
+        stream = (_MODE_WORD[self.mode], self.stream)
+        return random_words(key=(self.seed, number), stream=stream, count=count)
 
 
 def get_batch(

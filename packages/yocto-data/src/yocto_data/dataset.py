@@ -124,8 +124,7 @@ class TokenDataset:
                 f"{self.n_tokens} tokens of {show(self.path)}"
             )
         self._file.require_whole()
-        tokens = self._to_tensor(self._file.array[start : start + length + 1])
-        return tokens[:-1], tokens[1:]
+        return self._pair(self._file.array[start : start + length + 1])
 
     def gather(self, starts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Many windows at once, by one NumPy gather.
@@ -134,8 +133,8 @@ class TokenDataset:
             starts: int64, shape (B,), each within ``range(len(self))``.
 
         Returns:
-            x and y, int64, shape (B, T) each. Both are views of one (B, T + 1) tensor, so flatten
-            them with ``reshape``, not ``view``.
+            x and y, int64, shape (B, T) each. They overlap in one block of memory, so flatten them
+            with ``reshape``, not ``view``, and do not write into them.
 
         Raises:
             WindowIndexError: a start is negative or too large.
@@ -149,8 +148,7 @@ class TokenDataset:
             wrong = starts[(starts < 0) | (starts >= len(self))][0]
             raise WindowIndexError(f"window {wrong} of {len(self)} in {show(self.path)}")
         self._file.require_whole()
-        windows = self._to_tensor(self._windows[starts])  # (B, T + 1)
-        return windows[:, :-1], windows[:, 1:]
+        return self._pair(self._windows[starts])  # (B, T + 1)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -178,7 +176,8 @@ class TokenDataset:
         first = self._file.array[0]
         return all(bool((block == first).all()) for block in self._file.blocks())
 
-    def _to_tensor(self, tokens: np.ndarray) -> torch.Tensor:
+    def _pair(self, tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """X and y of windows that are one token longer."""
         # An id beyond the vocabulary would reach the model as a device-side assertion.
         if self.vocab_size is not None and tokens.max() >= self.vocab_size:
             self._file.check_ids()
@@ -186,7 +185,9 @@ class TokenDataset:
         # would cost two seconds and 200 MB apiece.
         import torch  # noqa: PLC0415
 
-        return torch.from_numpy(tokens.astype(np.int64))
+        wide = tokens.astype(np.int64)
+        # Sliced here and not as tensors, which takes longer than the gather.
+        return torch.from_numpy(wide[..., :-1]), torch.from_numpy(wide[..., 1:])
 
 
 def _reopen(path: Path, block_size: int, dtype: str | None, vocab_size: int | None) -> TokenDataset:
