@@ -47,6 +47,8 @@ def test_harmless_text_is_left_alone(text: str) -> None:
 
 @pytest.mark.property
 @given(st.lists(st.text(st.sampled_from("ae\u0301\u0489\u200d\ufe0f\x1b\x85 \n\u2066"))))
+@example(["a" + "\u0301" * 8, "b", "\u0301"])
+@example(["a" + "\u0301" * 8, "\u0301"])
 def test_pieces_show_what_the_whole_shows(pieces: list[str]) -> None:
     """Cutting a text anywhere changes nothing: an escape, or a pile of marks, in two tokens."""
     stream = VisibleStream()

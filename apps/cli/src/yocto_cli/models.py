@@ -43,15 +43,7 @@ def load_generator(
     """
     placement = place(device, "auto")
     named = named_tokenizer(tokenizer_path, vocab_path)
-    try:
-        checkpoint = find_checkpoint(ckpt, root=ckpt_dir)
-    except (OSError, ValueError) as error:
-        if not isinstance(error, OSError) and "null" not in str(error):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(
-            f"cannot read --ckpt {one_line(str(ckpt or ckpt_dir))}: {reason}"
-        ) from error
+    checkpoint = _find(ckpt, ckpt_dir)
     tokenizer = _tokenizer_of(checkpoint, named)
     check_mode(mode, tokenizer, where=str(checkpoint.directory))
     model = checkpoint.load_model(device=placement.device)
@@ -59,6 +51,17 @@ def load_generator(
         return checkpoint, TextGenerator(model, tokenizer)
     except ModelError as error:
         raise UsageError(f"{one_line(str(checkpoint.directory))}: {error}") from error
+
+
+def _find(ckpt: str | None, ckpt_dir: str) -> Checkpoint:
+    path = ckpt_dir if ckpt is None else ckpt
+    shown = f"--{'ckpt_dir' if ckpt is None else 'ckpt'} {one_line(path[:100])}"
+    if "\0" in path:
+        raise UsageError(f"cannot read {shown}: the path holds a NUL character; name a run")
+    try:
+        return find_checkpoint(ckpt, root=ckpt_dir)
+    except OSError as error:  # a name no system call takes, a directory nobody may read
+        raise UsageError(f"cannot read {shown}: {error.strerror}; name a run") from error
 
 
 def _tokenizer_of(checkpoint: Checkpoint, named: Tokenizer | None) -> Tokenizer:
