@@ -1,6 +1,6 @@
 """What this package's tests share: a small data set, a tiny model, a trainer of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,17 @@ class _TorchRandom:
 # Hypothesis keeps only a weak reference: the name keeps the object alive.
 TORCH_RANDOM = _TorchRandom()
 register_random(TORCH_RANDOM)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_disks() -> Iterator[None]:
+    """Forcing data to the disk matters when the power fails, and costs most of a test's time.
+
+    That and when it is asked for is a test of its own, which looks at the calls.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

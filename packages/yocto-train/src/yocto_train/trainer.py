@@ -420,6 +420,7 @@ class Trainer:
         self.progress = progress
         if self.run_directory is not None and self.run_directory.holds(checkpoint):
             self.run_directory.rewind(checkpoint, best_step=progress.best_step)
+            self.run_directory.prune(self.config.keep)  # a crash may have come before it
             self._saved_step, self._best_pointed = progress.step, progress.best_step
         return {
             **differences(saved_config.to_dict(), self.config.to_dict()),
