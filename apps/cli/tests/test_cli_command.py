@@ -1,8 +1,10 @@
 """How commands end: exit codes, one line on stderr, nothing on a broken pipe."""
 
 import errno
+import io
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -148,6 +150,15 @@ def test_sigterm_unwinds_and_is_143(run: Any) -> None:
     assert run(lambda argv: run_command(main, prog="x", argv=argv), []).code == 143
     assert [True] == cleaned
     assert before == signal.getsignal(signal.SIGTERM)
+
+
+def test_what_an_encoding_lacks_is_written_as_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text of a model on an ASCII stdout never ends a command."""
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert run_command(lambda _: print("\u00e9 \U0001f600"), prog="x", argv=[]) == 0
+    assert stdout.buffer.seek(0) == 0
+    assert stdout.buffer.read() == b"\\xe9 \\U0001f600\n"
 
 
 def test_the_next_command_can_be_copied() -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from yocto_cli import sample
 
+# Buffered, as for a user: some machines that run tests set PYTHONUNBUFFERED.
+ENVIRONMENT = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
 LATE = ("torch", "numpy", "sentencepiece", "prompt_toolkit", "rich.live", "yocto_model")
 
 
@@ -22,7 +24,12 @@ def code(command: str) -> list[str]:
 
 
 def finish(words: Sequence[str | Path], **options: object) -> "subprocess.CompletedProcess[bytes]":
-    chosen: dict[str, Any] = {"capture_output": True, "stdin": subprocess.DEVNULL, **options}
+    chosen: dict[str, Any] = {
+        "capture_output": True,
+        "stdin": subprocess.DEVNULL,
+        "env": ENVIRONMENT,
+        **options,
+    }
     done: subprocess.CompletedProcess[bytes]
     done = subprocess.run([*map(str, words)], timeout=120, check=False, **chosen)
     return done
@@ -72,7 +79,7 @@ def test_help_into_a_closed_pipe_is_quiet(command: str) -> None:
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_help_and_errors_fit_any_encoding(encoding: str) -> None:
     """What an encoding lacks is written as its code, and nothing fails."""
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    environment = {**ENVIRONMENT, "PYTHONIOENCODING": encoding}
     done = finish([*code("sample"), "--help"], env=environment)
     assert (0, b"") == (done.returncode, done.stderr)
     done = finish([*code("sample"), "--seed=\u00e9\u2028\U0001f600"], env=environment)
@@ -82,7 +89,7 @@ def test_help_and_errors_fit_any_encoding(encoding: str) -> None:
 
 def test_errors_hold_no_colours_even_for_a_terminal(tmp_path: Path) -> None:
     """FORCE_COLOR and the like change the help, never the one line."""
-    environment = {**os.environ, "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
+    environment = {**ENVIRONMENT, "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
     done = finish([*code("sample"), "--lr"], env=environment)
     assert b"yocto-sample: error: unknown flag --lr; see yocto-sample --help\n" == done.stderr
 
@@ -115,7 +122,7 @@ def test_a_prompt_comes_through_a_real_pipe(runs: Path, run: Any) -> None:
 def test_ctrl_c_ends_a_sample_with_its_exit_code(runs: Path) -> None:
     """The text so far is whole lines, and there is no traceback."""
     words = [*code("sample"), f"--ckpt={runs / 'char'}", "--max_new_tokens=100000000"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(words, stdout=-1, stderr=-1, env=ENVIRONMENT) as process:
         assert process.stdout is not None
         process.stdout.read(20)  # it is writing now
         process.send_signal(signal.SIGINT)
@@ -131,7 +138,7 @@ def test_sigterm_leaves_no_half_made_data(tmp_path: Path) -> None:
     text.write_bytes(b"the wind and the rain, day after day\n" * 400_000)
     out = tmp_path / "out"
     words = [*code("prepare"), "word", f"--text_path={text}", f"--out_dir={out}"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(words, stdout=-1, stderr=-1, env=ENVIRONMENT) as process:
         deadline = time.monotonic() + 100
         while not list(tmp_path.glob(".out.tmp-*")) and time.monotonic() < deadline:
             assert process.poll() is None, process.communicate()
