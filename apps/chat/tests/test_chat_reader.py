@@ -55,6 +55,10 @@ def read(keyboard: PipeInput, talk: Any, typed: str, *history: str) -> str:
         ("\x1b[A\r", "newest"),  # Up
         ("\x1b[A\x1b[A\r", "older"),
         ("\x12old\r\r", "older"),  # Ctrl-R
+        ("/retr\t\r", "/retry"),  # Tab completes
+        ("/com\t0.3 0.8\r", "/compare0.3 0.8"),
+        ("/ex\t\t\r", "/exit"),
+        ("a\tb\r", "ab"),
         ("é\r", "é"),
     ],
 )

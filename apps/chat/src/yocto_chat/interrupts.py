@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 with contextlib.suppress(ModuleNotFoundError):  # not a POSIX system: echo stays as it is
@@ -44,15 +44,20 @@ class Interrupts:
 
 
 @contextlib.contextmanager
-def quiet_keyboard() -> Iterator[None]:
-    """Do not echo what is typed meanwhile; Ctrl-Z gives the shell a terminal that does."""
+def quiet_keyboard() -> Iterator[Callable[[], None]]:
+    """Do not echo what is typed meanwhile; Ctrl-Z gives the shell a terminal that does.
+
+    Yields:
+        What to call in order to forget what was typed.
+    """
     fd = _terminal_of_ours()
     if fd is None:
-        yield
+        yield lambda: None
         return
     before = termios.tcgetattr(fd)
     quiet = [*before]
-    quiet[3] = before[3] & ~termios.ECHO
+    # Without NOFLSH the terminal throws away, at Ctrl-C, what we wrote and it has not shown yet.
+    quiet[3] = before[3] & ~termios.ECHO | termios.NOFLSH
 
     def suspend(number: int, _frame: FrameType | None) -> None:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
@@ -65,7 +70,7 @@ def quiet_keyboard() -> Iterator[None]:
     on_stop = signal.signal(signal.SIGTSTP, suspend)
     try:
         termios.tcsetattr(fd, termios.TCSADRAIN, quiet)
-        yield
+        yield lambda: termios.tcflush(fd, termios.TCIFLUSH)
     finally:
         signal.signal(signal.SIGTSTP, on_stop)
         with contextlib.suppress(termios.error):  # the terminal may have been closed

@@ -5,7 +5,14 @@ from typing import Protocol
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import (
+    CompleteEvent,
+    Completer,
+    Completion,
+    PathCompleter,
+    get_common_complete_suffix,
+)
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition, is_searching
 from prompt_toolkit.history import History
@@ -58,12 +65,13 @@ class PromptReader:
     ) -> None:
         self._chat = chat
         self._pasted_too_much = 0
+        self._completer = CommandCompleter()
         self._session: PromptSession[str] = PromptSession(
             _PROMPT,
             multiline=True,  # Enter sends all the same: see `_keys`
             prompt_continuation=" " * len(_PROMPT),
             history=history,
-            completer=CommandCompleter(),
+            completer=self._completer,
             complete_while_typing=True,
             reserve_space_for_menu=_MENU_LINES,
             key_bindings=self._keys(),
@@ -87,6 +95,26 @@ class PromptReader:
             self._pasted_too_much = 0
         return text
 
+    def _complete(self, buffer: Buffer) -> None:
+        """Insert what is certain, and offer the rest.
+
+        prompt_toolkit's own Tab is lost while the completions of the last letter are still being
+        looked for, that is, when somebody types quickly.
+        """
+        found = list(
+            self._completer.get_completions(
+                buffer.document, CompleteEvent(completion_requested=True)
+            )
+        )
+        if len(found) == 1:
+            buffer.cancel_completion()
+            buffer.apply_completion(found[0])
+        elif buffer.complete_state:
+            buffer.complete_next()
+        elif found:
+            buffer.insert_text(get_common_complete_suffix(buffer.document, found))
+            buffer.start_completion()
+
     def _toolbar(self) -> str:
         chat = self._chat
         facts = [f"ctx {chat.context_tokens}/{chat.window}", chat.model.name, "/help"]
@@ -105,6 +133,10 @@ class PromptReader:
                 buffer.document = Document(next_line(buffer.text))
             else:
                 buffer.validate_and_handle()
+
+        @keys.add(Keys.Tab, filter=~is_searching)
+        def _(event: KeyPressEvent) -> None:
+            self._complete(event.current_buffer)
 
         @keys.add(Keys.Escape, Keys.Enter, filter=~is_searching)
         def _(event: KeyPressEvent) -> None:
@@ -135,9 +167,13 @@ class PlainReader:
         if self._chat.draft:
             self._chat.screen.notice(f"the message was: {one_line(self._chat.draft)}")
             self._chat.draft = ""
-        text = input(_PROMPT)
-        while goes_on(text):
-            text = next_line(text) + input(" " * len(_PROMPT))
+        try:
+            text = input(_PROMPT)
+            while goes_on(text):
+                text = next_line(text) + input(" " * len(_PROMPT))
+        except (KeyboardInterrupt, EOFError):
+            self._chat.screen.line()  # the cursor stands behind what was typed
+            raise
         return message_of(text)
 
 

@@ -21,7 +21,8 @@ def let_speak(take: Take, write: Callable[[Sequence[Span]], None]) -> ModelError
     Returns:
         What was wrong, if the model could not go on; what it had said until then stays too.
     """
-    with quiet_keyboard(), Interrupts() as interrupts:
+    problem: ModelError | None = None
+    with quiet_keyboard() as forget_typed, Interrupts() as interrupts:
         try:
             for spans in take:
                 write(spans)
@@ -31,5 +32,7 @@ def let_speak(take: Take, write: Callable[[Sequence[Span]], None]) -> ModelError
             take.stop()
         except ModelError as error:
             take.stop()
-            return error
-    return None
+            problem = error
+        if interrupts.requested:
+            forget_typed()
+    return problem

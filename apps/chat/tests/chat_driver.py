@@ -1,0 +1,85 @@
+"""The chat on a real terminal, with a model that answers by what it is told; run by tests.
+
+python chat_driver.py, in a terminal. Messages that it knows:
+    count    counts without end; a little time passes between tokens
+    slow     "begun", then nothing until Ctrl-C has been pressed twice, or a file `go` appears
+    hostile  escape sequences, markup and half characters
+    long     sixty words
+and anything else is repeated.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from yocto_chat.app import _reader, converse
+from yocto_chat.chat import Chat
+from yocto_chat.chat_model import ChatModel
+from yocto_chat.screen import Screen
+from yocto_cli.arguments import run_command
+from yocto_cli.sampling_arguments import SamplingArguments
+from yocto_model import TextStream
+from yocto_tokenizers import CharTokenizer
+
+from conftest import ALPHABET, Scripted
+
+HOSTILE = ("\x1b", "[2J", "\x1b]0;pwned\a", "[/x]", ":smile:", "\ud83d", "\u202e", "\r", " end")
+
+
+class Actor(Scripted):
+    """Answers by the last message of its prompt."""
+
+    def stream(self, prompt: Sequence[int], max_new_tokens: int, **options: Any) -> TextStream:
+        text = self.tokenizer.decode(list(prompt))
+        message, _, begun = text.rpartition("User: ")[2].partition("\nAssistant:")
+        result = TextStream(list(prompt))
+        result.pieces = self._said(result, message, begun, max_new_tokens)
+        return result
+
+    def _said(self, result: TextStream, message: str, begun: str, limit: int) -> Iterator[str]:
+        for _, text in zip(range(limit), self._tokens(message, begun), strict=False):
+            result.tokens.append(self._token(text))
+            yield text
+        result.finish_reason = "eos"
+
+    @staticmethod
+    def _tokens(message: str, begun: str) -> Iterator[str]:
+        if message == "count":
+            number = int((begun.split() or ["0"])[-1])
+            while True:
+                number += 1
+                yield f" {number}"
+                time.sleep(0.01)
+        elif message == "slow":
+            yield " begun"
+            while not Path("go").exists():
+                time.sleep(0.01)
+            yield " and done"
+        elif message == "hostile":
+            yield from HOSTILE
+        elif message == "long":
+            yield from (f" word{number}" for number in range(60))
+        else:
+            yield from f" You said {message}."
+
+
+def main(_words: list[str]) -> None:
+    Path("pid").write_text(str(os.getpid()))
+    tokenizer = CharTokenizer(ALPHABET)
+    model = ChatModel(
+        speaker=Actor(tokenizer),
+        tokenizer=tokenizer,
+        block_size=2_000,
+        name="actor",
+        step=1,
+        n_parameters=1,
+    )
+    chat = Chat(model, SamplingArguments(max_new_tokens=900), screen=Screen(sys.stdout))
+    converse(chat, _reader(chat, keep_history=True))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, prog="yocto-chat", argv=[]))
