@@ -1,5 +1,6 @@
 """Text out of a model: whole characters, stop strings that never show, reasons for ending."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -334,9 +335,12 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(make_model: MakeMod
 def test_ids_that_the_tokenizer_has_not_are_never_drawn(make_model: MakeModel, seed: int) -> None:
     """A vocabulary padded to a round number, as GPT-2's often is, does no harm."""
     generator = TextGenerator(make_model(GPT2.replace(vocab_size=64), 0), Bytes())
-    out = generator.stream("a", 20, seed=seed)
+    out = generator.stream("a", 20, seed=seed, alternatives=99)
     list(out)
     assert all(token.id < len(PIECES) for token in out.tokens)
+    for token in out.tokens:  # nor are they alternatives, or part of the probability
+        assert list(range(len(PIECES))) == sorted(i for i, _ in token.alternatives)
+        assert math.fsum(math.exp(p) for _, p in token.alternatives) == pytest.approx(1)
     with pytest.raises(InputError, match=r"outside 0\.\.9"):
         generator.stream([10], 1)
 

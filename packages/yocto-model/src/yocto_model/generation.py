@@ -163,16 +163,16 @@ def stream(
         max_new_tokens: how many steps at most.
         options: how ids are chosen.
         generators: one CPU generator per row; each step takes one number from each.
-        vocab_size: draw only ids below it; None allows all that the model has.
+        vocab_size: only ids below it exist; None allows all that the model has.
 
     Raises:
         SamplingError: logits from which nothing can be drawn.
     """
     for _ in range(max_new_tokens):
-        logits = context.next_logits()
+        logits = context.next_logits()[:, :vocab_size]
         uniforms = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
         windows = [context.window(row) for row in range(len(context.rows))]
-        ids = next_ids(logits[:, :vocab_size], options, uniforms, windows).tolist()
+        ids = next_ids(logits, options, uniforms, windows).tolist()
         context.append(ids)
         yield Step(ids=ids, logits=logits)
 
