@@ -173,8 +173,9 @@ def stage(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Stage:
 
 
 def sampled(operations: list[str]) -> list[int]:
-    """Numbers of the operations; of a row of equal ones, as writes to one file are, the first, the
-    second and the last.
+    """Numbers of the operations.
+
+    Of a row of equal ones, as writes to one file are, the first, the second and the last.
     """
     chosen = []
     for i, name in enumerate(operations):
@@ -185,9 +186,10 @@ def sampled(operations: list[str]) -> list[int]:
 
 
 def test_the_order_of_a_save(stage: Stage) -> None:
-    """Section 2.1: every file is synced before the directory is, that before it gets its name, the
-    name before the pointers move, and those before anything old goes; the manifest is the last
-    file written.
+    """Section 2.1: the order of operations is what makes a save durable.
+
+    Every file is synced before the directory is, that before it gets its name, the name before the
+    pointers move, and those before anything old goes; the manifest is the last file written.
     """
     rows = [name for name in stage.operations if "metrics" not in name]
     save = [name for i, name in enumerate(rows) if i == 0 or rows[i - 1] != name]
@@ -209,8 +211,10 @@ def test_the_order_of_a_save(stage: Stage) -> None:
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EACCES])
 @pytest.mark.parametrize("mode", ["once", "forever"])
 def test_an_operation_fails(mode: Mode, number: int, stage: Stage, tmp_path: Path) -> None:
-    """K9, K11, K12, K29: whichever operation fails, once or from then on, the run ends with one
-    line from this package or goes on, nothing is lost, and the next run makes everything good.
+    """K9, K11, K12, K29: an operation that the system refuses loses nothing.
+
+    Whichever operation fails, once or from then on, the run ends with one line from this package or
+    goes on, nothing is lost, and the next run makes everything good.
     """
     chosen = sampled(stage.operations)
     chosen = chosen if (number, mode) == (errno.EIO, "once") else chosen[:: len(chosen) // 12]
@@ -235,8 +239,10 @@ def test_an_operation_fails(mode: Mode, number: int, stage: Stage, tmp_path: Pat
 
 
 def test_the_process_ends(stage: Stage, tmp_path: Path) -> None:
-    """K1, K3, K4: the process ends at the operation, without any clearing up; the next run finds
-    the old state or the new one and finishes what the undisturbed run is, byte for byte.
+    """K1, K3, K4: the process ends at the operation, without any clearing up.
+
+    The next run finds the old state or the new one and finishes what the undisturbed run is, byte
+    for byte.
     """
     chosen = sampled(stage.operations)
     for n in chosen:
@@ -277,8 +283,10 @@ def end_at(n: int, data: Path, path: Path) -> list[str]:
 
 @pytest.mark.parametrize("before", ["rename", "symlink", "remove_tree"])
 def test_ended_again_while_recovering(before: str, stage: Stage, tmp_path: Path) -> None:
-    """K5: after an end between rename and pointer, between the pointers, or while pruning, another
-    end at any operation of the recovery loses nothing either.
+    """K5: ending again while recovering loses nothing.
+
+    After an end between rename and pointer, between the pointers, or while pruning, another end at
+    any operation of the recovery loses nothing either.
     """
     names = [operation.split()[0] for operation in stage.operations]
     n = names.index(before) + 1 + (before == "rename")
@@ -292,8 +300,9 @@ def test_ended_again_while_recovering(before: str, stage: Stage, tmp_path: Path)
 
 
 def test_symbolic_links_are_not_needed(stage: Stage, tmp_path: Path) -> None:
-    """K31: where they are refused, pointers are one-line files; resuming and ending in the middle
-    go as well as with links.
+    """K31: where they are refused, pointers are one-line files.
+
+    Resuming and ending in the middle go as well as with links.
     """
     path = stage.copy(tmp_path / "run")
 

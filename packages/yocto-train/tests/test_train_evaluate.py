@@ -24,7 +24,7 @@ class Recorder(GPT):
 
     inputs: list[Tensor]
 
-    def forward(self, idx: Tensor, **kwargs: object) -> Tensor:  # type: ignore[override] # a spy
+    def forward(self, idx: Tensor, **kwargs: object) -> Tensor:
         self.inputs.append(idx.clone())
         return super().forward(idx)
 
@@ -65,8 +65,10 @@ def test_each_target_counts_once(
     tokens_of: Callable[..., TokenDataset],
     make_model: Callable[..., GPT],
 ) -> None:
-    """Joined, the inputs are the split without its last token, in order; the loss is the mean
-    over all targets, however they were batched."""
+    """Joined, the inputs are the split without its last token, in order.
+
+    The loss is the mean over all targets, however they were batched.
+    """
     block_size = min(block_size, n - 1)
     data = tokens_of(n, block_size)
     model = recorder(make_model(dropout=0.3).double())
@@ -96,8 +98,10 @@ def test_a_subset_is_spread_and_fixed(
     tokens_of: Callable[..., TokenDataset],
     make_model: Callable[..., GPT],
 ) -> None:
-    """A limited evaluation sees distinct windows, the same ones each time, from the whole split;
-    if it would not be smaller than the split, it is the split."""
+    """A limited evaluation sees distinct windows, the same ones each time, from the whole split.
+
+    If it would not be smaller than the split, it is the split.
+    """
     data = tokens_of(n, 4)
     model = recorder(make_model())
     first = evaluate(model, data, batch_size=batch_size, n_batches=n_batches)
@@ -117,8 +121,11 @@ def test_a_subset_is_spread_and_fixed(
 def test_nothing_changes(
     training: bool, make_model: Callable[..., GPT], tokens_of: Callable[..., TokenDataset]
 ) -> None:
-    """R6: weights, the mode, and the generators of torch, NumPy and Python stay as they were, with
-    dropout in the model; and no gradient appears."""
+    """R6: evaluation changes nothing.
+
+    Weights, the mode, and the generators of torch, NumPy and Python stay as they were, with dropout
+    in the model; and no gradient appears.
+    """
     model = make_model(dropout=0.5).train(training)
     weights = copy.deepcopy(model.state_dict())
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - the global one
@@ -162,8 +169,10 @@ def test_the_loss_of_half_precision_is_computed_in_float32() -> None:
 
 
 def test_bytes_per_token(data_dir: Path, tokenizer: CharTokenizer) -> None:
-    """It is the UTF-8 length of the text that the targets decode to, over their number; this text
-    holds characters of three bytes."""
+    """It is the UTF-8 length of the text that the targets decode to, over their number.
+
+    This text holds characters of three bytes.
+    """
     data = TokenDataset(data_dir / "val.bin", 8)
     _, targets = data.window(0, data.n_tokens - 1)
     text = tokenizer.decode(targets.tolist())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from yocto_model import GPT
 from yocto_train import (
     Evaluated,
     Event,
@@ -19,6 +20,9 @@ from yocto_train import (
     StepDone,
     Stopped,
     Trainer,
+    evaluate,
+)
+from yocto_train import (
     trainer as trainer_module,
 )
 from yocto_train.evaluate import Evaluation
@@ -44,8 +48,10 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 
 def test_the_order_of_events(run: Run, make_trainer: MakeTrainer) -> None:
-    """After a step come its report, its evaluation, its sample and its checkpoint; the last step
-    has all of them; Started is first and Stopped last."""
+    """After a step come its report, its evaluation, its sample and its checkpoint.
+
+    The last step has all of them; Started is first and Stopped last.
+    """
     trainer = make_trainer(
         run=run, max_iters=5, eval_interval=2, sample_interval=2, log_interval=2, sample_tokens=3
     )
@@ -104,9 +110,7 @@ def test_the_last_evaluation_is_whole(whole: bool, make_trainer: MakeTrainer) ->
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("arch", ["gpt2", "modern"])
-def test_one_batch_can_be_overfitted(
-    arch: str, optimizer: str, make_trainer: MakeTrainer
-) -> None:
+def test_one_batch_can_be_overfitted(arch: str, optimizer: str, make_trainer: MakeTrainer) -> None:
     """R9: with the same windows over and over, the loss falls from ln(vocabulary) to nearly 0."""
     trainer = make_trainer(
         arch, dropout=0.0, max_iters=150, eval_interval=150, optimizer=optimizer, lr=0.02,
@@ -121,9 +125,7 @@ def test_one_batch_can_be_overfitted(
 
 @pytest.mark.parametrize("arch", ["gpt2", "modern"])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_accumulation_is_one_batch(
-    arch: str, optimizer: str, make_trainer: MakeTrainer
-) -> None:
+def test_accumulation_is_one_batch(arch: str, optimizer: str, make_trainer: MakeTrainer) -> None:
     """R2: cutting the batch into 1, 2 or 4 parts gives the same steps, in float64 to rounding."""
     results = []
     for accumulate in (1, 2, 4):
@@ -141,10 +143,13 @@ def test_accumulation_is_one_batch(
 
 @pytest.mark.parametrize("limit", [0.0, 0.01, 1e6])
 def test_clipping_bounds_the_norm_and_keeps_the_direction(
-    limit: float, make_trainer: MakeTrainer
+    limit: float, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R5: the gradient that the optimizer sees is the raw one, scaled down if it is longer than
-    the limit; 0 leaves it alone. The reported norm is the raw one's."""
+    """R5: clipping bounds the norm and keeps the direction.
+
+    The gradient that the optimizer sees is the raw one, scaled down if it is longer than the limit;
+    0 leaves it alone. The reported norm is the raw one's.
+    """
     raw, clipped = (
         make_trainer(dropout=0.0, grad_clip=clip, max_iters=1, warmup_iters=0)
         for clip in (0.0, limit)
@@ -152,10 +157,13 @@ def test_clipping_bounds_the_norm_and_keeps_the_direction(
     seen: list[Tensor] = []
     norms: list[float] = []
     for trainer in (raw, clipped):
-        for optimizer in trainer.optimizers:
-            optimizer.step = lambda *_: seen.append(  # type: ignore[method-assign] # a spy
-                torch.cat([p.grad.flatten() for p in trainer.model.parameters()])  # type: ignore[union-attr] # noqa: B023 - called in this turn
+
+        def spy(*_: object, model: GPT = trainer.model) -> None:
+            seen.append(
+                torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
             )
+
+        monkeypatch.setattr(trainer.optimizers[0], "step", spy)
         norms += [event.grad_norm for event in of_kind(StepDone, list(trainer.run()))]
     assert norms[0] == pytest.approx(norms[1])
     assert norms[0] == pytest.approx(float(seen[0].norm()), rel=1e-5)
@@ -178,8 +186,10 @@ def fake_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
 def test_early_stopping(
     run: Run, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After `patience` evaluations in a row without a new best, the run ends, saved; best.pt is
-    the best step, which no pruning removes."""
+    """After `patience` evaluations in a row without a new best, the run ends, saved.
+
+    Best.pt is the best step, which no pruning removes.
+    """
     fake_losses(monkeypatch, [3.0, 2.0, 2.5, 2.0, 2.1, 9.9])
     trainer = make_trainer(run=run, max_iters=30, eval_interval=2, patience=3, keep=2)
     stopped = list(trainer.run())[-1]
@@ -205,8 +215,10 @@ def test_a_run_that_had_ended_ends_again(
 def test_a_loss_that_is_no_number_is_never_the_best(
     run: Run, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """K20: it is reported, saved as unknown, and counts as an evaluation without progress; a
-    later sound loss is the best."""
+    """K20: it is reported, saved as unknown, and counts as an evaluation without progress.
+
+    A later sound loss is the best.
+    """
     fake_losses(monkeypatch, [math.nan, math.inf, 4.0])
     events = list(make_trainer(run=run, max_iters=6, eval_interval=2).run())
     assert [None, None, 6] == [event.best_step for event in of_kind(Evaluated, events)]
@@ -218,9 +230,7 @@ def test_a_loss_that_is_no_number_is_never_the_best(
 
 
 @pytest.mark.parametrize("when", [0, 3])
-def test_a_stop_request_between_steps(
-    when: int, run: Run, make_trainer: MakeTrainer
-) -> None:
+def test_a_stop_request_between_steps(when: int, run: Run, make_trainer: MakeTrainer) -> None:
     """K6: the step is finished and saved, whether the request came before the first or later."""
     trainer = make_trainer(run=run)
     events = []
@@ -239,8 +249,10 @@ def test_a_stop_request_between_steps(
 def test_a_stop_request_inside_an_evaluation(
     last: bool, run: Run, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """K6: the evaluation is given up, the step saved, also if it is the last one; resuming makes
-    up for the evaluation, and best.pt then points to the step."""
+    """K6: the evaluation is given up, the step saved, also if it is the last one.
+
+    Resuming makes up for the evaluation, and best.pt then points to the step.
+    """
     settings = {"max_iters": 4 if last else 8, "eval_interval": 4}
     trainer = make_trainer(run=run, **settings)
     asked: list[bool] = []
@@ -252,9 +264,10 @@ def test_a_stop_request_inside_an_evaluation(
             trainer.request_stop()
         return forward(idx, **kwargs)
 
-    whole = trainer_module.evaluate
     monkeypatch.setattr(
-        trainer_module, "evaluate", lambda *args, **options: whole(*args, **{**options, "batch_size": 1})
+        trainer_module,
+        "evaluate",
+        lambda *args, **options: evaluate(*args, **{**options, "batch_size": 1}),
     )
     monkeypatch.setattr(trainer.model, "forward", spy)
     events = list(trainer.run())
@@ -347,24 +360,26 @@ def test_requests_from_outside(run: Run, make_trainer: MakeTrainer) -> None:
 def test_not_finite_stops_before_the_update(
     where: str, value: float, optimizer: str, run: Run, make_trainer: MakeTrainer
 ) -> None:
-    """K19: whether it is logged or not, a loss or gradient that is no number is an error before
-    any weight or moment changes and before anything is saved; the message names the step and the
-    last good checkpoint."""
+    """K19: what is not finite ends the run before it does harm.
+
+    Whether it is logged or not, a loss or gradient that is no number is an error before any weight
+    or moment changes and before anything is saved; the message names the step and the last good
+    checkpoint.
+    """
     trainer = make_trainer(run=run, eval_interval=2, optimizer=optimizer, log_interval=100)
-    weights: dict[str, Tensor] = {}
+    events = trainer.run()
+    while not isinstance(next(events), Saved):
+        pass
+    trainer._step()
+    weights = {name: w.clone() for name, w in trainer.model.state_dict().items()}
+    if where == "loss":
+        loss = trainer._loss
+        trainer._loss = lambda x, y: loss(x, y) * value  # type: ignore[method-assign] # a fault
+    else:
+        parameter = next(trainer.model.parameters())
+        parameter.register_hook(lambda grad: grad * value)  # type: ignore[no-untyped-call]
     with pytest.raises(NonFiniteError, match=rf"{where} of step 4 is not finite") as caught:
-        for event in trainer.run():
-            if isinstance(event, Saved):
-                break
-        trainer._step()
-        weights = {name: w.clone() for name, w in trainer.model.state_dict().items()}
-        if where == "loss":
-            loss = trainer._loss
-            trainer._loss = lambda x, y: loss(x, y) * value  # type: ignore[method-assign] # a fault
-        else:
-            parameter = next(trainer.model.parameters())
-            parameter.register_hook(lambda grad: grad * value)
-        trainer._step()
+        next(events)
     assert f"{run.path / 'step-00000002'}" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert 3 == trainer.progress.step

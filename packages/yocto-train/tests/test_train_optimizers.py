@@ -24,9 +24,10 @@ def naive_orthogonalize(x: Tensor, iterations: int) -> Tensor:
     if x.shape[0] > x.shape[1]:
         return naive_orthogonalize(x.T, iterations).T
     for _ in range(iterations):
-        gram = y @ y.T
+        gram: Tensor = y @ y.T
         y = a * y + (b * gram + c * gram @ gram) @ y
-    return y
+    result: Tensor = y
+    return result
 
 
 class NaiveMuon:
@@ -44,7 +45,7 @@ class NaiveMuon:
         self.buffers[id(parts)] = mean
         nesterov = self.momentum * mean + (1 - self.momentum) * grad
         updates = []
-        for part in nesterov.split(list(parts)):
+        for part in torch.split(nesterov, list(parts)):
             rows, columns = part.shape
             scale = math.sqrt(max(1, rows / columns))
             updates.append(scale * naive_orthogonalize(part, self.iterations))
@@ -75,8 +76,10 @@ def test_muon_equals_one_matrix_at_a_time(
     weight_decay: float,
     iterations: int,
 ) -> None:
-    """R8: stacking equal and transposed shapes changes nothing: in float64, three steps of Muon
-    equal the formulas applied to each part of each matrix apart."""
+    """R8: stacking equal and transposed shapes changes nothing.
+
+    In float64, three steps of Muon equal the formulas applied to each part of each matrix apart.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> Tensor:
@@ -104,8 +107,11 @@ def test_muon_equals_one_matrix_at_a_time(
 @example(4, 4, 0)
 @example(6, 2, 1)
 def test_muon_agrees_with_torch(rows: int, columns: int, seed: int) -> None:
-    """R8: torch.optim.Muon iterates in bfloat16, so it agrees with ours to that precision, and it
-    keeps momentum by the same formulas; both without weight decay and with."""
+    """R8: the same step as torch's, to its precision.
+
+    torch.optim.Muon iterates in bfloat16, so it agrees with ours to that precision, and it keeps
+    momentum by the same formulas; both without weight decay and with.
+    """
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(rows, columns, generator=generator)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
@@ -117,7 +123,7 @@ def test_muon_agrees_with_torch(rows: int, columns: int, seed: int) -> None:
         ours.grad = torch.randn(rows, columns, generator=generator)
         theirs.grad = ours.grad.clone()
         muon.step()
-        reference.step()
+        reference.step()  # type: ignore[no-untyped-call] # torch has no type here
     # An update has norm of about 0.02 per singular value; bfloat16 keeps 8 bits of it, and the
     # polynomial magnifies the rounding of small singular values.
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02 * 2 * 0.35)
@@ -131,8 +137,10 @@ def test_muon_agrees_with_torch(rows: int, columns: int, seed: int) -> None:
 @example(8, 8, 0)
 @example(1, 5, 1)
 def test_orthogonalize_moves_singular_values_near_one(rows: int, columns: int, seed: int) -> None:
-    """After 5 iterations, singular values that began above 1 % of the norm lie in [0.65, 1.25];
-    the singular directions stay: U and V of X diagonalise the result."""
+    """After 5 iterations, singular values that began above 1 % of the norm lie in [0.65, 1.25].
+
+    The singular directions stay: U and V of X diagonalise the result.
+    """
     x = torch.randn(
         rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     )
@@ -160,10 +168,13 @@ def test_orthogonalize_of_a_batch_is_a_batch() -> None:
 def test_groups_partition_the_parameters(
     arch: str, optimizer: str, tied: bool, make_model: Callable[..., GPT]
 ) -> None:
-    """R7: each parameter is in exactly one group of one optimizer, and every group states the
-    peak rate that the schedule multiplies."""
+    """R7: the groups partition the parameters.
+
+    Each parameter is in exactly one group of one optimizer, and every group states the peak rate
+    that the schedule multiplies.
+    """
     model = make_model(arch, tie_weights=tied)
-    optimizers = make_optimizers(model, TrainConfig(optimizer=optimizer))
+    optimizers = make_optimizers(model, TrainConfig.from_dict({"optimizer": optimizer}))
     groups = [group for each in optimizers for group in each.param_groups]
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(id(parameter) for parameter in model.parameters()) == sorted(grouped)
@@ -172,8 +183,10 @@ def test_groups_partition_the_parameters(
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_what_is_decayed(arch: str, make_model: Callable[..., GPT]) -> None:
-    """AdamW decays exactly the tensors of two or more dimensions (nanoGPT's rule); with Muon only
-    the matrices inside the blocks are decayed."""
+    """AdamW decays exactly the tensors of two or more dimensions (nanoGPT's rule).
+
+    With Muon only the matrices inside the blocks are decayed.
+    """
     model = make_model(arch)
     (adamw,) = make_optimizers(model, TrainConfig(weight_decay=0.2))
     decay = {id(p): g["weight_decay"] for g in adamw.param_groups for p in g["params"]}
@@ -198,8 +211,11 @@ def test_learning_rates_follow_the_factor(make_model: Callable[..., GPT]) -> Non
 def test_adamw_step_equals_torchs_plain_loop(
     arch: str, make_trainer: Callable[..., Trainer]
 ) -> None:
-    """R8: the fused AdamW of the trainer equals torch's own unfused one, fed with the same
-    gradients, clipping and rates."""
+    """R8: the same step as torch's.
+
+    The fused AdamW of the trainer equals torch's own unfused one, fed with the same gradients,
+    clipping and rates.
+    """
     settings: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.3, "max_iters": 4}
     trainer = make_trainer(arch, dropout=0.0, dtype=torch.float64, **settings)
     reference = make_trainer(arch, dropout=0.0, dtype=torch.float64, **settings)

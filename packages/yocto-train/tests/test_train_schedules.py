@@ -1,5 +1,6 @@
 """Laws of the schedules: pure functions of the step."""
 
+import itertools
 import math
 from typing import Any
 
@@ -45,11 +46,14 @@ def test_the_factor_is_bounded(config: TrainConfig, data: st.DataObject | None) 
 @example(TrainConfig())
 @example(TrainConfig(schedule="wsd"))
 def test_warm_up_rises(config: TrainConfig) -> None:
-    """R4: while warming up no step has a smaller factor than the one before it, unless the decay
-    has begun already."""
+    """R4: the warm-up rises.
+
+    While warming up no step has a smaller factor than the one before it, unless the decay has begun
+    already.
+    """
     factors = [lr_factor(step, config) for step in range(min(config.warmup_iters, 50))]
     decay_begins = config.max_iters * (1 - config.decay_fraction)
-    for step, (before, after) in enumerate(zip(factors, factors[1:], strict=False), start=1):
+    for step, (before, after) in enumerate(itertools.pairwise(factors), start=1):
         assert before < after or (config.schedule == "wsd" and step > decay_begins)
 
 
@@ -58,8 +62,11 @@ def test_warm_up_rises(config: TrainConfig) -> None:
 @example(TrainConfig(), 99)
 @example(TrainConfig(schedule="wsd"), 200)
 def test_no_jumps(config: TrainConfig, step: int) -> None:
-    """R4, continuous: one step changes the factor by no more than the steepest part of the curve
-    allows: a line over the warm-up, over the decay, or half a cosine over the rest."""
+    """R4: the schedule is continuous.
+
+    One step changes the factor by no more than the steepest part of the curve allows: a line over
+    the warm-up, over the decay, or half a cosine over the rest.
+    """
     rise = 1 / (config.warmup_iters + 1)
     if config.schedule == "wsd":
         fall = 1 / max(1.0, config.decay_fraction * config.max_iters)
@@ -81,8 +88,11 @@ def test_after_warm_up_it_never_rises(config: TrainConfig) -> None:
 
 
 def test_fixed_points() -> None:
-    """The values nanoGPT's formula gives: 1/(w+1) first, 1 at the end of the warm-up, the floor at
-    the end of the run; half-way down a cosine is the mean of both."""
+    """The values nanoGPT's formula gives.
+
+    1/(w+1) first, 1 at the end of the warm-up, the floor at the end of the run; half-way down a
+    cosine is the mean of both.
+    """
     settings = config(min_lr_fraction=0.1)
     assert lr_factor(0, settings) == pytest.approx(1 / 11)
     assert lr_factor(9, settings) == pytest.approx(10 / 11)

@@ -67,7 +67,7 @@ class Run:
                 for step in step_directories(path):
                     with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
                         candidates.append((step.stat().st_mtime_ns, path.name, path))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise RunError(f"cannot read {root}: {reason(error)}") from error
         if not candidates:
             raise RunError(f"no checkpoint in {root}; train one first: uv run yocto-train")
@@ -110,8 +110,10 @@ class Run:
                 raise RunError(f"{self.path} is in use by {holder or 'another process'}")
             for leftover in self.path.glob(".tmp-*"):
                 with contextlib.suppress(OSError):
-                    remove = files.remove_tree if is_directory(leftover) else files.remove_file
-                    remove(leftover)
+                    if is_directory(leftover):
+                        files.remove_tree(leftover)
+                    else:
+                        files.remove_file(leftover)
             yield
 
     # --- checkpoints ---------------------------------------------------------------------------

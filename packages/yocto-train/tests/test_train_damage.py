@@ -1,0 +1,424 @@
+"""Damaged, mixed and foreign checkpoints are refused by name; the one before is used instead."""
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from yocto_model import save_pt
+from yocto_train import (
+    Checkpoint,
+    CheckpointError,
+    Run,
+    Trainer,
+    TrainError,
+    files,
+    find_checkpoint,
+    save_checkpoint,
+)
+from yocto_train.manifest import read_manifest
+
+NAMES = ("model.pt", "opt.pt", "vocab.json", "manifest.json")
+FLIPS = 200
+
+
+@pytest.fixture(scope="module")
+def trained(make_trainer: Callable[..., Trainer], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with the steps 2, 4 and 6; the last is the best."""
+    run = Run(tmp_path_factory.mktemp("damage") / "run")
+    run.create()
+    list(make_trainer(run=run, max_iters=6, eval_interval=2, lr=0.05, warmup_iters=0).run())
+    return run.path
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+def assert_refused(run: Path, step: int = 6) -> str:
+    """Opening or verifying the step fails with one line that names it; the run uses another."""
+    directory = run / f"step-{step:08d}"
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.open(directory).verify()
+    text = str(caught.value)
+    assert str(directory) in text
+    assert "\n" not in text
+    newest = Run(run).latest()
+    assert step - 2 == newest.step
+    assert (text,) == newest.skipped
+    return text
+
+
+def spread(size: int, count: int) -> list[tuple[int, int]]:
+    """Places of bits, spread evenly and always the same."""
+    return [(i * size // count, (i * 5) % 8) for i in range(count)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_flipped_bit(name: str, copied: Path) -> None:
+    """K24: of 200 single-bit flips in each file of a step, all are noticed, the manifest's too."""
+    path = copied / "step-00000006" / name
+    sound = path.read_bytes()
+    refused = 0
+    for place, bit in spread(len(sound), FLIPS):
+        damaged = bytearray(sound)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            Checkpoint.open(path.parent).verify()
+        refused += 1
+    assert FLIPS == refused
+    assert_refused(copied)
+    path.write_bytes(sound)
+    assert 6 == Run(copied).latest().step
+
+
+@pytest.mark.property
+@given(st.binary(max_size=300))
+@example(b"")
+@example(b"[]")
+@example(b"[" * 250)
+@example(b'{"format": "yocto-checkpoint", "format_version": true}')
+def test_no_content_of_a_manifest_breaks_the_reader(
+    trained: Path, tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    """Whatever manifest.json holds, reading it gives this package's error in one line."""
+    directory = tmp_path_factory.mktemp("manifest")
+    (directory / "manifest.json").write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        read_manifest(directory)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cut_short(name: str, copied: Path) -> None:
+    """K23: a file cut to 0, 1, half or all but one byte is refused, as is one with a byte more.
+
+    The run goes on from the step before.
+    """
+    path = copied / "step-00000006" / name
+    sound = path.read_bytes()
+    for length in (0, 1, len(sound) // 2, len(sound) - 1):
+        path.write_bytes(sound[:length])
+        assert_refused(copied)
+    path.write_bytes(sound + b"\n")
+    assert_refused(copied)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_missing(name: str, copied: Path) -> None:
+    """C1, C18: the message says which part is missing; writing text needs no opt.pt."""
+    (copied / "step-00000006" / name).unlink()
+    assert "missing" in assert_refused(copied) or name == "manifest.json"
+    expected = {"opt.pt": 6}.get(name, 4)
+    assert expected == find_checkpoint(copied).step
+    if name == "opt.pt":
+        checkpoint = find_checkpoint(copied / "step-00000006")
+        checkpoint.load_model()
+        checkpoint.load_tokenizer()
+        with pytest.raises(CheckpointError, match=r"opt\.pt is missing"):
+            checkpoint.load_state()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_of_another_step(name: str, copied: Path) -> None:
+    """K25: files of step 4 in step 6 are refused, the manifest by its step's number."""
+    content = (copied / "step-00000004" / name).read_bytes()
+    (copied / "step-00000006" / name).write_bytes(content)
+    if name == "vocab.json":  # equal in every step
+        assert 6 == Run(copied).latest().step
+    else:
+        assert_refused(copied)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_more_files_than_named(kind: str, copied: Path) -> None:
+    """C18: what the manifest does not name makes the step refused.
+
+    Hidden files of desktops do not.
+    """
+    (copied / "step-00000006" / ".DS_Store").write_bytes(b"x")
+    assert 6 == Run(copied).latest().step
+    extra = copied / "step-00000006" / "extra"
+    if kind == "file":
+        extra.write_bytes(b"x")
+    elif kind == "directory":
+        extra.mkdir()
+    else:
+        extra.symlink_to("model.pt")
+    assert "extra" in assert_refused(copied)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+def test_no_regular_file(kind: str, name: str, copied: Path) -> None:
+    """Rule 2: a link, even to the very file, a FIFO or a directory is refused and never blocks."""
+    path = copied / "step-00000006" / name
+    outside = copied.parent / name
+    path.rename(outside)
+    if kind == "link":
+        path.symlink_to(outside)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    assert_refused(copied)
+
+
+def rewrite_manifest(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a manifest and make its own hash right again, as an attacker or a bug would."""
+    path = directory / "manifest.json"
+    content = json.loads(path.read_bytes())
+    del content["sha256"]
+    change(content)
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    content["sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["files"].update({"../model.pt": c["files"]["model.pt"]}),
+        lambda c: c["files"].update({"/etc/passwd": c["files"]["model.pt"]}),
+        lambda c: c["files"].update({"a\nb.pt": c["files"]["model.pt"]}),
+        lambda c: c["files"].pop("model.pt"),
+        lambda c: c["files"].update({"model.pt": None}),
+        lambda c: c["files"]["model.pt"].update(bytes="12"),
+        lambda c: c.update(step=True),
+        lambda c: c.update(step=-1),
+        lambda c: c.update(step=10**8),
+        lambda c: c.update(val_loss="low"),
+        lambda c: c.update(val_loss=True),
+        lambda c: c.update(tokenizer=5),
+        lambda c: c.update(data=[1]),
+        lambda c: c.update(environment={"torch": None}),
+        lambda c: c.update(extra=1),
+        lambda c: c.pop("data"),
+        lambda c: c.update(format_version=True),
+        lambda c: c.update(format="yocto-data"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense(
+    change: Callable[[dict[str, Any]], object], copied: Path
+) -> None:
+    """C18, rule 13: what a manifest says must make sense.
+
+    Paths, wrong types, unknown and missing entries are refused, although the manifest's own hash is
+    right.
+    """
+    rewrite_manifest(copied / "step-00000006", lambda content: None)
+    assert 6 == Run(copied).latest().step
+    rewrite_manifest(copied / "step-00000006", change)
+    assert_refused(copied)
+
+
+def test_a_newer_format(copied: Path) -> None:
+    """Rule 13: a checkpoint of a later version says so, instead of looking damaged."""
+    rewrite_manifest(copied / "step-00000006", lambda content: content.update(format_version=2))
+    assert "upgrade" in assert_refused(copied)
+
+
+def test_a_huge_manifest(copied: Path) -> None:
+    """C6: more than a mebibyte is not parsed at all."""
+    (copied / "step-00000006" / "manifest.json").write_bytes(b"[" * (2 << 20))
+    assert "damaged" in assert_refused(copied)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"<!DOCTYPE html>", b"\x80\x04}."])
+def test_a_foreign_file_with_a_right_hash(content: bytes, copied: Path) -> None:
+    """C2, C4, C5: a file that is no model is refused by the loader, whatever the hashes say."""
+    directory = copied / "step-00000006"
+    for name, load in (("model.pt", "load_model"), ("opt.pt", "load_state")):
+        (directory / name).write_bytes(content)
+        facts = files.FileFacts(bytes=len(content), sha256=_sha256(directory / name))
+
+        def change(c: dict[str, Any], name: str = name, facts: files.FileFacts = facts) -> None:
+            c["files"][name] = {"bytes": facts.bytes, "sha256": facts.sha256}
+
+        rewrite_manifest(directory, change)
+        checkpoint = Checkpoint.open(directory)
+        checkpoint.verify()
+        with pytest.raises(CheckpointError, match=name) as caught:
+            getattr(checkpoint, load)()
+        assert "\n" not in str(caught.value)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return files.sha256_of(file)
+
+
+def test_code_in_a_file_never_runs(copied: Path) -> None:
+    """C4: a pickle that would create a file is refused, and the file does not appear."""
+    canary = copied / "canary"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (canary,)
+
+    directory = copied / "step-00000006"
+    content = {"format": "yocto-training-state", "format_version": 1, "x": Evil()}
+    torch.save(content, directory / "opt.pt")
+
+    def change(c: dict[str, Any]) -> None:
+        path = directory / "opt.pt"
+        c["files"]["opt.pt"] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+    rewrite_manifest(directory, change)
+    with pytest.raises(CheckpointError, match=r"opt\.pt"):
+        Checkpoint.open(directory).load_state()
+    assert not canary.exists()
+
+
+def test_the_state_of_another_step(copied: Path) -> None:
+    """C13: an opt.pt that says it is of another step is refused, whatever its hash."""
+    directory = copied / "step-00000006"
+    shutil.copy(copied / "step-00000004" / "opt.pt", directory / "opt.pt")
+
+    def change(c: dict[str, Any]) -> None:
+        path = directory / "opt.pt"
+        c["files"]["opt.pt"] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+    rewrite_manifest(directory, change)
+    with pytest.raises(CheckpointError, match="belongs to another step"):
+        Checkpoint.open(directory).load_state()
+
+
+def test_the_tokenizer_of_another_model(copied: Path) -> None:
+    """C15, T9: a tokenizer with two ids swapped is refused by its fingerprint."""
+    directory = copied / "step-00000006"
+    checkpoint = Checkpoint.open(directory)
+    letters = list(checkpoint.load_tokenizer().itos)  # type: ignore[attr-defined] # a CharTokenizer
+    letters[3], letters[4] = letters[4], letters[3]
+    type(checkpoint.load_tokenizer())(letters).save(directory)  # type: ignore[call-arg]
+
+    def change(c: dict[str, Any]) -> None:
+        path = directory / "vocab.json"
+        c["files"]["vocab.json"] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+    rewrite_manifest(directory, change)
+    with pytest.raises(CheckpointError, match="not this model's tokenizer"):
+        Checkpoint.open(directory).load_tokenizer()
+
+
+def test_all_steps_damaged(copied: Path) -> None:
+    """Nothing sound left: the message names what is wrong with each, and nothing is changed."""
+    for step in (2, 4, 6):
+        (copied / f"step-{step:08d}" / "model.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no sound checkpoint") as caught:
+        Run(copied).latest()
+    assert all(f"step-{step:08d}" in str(caught.value) for step in (2, 4, 6))
+
+
+def test_resuming_after_damage(copied: Path, make_trainer: Callable[..., Trainer]) -> None:
+    """Rule 5: training goes on from the newest sound step, by number and not by time.
+
+    The damaged one is put aside under another name, the pointers are right, and the end is the
+    same.
+    """
+    expected = read_manifest(copied / "step-00000006").files["model.pt"]
+    (copied / "step-00000006" / "model.pt").write_bytes(b"x")
+    for step in (2, 4, 6):
+        os.utime(copied / f"step-{step:08d}", (10**9 - step, 10**9 - step))  # K26
+    run = Run(copied)
+    trainer = make_trainer(run=run, max_iters=6, eval_interval=2, lr=0.05, warmup_iters=0)
+    checkpoint = run.latest()
+    assert 4 == checkpoint.step
+    trainer.restore(checkpoint)
+    assert copied / "step-00000004" == run.pointed("latest.pt") == run.pointed("best.pt")
+    assert 1 == len(list(copied.glob("step-00000006.old-*")))
+    list(trainer.run())
+    assert expected == read_manifest(copied / "step-00000006").files["model.pt"]
+    assert copied / "step-00000006" == run.pointed("latest.pt") == run.pointed("best.pt")
+
+
+def test_saving_over_a_step(copied: Path, make_trainer: Callable[..., Trainer]) -> None:
+    """A name that is taken: an equal checkpoint is kept, another one put aside; never merged."""
+    checkpoint = Checkpoint.open(copied / "step-00000006")
+    state = checkpoint.load_state()
+    state = {name: state[name] for name in state if not name.startswith("format")}
+    options: dict[str, Any] = {
+        "tokenizer": checkpoint.load_tokenizer(), "data": checkpoint.manifest.data,
+        "environment": checkpoint.manifest.environment,
+    }  # fmt: skip
+    first = save_checkpoint(copied, checkpoint.load_model(), state, val_loss=8.0, **options)
+    before = first.directory.stat().st_ino
+    again = save_checkpoint(copied, checkpoint.load_model(), state, val_loss=8.0, **options)
+    assert None is again.put_aside
+    assert before == again.directory.stat().st_ino
+    other = save_checkpoint(copied, checkpoint.load_model(), state, val_loss=9.0, **options)
+    assert 9.0 == Checkpoint.open(other.directory).val_loss
+    assert other.put_aside is not None
+    assert before == other.put_aside.stat().st_ino
+    assert not list(copied.glob(".tmp-*"))
+
+
+def test_a_checkpoint_loads_wherever_it_is_moved(copied: Path, tmp_path: Path) -> None:
+    """A step directory stands alone, under any name."""
+    (copied / "step-00000006").rename(tmp_path / "my model")
+    checkpoint = find_checkpoint(tmp_path / "my model")
+    assert 6 == checkpoint.step
+    checkpoint.load_model()
+    checkpoint.load_tokenizer()
+
+
+def test_the_members_are_stored_plainly(copied: Path) -> None:
+    """The .pt files are zip archives of uncompressed members, as rule 7 demands."""
+    for name in ("model.pt", "opt.pt"):
+        with zipfile.ZipFile(copied / "step-00000006" / name) as archive:
+            assert {zipfile.ZIP_STORED} == {m.compress_type for m in archive.infolist()}
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, lambda: 0])
+def test_what_cannot_be_saved_leaves_nothing(value: object, copied: Path) -> None:
+    """K22: an object that does not serialise is one error, without a partial file or directory."""
+    checkpoint = Checkpoint.open(copied / "step-00000006")
+    before = sorted(path.name for path in copied.iterdir())
+    with pytest.raises(TrainError, match="cannot save step 7") as caught:
+        save_checkpoint(
+            copied, checkpoint.load_model(), {"step": 7, "x": value}, tokenizer=None, data={},
+            val_loss=None, environment={},
+        )  # fmt: skip
+    assert "\n" not in str(caught.value)
+    assert before == sorted(path.name for path in copied.iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_save_leaves_nothing(
+    error: type[BaseException], copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """K7, K21: a second Ctrl-C or a lack of memory during a save leaves the old state alone.
+
+    The interrupt stays an interrupt, the lack of memory is a failed save.
+    """
+    checkpoint = Checkpoint.open(copied / "step-00000006")
+    before = sorted(path.name for path in copied.iterdir())
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(files, "fsync_file", fail)
+    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else TrainError):
+        save_checkpoint(
+            copied, checkpoint.load_model(), {"step": 7}, tokenizer=None, data={}, val_loss=None,
+            environment={},
+        )  # fmt: skip
+    assert before == sorted(path.name for path in copied.iterdir())
+
+
+def test_model_alone_is_no_checkpoint(copied: Path, tmp_path: Path) -> None:
+    """A single .pt outside a step directory says what is missing."""
+    save_pt({"format": "yocto-training-state", "format_version": 1}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        find_checkpoint(tmp_path / "model.pt")
