@@ -21,19 +21,21 @@ from yocto_chat.chat_model import ChatModel
 from yocto_chat.screen import Screen
 from yocto_cli.arguments import run_command
 from yocto_cli.sampling_arguments import SamplingArguments
-from yocto_model import TextStream
+from yocto_model import TextStream, Token
 from yocto_tokenizers import CharTokenizer
-
-from conftest import ALPHABET, Scripted
 
 HOSTILE = ("\x1b", "[2J", "\x1b]0;pwned\a", "[/x]", ":smile:", "\ud83d", "\u202e", "\r", " end")
 
 
-class Actor(Scripted):
+class Actor:
     """Answers by the last message of its prompt."""
 
-    def stream(self, prompt: Sequence[int], max_new_tokens: int, **options: Any) -> TextStream:
-        text = self.tokenizer.decode(list(prompt))
+    def __init__(self, tokenizer: CharTokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def stream(self, prompt: Sequence[int], max_new_tokens: int, **_options: Any) -> TextStream:
+        """See `yocto_chat.chat_model.Speaker`."""
+        text = self._tokenizer.decode(list(prompt))
         message, _, begun = text.rpartition("User: ")[2].partition("\nAssistant:")
         result = TextStream(list(prompt))
         result.pieces = self._said(result, message, begun, max_new_tokens)
@@ -41,7 +43,10 @@ class Actor(Scripted):
 
     def _said(self, result: TextStream, message: str, begun: str, limit: int) -> Iterator[str]:
         for _, text in zip(range(limit), self._tokens(message, begun), strict=False):
-            result.tokens.append(self._token(text))
+            id_ = self._tokenizer.stoi.get(text, 0)
+            others = tuple((other, -2.0) for other in range(1, 8) if other != id_)
+            token = Token(id=id_, text=text, logprob=-0.5, alternatives=((id_, -0.5), *others))
+            result.tokens.append(token)
             yield text
         result.finish_reason = "eos"
 
@@ -68,7 +73,7 @@ class Actor(Scripted):
 
 def main(_words: list[str]) -> None:
     Path("pid").write_text(str(os.getpid()))
-    tokenizer = CharTokenizer(ALPHABET)
+    tokenizer = CharTokenizer("\n" + "".join(map(chr, range(0x20, 0x7F))))
     model = ChatModel(
         speaker=Actor(tokenizer),
         tokenizer=tokenizer,

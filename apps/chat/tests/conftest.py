@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,3 +163,28 @@ def terminal_out(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     return TerminalIO()
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with one run, `tiny`, of one step; its model is untrained."""
+    import torch
+    from yocto_model import GPT, GPTConfig
+    from yocto_train import save_checkpoint
+
+    root = tmp_path_factory.mktemp("checkpoints")
+    tokenizer = CharTokenizer(ALPHABET)
+    config = GPTConfig(
+        vocab_size=tokenizer.vocab_size, block_size=128, n_layer=1, n_head=2, n_embd=16
+    )
+    (root / "tiny").mkdir()
+    save_checkpoint(
+        root / "tiny",
+        GPT(config, generator=torch.Generator().manual_seed(0)),
+        {"step": 3},
+        tokenizer=tokenizer,
+        data={},
+        val_loss=4.5,
+        environment={},
+    )
+    return root
