@@ -83,6 +83,8 @@ def test_every_cut_is_of_a_named_kind(text: str, chunk_chars: int) -> None:
         ("abcdefghijklmnop q", ["abcdefghijklmnop", " q"], 0),  # a space at the very limit
         ("abcdefghijklmnopq r", ["abcdefghijklmnop", "q r"], 1),  # one too far
         ("abcdefghijklmnop", ["abcdefghijklmnop"], 0),  # ends at the limit: no cut at all
+        ("abcdefghijklmno\npq", ["abcdefghijklmno\n", "pq"], 0),  # a newline at the very limit
+        ("abcdefghijklmnop\nq", ["abcdefghijklmnop", "\nq"], 1),  # one too far
         ("", [], 0),
     ],
 )

@@ -539,6 +539,15 @@ def test_a_file_of_any_name_is_replaced(tmp_path: Path) -> None:
     assert names_in(out) == ["meta.json", "train.bin", "val.bin"]
 
 
+def test_the_largest_id_is_recorded(tmp_path: Path) -> None:
+    """max_id is the largest id of each split, 0 where there is no other."""
+    (tmp_path / "a.txt").write_bytes(b"\0\0\0\1\0\7\3\0")
+    meta = prepare(
+        tmp_path / "a.txt", tmp_path / "out", tokenizer=namespace_tokenizer(), val_ratio=0.625
+    )
+    assert (0, 7) == (meta.train.max_id, meta.val.max_id)
+
+
 def test_a_fingerprint_is_a_name(tmp_path: Path) -> None:
     """What could not be written into meta.json as a name is refused at once."""
     (tmp_path / "a.txt").write_text("some words")

@@ -59,10 +59,9 @@ class Encoder:
             # one line with the document's name. Nothing is passed over.
             except (ValueError, LookupError, TypeError, RuntimeError) as error:
                 return Fault(len(rows), _one_line(error))
-        # Many short texts are checked and narrowed together, unless their types differ.
-        alike = len({row.dtype for row in rows}) == 1
-        joined = rows if alike else [row.astype(np.int64) for row in rows]
-        ids = joined[0] if len(joined) == 1 else np.concatenate(joined)
+        # Many short texts are checked and narrowed together. Signed and unsigned 64-bit ids join as
+        # float64, which is exact up to 2^53, and no vocabulary goes beyond 2^32.
+        ids = rows[0] if len(rows) == 1 else np.concatenate(rows)
         if ids.size and (ids.min() < 0 or ids.max() >= self._vocab_size):
             return self._out_of_range(rows)
         sizes = [len(row) * self._dtype.itemsize for row in rows]
