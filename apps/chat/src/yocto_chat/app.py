@@ -47,9 +47,10 @@ class ChatArguments(CommandArguments):
     """The flags of yocto-chat."""
 
     conversation: ConversationArguments = ConversationArguments()
-    # A reply ends by itself or at the end of the window; the limit is for those that would not.
+    # A reply ends by itself or with the window; the limit is for those that would not. Cooler than
+    # yocto-sample: what is to be answered sensibly needs fewer surprises than what is to be read.
     sampling: SamplingArguments = field(
-        default_factory=lambda: SamplingArguments(max_new_tokens=400)
+        default_factory=lambda: SamplingArguments(max_new_tokens=400, temperature=0.6)
     )
     model: ModelArguments = field(default_factory=ModelArguments)
 
