@@ -12,8 +12,9 @@ from yocto_train import Evaluated, Stopped
 SEEDS = (1337, 1338, 1339)
 MODEL = {"n_layer": 2, "n_head": 4, "n_embd": 128, "block_size": 64}
 TRAIN = {
-    "max_iters": 275, "batch_size": 12, "optimizer": "muon", "muon_iterations": 4, "lr": 0.01,
-    "muon_lr": 0.03, "schedule": "wsd", "warmup_iters": 10, "min_lr_fraction": 0.0,
+    "max_iters": 220, "batch_size": 12, "optimizer": "muon", "muon_iterations": 4, "lr": 0.02,
+    "muon_lr": 0.06,
+    "muon_momentum": 0.9, "schedule": "wsd", "warmup_iters": 10, "min_lr_fraction": 0.0,
     "weight_decay": 0.0, "grad_clip": 0.0, "muon_warmup_iters": 0, "eval_interval": 10_000,
     "log_interval": 10_000,
 }  # fmt: skip

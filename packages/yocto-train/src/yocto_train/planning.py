@@ -15,7 +15,7 @@ from yocto_train.errors import TrainConfigError
 # Sizes to choose from, small to large; each about doubles to quadruples the work per token.
 SIZES: Sequence[Mapping[str, Any]] = (
     {"n_layer": 2, "n_head": 2, "n_embd": 64, "block_size": 128, "batch_size": 16},
-    {"n_layer": 3, "n_head": 4, "n_embd": 128, "block_size": 256, "batch_size": 8},
+    {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 256, "batch_size": 8},
     {"n_layer": 4, "n_head": 4, "n_embd": 192, "block_size": 256, "batch_size": 16},
     {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "batch_size": 32},
     {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 512, "batch_size": 32},

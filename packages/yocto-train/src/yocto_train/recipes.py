@@ -25,14 +25,15 @@ RECIPES: Mapping[str, Recipe] = {
     # run short; the long linear decay is what makes so few steps enough.
     "modern": Recipe(
         arch="modern",
-        model={"n_layer": 3, "n_head": 4, "n_embd": 128, "block_size": 256, "dropout": 0.0},
+        model={"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 256, "dropout": 0.0},
         train={
-            "max_iters": 1_500,
+            "max_iters": 1_200,
             "batch_size": 8,
             "sampling": "epoch",
             "optimizer": "muon",
-            "lr": 0.01,
-            "muon_lr": 0.03,
+            "lr": 0.02,
+            "muon_lr": 0.05,
+            "muon_momentum": 0.9,
             "schedule": "wsd",
             "warmup_iters": 10,
             "decay_fraction": 0.9,
