@@ -184,6 +184,7 @@ def test_a_wrong_member_is_named(tmp_path: Path, path: str, value: Any, says: st
         (b"[]", "the top level must be an object, found a list"),
         (b"null", "found null"),
         (b'{"format": "yocto-data", "format": "yocto-data"}', "'format' stands there twice"),
+        (b'{"a": 1, "b": {"c": 1, "d": 2, "d": 3}}', "'d' stands there twice"),
         (b'{"format_version": NaN}', "NaN is not a number"),
         (b'{"format_version": -Infinity}', "-Infinity is not a number"),
         (b"[" * 100_000, "nested too deeply"),

@@ -75,7 +75,7 @@ def test_b1_no_regular_file(train: Path, refused: Refused) -> None:
     train.unlink()
     train.mkdir()
     for call in opened(train):
-        assert "not a regular file" in refused(TokenFileError, call)
+        assert "not a regular file, but a directory" in refused(TokenFileError, call)
     train.with_name("meta.json").unlink()
     os.mkfifo(train.with_name("meta.json"))
     for call in opened(train):
