@@ -98,7 +98,7 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports", "--no-cache")
     for distribution, path in DISTRIBUTIONS.items():
         with session.chdir(path):
-            # NumPy is declared beside torch, which warns at import without it, and not always imported.
+            # NumPy is declared wherever torch is, which warns at import without it.
             session.run(
                 "deptry", "src", "--known-first-party", module(distribution),
                 "--per-rule-ignores", "DEP002=numpy",
