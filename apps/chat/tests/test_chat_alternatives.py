@@ -89,12 +89,14 @@ def test_what_is_drawn(talk: Any, unicode: bool) -> None:
     """The reply with one token marked, the options with rank, share and bar, and the keys."""
     stepper = Stepper(talk.chat.take, talk.speaker.tokenizer)
     stepper.step(1)
-    text = "".join(fragment[1] for fragment in stepper.fragments(unicode=unicode))
+    text = "".join(fragment[1] for fragment in stepper.fragments(columns=60, unicode=unicode))
     assert text.startswith("abc.\n\ntoken 2 of 4\n> 1. 'b'")
     assert ("█" if unicode else "#") in text
     assert unicode or text.isascii()
     assert " 60.7 % " in text
     assert "said" in text
+    narrow = "".join(f[1] for f in stepper.fragments(columns=30, unicode=unicode))
+    assert max(len(line) for line in narrow.split("\n")[2:-1]) < 30
 
 
 def test_a_choice_is_swapped_in(talk: Any) -> None:

@@ -117,8 +117,8 @@ class Stepper:
     def _choose_drawn(self) -> None:
         self._choice = next(i for i, option in enumerate(self.options) if option.drawn)
 
-    def fragments(self, *, unicode: bool) -> StyleAndTextTuples:
-        """The walk as it stands."""
+    def fragments(self, *, columns: int, unicode: bool) -> StyleAndTextTuples:
+        """The walk as it stands, for a window this wide."""
         texts: dict[int, str] = {}
         for span in self._take.spans:
             texts[span.token] = texts.get(span.token, "") + span.text
@@ -131,18 +131,19 @@ class Stepper:
             ("", f"\n\ntoken {self._index + 1} of {len(self._places)}\n"),
         ]
         for option in self.options:
-            result += self._row(option, unicode=unicode)
+            result += self._row(option, columns=columns, unicode=unicode)
         arrows = ("←→", "↑↓") if unicode else ("Left/Right", "Up/Down")
         keys = f"{arrows[0]} along the reply, Tab to a surprise, {arrows[1]} choose"
         return [*result, ("dim", f"{keys}, Enter swaps, q leaves")]
 
-    def _row(self, option: Option, *, unicode: bool) -> StyleAndTextTuples:
-        bar = ("█" if unicode else "#") * round(option.probability * _BAR_CELLS)
+    def _row(self, option: Option, *, columns: int, unicode: bool) -> StyleAndTextTuples:
         mark = ">" if option.id == self.chosen.id else " "
         rank = f"{option.rank}." if option.rank else "-"
-        note = "  said" if option.drawn else ""
-        text = f"{mark} {rank:>2} {option.text:<12} {100 * option.probability:5.1f} % {bar}{note}\n"
-        return [("bold" if mark == ">" else "", text)]
+        note = "said" if option.drawn else ""
+        text = f"{mark} {rank:>2} {option.text:<5} {100 * option.probability:5.1f} % {note:<4} "
+        cells = max(0, min(_BAR_CELLS, columns - len(text) - 1))
+        bar = ("█" if unicode else "#") * round(option.probability * cells)
+        return [("bold" if mark == ">" else "", f"{text}{bar}\n")]
 
 
 def choose(
@@ -192,7 +193,11 @@ def choose(
     def _(event: KeyPressEvent) -> None:
         event.app.exit(result=None)
 
-    control = FormattedTextControl(lambda: stepper.fragments(unicode=unicode), show_cursor=False)
+    def fragments() -> StyleAndTextTuples:
+        columns = application.output.get_size().columns
+        return stepper.fragments(columns=columns, unicode=unicode)
+
+    control = FormattedTextControl(fragments, show_cursor=False)
     application: Application[tuple[int, int] | None] = Application(
         layout=Layout(Window(control, wrap_lines=True, dont_extend_height=True)),
         key_bindings=keys,

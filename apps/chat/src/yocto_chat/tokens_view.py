@@ -37,7 +37,10 @@ class TokensView:
     def facts(self) -> list[str]:
         """What there is to say about it, in a few words each."""
         count = len(self.pieces)
-        found = [f"{count:,} tokens", f"{self.characters / count:.2f} characters per token"]
+        found = [
+            f"{count:,} token{'s' * (count != 1)}",
+            f"{self.characters / count:.2f} characters per token",
+        ]
         if self.hidden:
             found.append(f"{len(self.hidden):,} out of sight")
         if self.unknown:
