@@ -50,18 +50,18 @@ def planned(
         getattr(arguments.model, name) is not None for name in _SIZE_FLAGS
     )
     sizes = [size for size in SIZES if free and _suits(size, train_data, val_data)] or [{}]
-    candidate, iters = choose(
-        60 * (DEFAULT_MINUTES if minutes is None else minutes),
-        lambda size: _measure(_sized(arguments, size), size, train_data, val_data),
-        sizes=sizes,
-    )
-    result = _sized(arguments, candidate.size, max_iters=iters)
-    if result.model.dropout is None:
-        dropout = dropout_for(iters * candidate.tokens_per_step / train_data.n_tokens)
-        result = dataclasses.replace(
-            result, model=dataclasses.replace(result.model, dropout=dropout)
-        )
-    return result
+    seconds = 60 * (DEFAULT_MINUTES if minutes is None else minutes)
+
+    def measured(size: Mapping[str, Any]) -> Candidate:
+        return _measure(_sized(arguments, size), size, train_data, val_data)
+
+    candidate, iters = choose(seconds, measured, sizes=sizes)
+    dropout = dropout_for(iters * candidate.tokens_per_step / train_data.n_tokens)
+    if arguments.model.dropout is None and dropout:  # it takes time, so fewer steps fit
+        with_dropout = dataclasses.replace(arguments.model, dropout=dropout)
+        arguments = dataclasses.replace(arguments, model=with_dropout)
+        candidate, iters = choose(seconds, measured, sizes=[candidate.size])
+    return _sized(arguments, candidate.size, max_iters=iters)
 
 
 def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float | None) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 # What a run without flags takes, on any machine: the size of the model follows.
-DEFAULT_MINUTES = 4.0
+DEFAULT_MINUTES = 3.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +172,7 @@ def settings(
         "warmup_iters": min(training["warmup_iters"], iters // 10),
         "eval_interval": max(1, iters // 8),
         "sample_interval": max(1, iters // 8),
+        "log_interval": max(1, iters // 40),
     }
     training.update({name: value for name, value in derived.items() if name not in given})
     config = GPTConfig.from_arch(recipe.arch, vocab_size=vocab_size, **model)
