@@ -1,6 +1,7 @@
 """Hypothesis profiles and test-wide settings, for every package's tests and the root's."""
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -30,3 +31,7 @@ settings.load_profile(
 if torch is not None:
     # One thread: sums are reproducible, and parallel sessions do not fight for cores.
     torch.set_num_threads(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell makes its background jobs ignore Ctrl-C, and commands that tests start inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
