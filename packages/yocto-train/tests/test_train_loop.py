@@ -99,13 +99,21 @@ def test_what_events_say(make_trainer: MakeTrainer) -> None:
     assert all(event.bits_per_byte < event.loss / math.log(2) for event in evaluations)
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_the_last_evaluation_is_whole(whole: bool, make_trainer: MakeTrainer) -> None:
-    """During the run a few batches may serve; the last step is measured on everything."""
-    trainer = make_trainer(max_iters=4, eval_interval=2, eval_iters=0 if whole else 1)
-    first, last = of_kind(Evaluated, list(trainer.run()))
-    assert last.whole
-    assert first.whole == (whole or first.tokens == last.tokens)
+def test_the_last_evaluation_is_whole(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """During the run a few batches may serve, always the same, and choose the best step.
+
+    The last step is measured on everything as well.
+    """
+    monkeypatch.setattr(Trainer, "_evaluation_batch", 2)
+    events = of_kind(
+        Evaluated, list(make_trainer(max_iters=6, eval_interval=3, eval_iters=1).run())
+    )
+    assert [(3, False), (6, False), (6, True)] == [(e.step, e.whole) for e in events]
+    assert events[-1].best_loss == min(event.loss for event in events[:-1])
+    events = of_kind(Evaluated, list(make_trainer(max_iters=6, eval_interval=3).run()))
+    assert [(3, True), (6, True)] == [(e.step, e.whole) for e in events]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

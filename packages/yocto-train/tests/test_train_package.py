@@ -19,8 +19,8 @@ def test_public_names() -> None:
         "RECIPES", "SIZES", "Candidate", "Checkpoint", "CheckpointError", "Evaluated", "Evaluation",
         "Event", "Muon", "NonFiniteError", "Placement", "Recipe", "Run", "RunError", "Sampled",
         "SaveError", "Saved", "Started", "StepDone", "Stopped", "TrainConfig", "TrainConfigError",
-        "TrainError", "Trainer", "Written", "bits_per_byte", "bytes_per_token", "choose",
-        "dropout_for", "evaluate", "find_checkpoint", "load_checkpoint", "lr_factor",
+        "TrainError", "Trainer", "World", "Written", "bits_per_byte", "bytes_per_token", "choose",
+        "dropout_for", "evaluate", "find_checkpoint", "joined", "load_checkpoint", "lr_factor",
         "make_optimizers", "memory_bytes", "orthogonalize", "place", "save_checkpoint",
     ] == yocto_train.__all__  # fmt: skip
     assert all(hasattr(yocto_train, name) for name in yocto_train.__all__)

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from yocto_train.checkpoint import Checkpoint
 from yocto_train.config import TrainConfig
 from yocto_train.devices import Placement, place
+from yocto_train.distributed import World, joined
 from yocto_train.errors import (
     CheckpointError,
     NonFiniteError,
@@ -54,6 +55,7 @@ __all__ = [
     "TrainConfigError",
     "TrainError",
     "Trainer",
+    "World",
     "Written",
     "bits_per_byte",
     "bytes_per_token",
@@ -61,6 +63,7 @@ __all__ = [
     "dropout_for",
     "evaluate",
     "find_checkpoint",
+    "joined",
     "load_checkpoint",
     "lr_factor",
     "make_optimizers",

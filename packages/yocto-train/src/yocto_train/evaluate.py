@@ -1,5 +1,6 @@
 """Loss over a validation split, and what it is per byte of text."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from yocto_data import TokenDataset, evaluation_batches
 from yocto_model import GPT
+
+from yocto_train.distributed import World
 
 
 class ByteTokenizer(Protocol):
@@ -57,6 +60,7 @@ def evaluate(
     n_batches: int = 0,
     autocast: torch.dtype | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    world: World | None = None,
 ) -> Evaluation | None:
     """Mean loss over the split, cut into consecutive windows of the data set's block size.
 
@@ -70,7 +74,8 @@ def evaluate(
         n_batches: 0 for the whole split, else this many batches of windows spread evenly over it,
             the same ones every time.
         autocast: dtype of matrix products, or None.
-        should_stop: asked between batches.
+        should_stop: asked between batches, on all ranks.
+        world: the processes that share the batches out among them; the result is the same on all.
 
     Returns:
         The result, or None if `should_stop` said so before it was complete.
@@ -78,18 +83,35 @@ def evaluate(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
+    world = world or World()
     total, count = 0.0, 0
     try:
-        for x, y in _batches(dataset, batch_size, n_batches):
+        for x, y, ours in _shared(_batches(dataset, batch_size, n_batches), world):
             if should_stop():
                 return None
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                 logits = model(x.to(device))
-            total += float(cross_entropy(logits, y.to(device), reduction="sum"))
-            count += y.numel()
+            if ours:
+                total += float(cross_entropy(logits, y.to(device), reduction="sum"))
+                count += y.numel()
     finally:
         model.train(was_training)
-    return Evaluation(loss=total / count, tokens=count, whole=count == dataset.n_tokens - 1)
+    total, tokens = world.sum(total, count)
+    return Evaluation(loss=total / tokens, tokens=int(tokens), whole=tokens == dataset.n_tokens - 1)
+
+
+def _shared(
+    batches: Iterator[tuple[Tensor, Tensor]], world: World
+) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """Every rank's turn in each round of `world.size` batches, and whether the batch is its own.
+
+    In a last round that is too short, a rank repeats another's batch: a sharded model computes only
+    if all ranks do.
+    """
+    while round_ := list(itertools.islice(batches, world.size)):
+        ours = world.rank < len(round_)
+        x, y = round_[world.rank if ours else 0]
+        yield x, y, ours
 
 
 def _batches(

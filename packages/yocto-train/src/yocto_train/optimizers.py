@@ -157,7 +157,7 @@ class Muon(Optimizer):
         return loss
 
     def _update(self, stack: _Stack, group: dict[str, Any]) -> None:
-        grads = torch.stack([_part(stack, i, of_gradient=True) for i in range(len(stack.places))])
+        grads = torch.stack([_gradient(stack, i) for i in range(len(stack.places))])
         # A stack's momentum is kept with the first parameter in it: (n, rows, columns).
         state = self.state[stack.places[0][0]]
         key = f"momentum_{stack.places[0][1]}"
@@ -165,10 +165,10 @@ class Muon(Optimizer):
             state[key] = torch.zeros_like(grads)
         momentum: Tensor = state[key].lerp_(grads, 1 - group["momentum"])
         update = orthogonalize(grads.lerp_(momentum, group["momentum"]), group["iterations"])
-        for i in range(len(stack.places)):
-            part = _part(stack, i)
-            rows, columns = part.shape[::-1] if stack.flipped[i] else part.shape
-            part.add_(update[i], alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))
+        for i, (weight, first) in enumerate(stack.places):
+            move = update[i].mT if stack.flipped[i] else update[i]
+            rows, columns = move.shape
+            _add(weight, first, move, -group["lr"] * math.sqrt(max(1, rows / columns)))
 
 
 def _make_stacks(matrices: Sequence[tuple[Tensor, Sequence[int]]]) -> list[_Stack]:
@@ -186,12 +186,26 @@ def _make_stacks(matrices: Sequence[tuple[Tensor, Sequence[int]]]) -> list[_Stac
     return list(stacks.values())
 
 
-def _part(stack: _Stack, index: int, *, of_gradient: bool = False) -> Tensor:
-    """A view (rows, columns), wider than tall, of one matrix or of its gradient."""
+def _gradient(stack: _Stack, index: int) -> Tensor:
+    """The gradient of one matrix (rows, columns), wider than tall; whole, if it is sharded."""
     weight, first = stack.places[index]
-    source = weight.grad if of_gradient else weight
-    assert source is not None  # noqa: S101 - the trainer's backward pass reaches every parameter
+    gradient = weight.grad
+    assert gradient is not None  # noqa: S101 - the trainer's backward pass reaches every parameter
+    if hasattr(gradient, "full_tensor"):  # half a matrix has other singular values
+        gradient = gradient.full_tensor()
     flipped = stack.flipped[index]
     count = stack.columns if flipped else stack.rows
-    part = source[first : first + count]
+    part = gradient[first : first + count]
     return part.mT if flipped else part
+
+
+def _add(weight: Tensor, first: int, move: Tensor, scale: float) -> None:
+    """weight[first:] += scale * move, on this rank's rows alone if the weight is sharded."""
+    if hasattr(weight, "full_tensor"):
+        from yocto_train.sharding import share_of  # noqa: PLC0415 - costs a second to import
+
+        whole = move.new_zeros(weight.shape)
+        whole[first : first + move.shape[0]] = move
+        weight.add_(share_of(whole, weight), alpha=scale)
+    else:
+        weight[first : first + move.shape[0]].add_(move, alpha=scale)

@@ -11,6 +11,7 @@ from yocto_tokenizers import Tokenizer
 
 from yocto_train.checkpoint import Checkpoint
 from yocto_train.config import TrainConfig
+from yocto_train.distributed import World
 from yocto_train.errors import CheckpointError, TrainConfigError
 
 STATE_PARTS = {"step", "progress", "optimizers", "scaler", "config", "sampler"}
@@ -58,6 +59,22 @@ def check_data(
             f"the data was prepared with another tokenizer than the {tokenizer.kind} tokenizer "
             "given; use the data's own, or prepare the text again"
         )
+
+
+def check_world(config: TrainConfig, world: World) -> None:
+    """Whether a step's rows can be shared out, and whether this way of training is known to work.
+
+    Raises:
+        TrainConfigError: they cannot, or it is not.
+    """
+    if config.batch_size % (world.size * config.accumulate):
+        raise TrainConfigError(
+            f"batch_size {config.batch_size} does not divide among {world.size} processes "
+            f"with accumulate {config.accumulate}; use a multiple of "
+            f"{world.size * config.accumulate}"
+        )
+    if world.kind == "fsdp" and config.precision == "float16":
+        raise TrainConfigError("float16 does not go with fsdp; use bfloat16, or ddp")
 
 
 def check_origin(

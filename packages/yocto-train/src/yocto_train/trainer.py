@@ -22,6 +22,7 @@ from yocto_tokenizers import Tokenizer, TokenizerError
 from yocto_train.checkpoint import Checkpoint
 from yocto_train.config import TrainConfig
 from yocto_train.devices import place
+from yocto_train.distributed import World
 from yocto_train.errors import NonFiniteError, TrainConfigError
 from yocto_train.evaluate import (
     Evaluation,
@@ -47,6 +48,7 @@ from yocto_train.resume import (
     check_data,
     check_origin,
     check_state,
+    check_world,
     differences,
     from_saved,
     load_fitting_model,
@@ -56,6 +58,8 @@ from yocto_train.resume import (
 from yocto_train.run_directory import Run
 from yocto_train.saving import save_checkpoint
 from yocto_train.schedules import lr_factor, muon_momentum
+
+_REQUESTS = ("_evaluate_requested", "_save_requested", "_sample_requested")
 
 
 class Trainer:
@@ -73,6 +77,8 @@ class Trainer:
         run: where checkpoints go; the caller holds its lock. None saves nothing.
         tokenizer: saved with the model; needed for samples and bits per byte.
         device: "auto" or a device's name.
+        world: the processes that train together, from `joined`; None for this one alone. The batch
+            of a step is the same for any number of them: each takes its share of the rows.
 
     Raises:
         TrainConfigError: settings that do not fit each other, the data or this machine.
@@ -88,24 +94,30 @@ class Trainer:
         run: Run | None = None,
         tokenizer: Tokenizer | None = None,
         device: str = "auto",
+        world: World | None = None,
     ) -> None:
         check_data(model.config, train_data, val_data, tokenizer)
+        self.world = world or World()
+        check_world(config, self.world)
         self.config, self.run_directory, self.tokenizer = config, run, tokenizer
         self.train_data, self.val_data = train_data, val_data
-        self.placement = place(device, config.precision)
+        self.placement = place(self.world.device(device), config.precision)
         self.model = model.to(self.placement.device)
+        self._module = self.world.wrap(self.model)  # before the optimizers: it may replace weights
         self.optimizers = make_optimizers(self.model, config)
         self.scaler = torch.amp.GradScaler(
             self.placement.device.type, enabled=self.placement.autocast == torch.float16
         )
         self.sampler = BatchSampler(
-            train_data, config.batch_size, seed=config.seed, mode=config.sampling
-        )
+            train_data, config.batch_size, seed=config.seed, mode=config.sampling,
+            rank=self.world.rank, world_size=self.world.size,
+        )  # fmt: skip
         self.progress = Progress()
         self._prompt_ids = self._encode_sample_prompt()
         self._parameters = list(self.model.parameters())
         self._clock = Clock()
         self._stop_requested = False
+        self._stopping = False  # what all ranks have agreed on
         self._evaluate_requested = False
         self._save_requested = False
         self._sample_requested = False
@@ -145,6 +157,7 @@ class Trainer:
         yield self._started()
         self.model.train()
         while True:
+            self._agree()
             # What is due after a step comes before the next one, so that a run which was stopped
             # before it got there makes up for it.
             if self._evaluation_is_due():
@@ -169,6 +182,15 @@ class Trainer:
             train_seconds=self._clock.train_seconds,
         )
 
+    def _agree(self) -> bool:
+        """Take up what was asked for on any rank; returns whether to stop."""
+        asked = self.world.any(self._stop_requested, *(getattr(self, name) for name in _REQUESTS))
+        for flag, name in zip(asked[1:], _REQUESTS, strict=True):
+            if flag:  # never unset here: a request may have come in between
+                setattr(self, name, True)
+        self._stopping = asked[0]
+        return self._stopping
+
     @property
     def _is_last(self) -> bool:
         return self.progress.step == self.config.max_iters
@@ -176,7 +198,7 @@ class Trainer:
     def _reason_to_end(self) -> StopReason | None:
         if self.progress.step >= self.config.max_iters and not self._evaluation_is_due():
             return "finished"
-        if self._stop_requested:
+        if self._stopping:
             return "requested"
         patience = self.config.patience
         return "no progress" if 0 < patience <= self.progress.stale_evaluations else None
@@ -197,10 +219,11 @@ class Trainer:
             zip(x.chunk(config.accumulate), y.chunk(config.accumulate), strict=True)
         ):
             if self.model.config.dropout:
-                torch.manual_seed(mixed_seed(config.seed, step, micro))
-            # Equal parts: the mean of their means is the mean over the batch.
-            part = self._loss(x_part.to(device), y_part.to(device)) / config.accumulate
-            self.scaler.scale(part).backward()  # type: ignore[no-untyped-call] # torch has no type here
+                torch.manual_seed(mixed_seed(config.seed, step, micro, self.world.rank))
+            with self.world.part(self._module, last=micro == config.accumulate - 1):
+                # Equal parts: the mean of their means is the mean over the batch.
+                part = self._loss(x_part.to(device), y_part.to(device)) / config.accumulate
+                self.scaler.scale(part).backward()  # type: ignore[no-untyped-call] # torch has no type here
             loss += part.detach()
         result = self._update(loss)
         self.progress.step += 1
@@ -224,7 +247,7 @@ class Trainer:
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         autocast = self.placement.autocast
         with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):
-            logits = self.model(x)  # (B, T, V)
+            logits = self._module(x)  # (B, T, V)
         return cross_entropy(logits, y)
 
     def _update(self, loss: Tensor) -> tuple[float, float]:
@@ -232,8 +255,9 @@ class Trainer:
             self.scaler.unscale_(optimizer)
         # An infinite limit clips nothing; the norm is wanted in any case.
         limit = self.config.grad_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
-        values = float(loss), float(norm)
+        norm = self.world.whole(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
+        (total,) = self.world.sum(float(loss))  # every rank has as many rows
+        values = total / self.world.size, float(norm)
         # A float16 overflow is the scaler's business: it skips the update and lowers its scale.
         if not math.isfinite(values[0]) or not (
             math.isfinite(values[1]) or self.scaler.is_enabled()
@@ -253,39 +277,34 @@ class Trainer:
         return asked or (regular and self.progress.evaluated_step != step)
 
     def _evaluate(self) -> Iterator[Event]:
-        begun = time.perf_counter()
         # The same windows every time, so that the best step is chosen among equals.
-        result = evaluate(
-            self.model,
-            self.val_data,
-            batch_size=self._evaluation_batch,
-            n_batches=self.config.eval_iters,
-            autocast=self.placement.autocast,
-            should_stop=lambda: self._stop_requested,
-        )
-        if result is None:
+        results = [self._measure(self.config.eval_iters)]
+        if self._is_last and results[0] is not None and not results[0][0].whole:
+            # The figure to publish, after evaluations that saw a part of the split.
+            results.append(self._measure(0))
+        finished = [result for result in results if result is not None]
+        if len(finished) < len(results):
             return  # asked to stop: the save matters more
         self._evaluate_requested = False
-        is_best = self.progress.take_evaluation(result.loss)
-        yield self._evaluated(result, is_best=is_best, begun=begun)
-        if self._is_last and not result.whole:
-            yield from self._evaluate_whole()
+        is_best = self.progress.take_evaluation(finished[0][0].loss)
+        for result, seconds in finished:
+            yield self._evaluated(result, is_best=is_best, seconds=seconds)
 
-    def _evaluate_whole(self) -> Iterator[Event]:
-        """The figure to publish, after in-between evaluations that saw a part of the split."""
-        progress, begun = self.progress, time.perf_counter()
+    def _measure(self, n_batches: int) -> tuple[Evaluation, float] | None:
+        """The loss and the seconds it took to measure it; None if there was a request to stop."""
+        begun = time.perf_counter()
         result = evaluate(
             self.model,
             self.val_data,
             batch_size=self._evaluation_batch,
+            n_batches=n_batches,
             autocast=self.placement.autocast,
-            should_stop=lambda: self._stop_requested,
+            should_stop=self._agree,
+            world=self.world,
         )
-        if result is not None:
-            yield self._evaluated(result, is_best=progress.is_best, begun=begun)
+        return None if result is None else (result, time.perf_counter() - begun)
 
-    def _evaluated(self, result: Evaluation, *, is_best: bool, begun: float) -> Evaluated:
-        seconds = time.perf_counter() - begun
+    def _evaluated(self, result: Evaluation, *, is_best: bool, seconds: float) -> Evaluated:
         self._clock.evaluation_seconds.append(seconds)
         if self._bytes_per_token is None and self.tokenizer is not None:
             self._bytes_per_token = bytes_per_token(self.tokenizer, self.val_data)
@@ -310,34 +329,40 @@ class Trainer:
         step, interval = self.progress.step, self.config.sample_interval
         regular = step > 0 and interval > 0 and step % interval == 0
         due = self._sample_requested or (regular and self.progress.sampled_step != step)
-        return due and self.tokenizer is not None and not self._stop_requested
+        return due and self.tokenizer is not None and not self._stopping
 
     def _sample(self) -> Iterator[Event]:
         assert self.tokenizer is not None  # noqa: S101 - the caller looked
-        config = self.config
-        # A new generator each time: the weights have moved, so no cache may be kept.
-        stream = TextGenerator(self.model, self.tokenizer).stream(
-            self._prompt_ids,
-            config.sample_tokens,
-            options=SamplingOptions(temperature=0.8),
-            seed=config.seed,
-        )
-        pieces = []
-        try:
-            for piece in stream:
-                if self._stop_requested:
-                    return
-                pieces.append(piece)
-        finally:
-            self.model.train()
+        model = self.world.whole_model(self.model)
+        text = self.world.on_main(lambda: self._write_sample(model))
+        self.model.train()
+        if text is None:
+            self._stopping = True
+            return
         self._sample_requested = False
         self.progress.sampled_step = self.progress.step
         yield Sampled(
             step=self.progress.step,
             prompt=self.tokenizer.decode(self._prompt_ids),
-            text="".join(pieces),
-            seed=config.seed,
+            text=text,
+            seed=self.config.seed,
         )
+
+    def _write_sample(self, model: GPT) -> str | None:
+        assert self.tokenizer is not None  # noqa: S101 - the caller looked
+        # A new generator each time: the weights have moved, so no cache may be kept.
+        stream = TextGenerator(model, self.tokenizer).stream(
+            self._prompt_ids,
+            self.config.sample_tokens,
+            options=SamplingOptions(temperature=0.8),
+            seed=self.config.seed,
+        )
+        pieces = []
+        for piece in stream:
+            if self._stop_requested:
+                return None
+            pieces.append(piece)
+        return "".join(pieces)
 
     def _save_is_due(self) -> bool:
         config, step = self.config, self.progress.step
@@ -350,31 +375,41 @@ class Trainer:
         run, progress = self.run_directory, self.progress
         assert run is not None  # noqa: S101 - the caller looked
         self._save_requested = False
-        notes = []
-        # A resumed run may find out only now that the step it went on from is the best.
-        directory = run.path / f"step-{progress.step:08d}"
+        # A resumed run may find out only now that the step it went on from is the best: then the
+        # checkpoint is there already.
+        content = None
         if self._saved_step != progress.step:
+            content = self.world.whole_model(self.model), self._state()
+        notes = self.world.on_main(lambda: self._write(run, content))
+        self._saved_step, self._best_pointed = progress.step, progress.best_step
+        yield Saved(
+            step=progress.step,
+            path=run.path / f"step-{progress.step:08d}",
+            is_best=progress.is_best,
+            notes=tuple(notes),
+        )
+        self._agree()  # a save may take long: no further step if there was a request to stop
+
+    def _write(self, run: Run, content: tuple[GPT, dict[str, Any]] | None) -> list[str]:
+        """Save, point, prune, in this order; returns what a person should know."""
+        directory, notes = run.path / f"step-{self.progress.step:08d}", []
+        if content is not None:
+            model, state = content
             written = save_checkpoint(
                 run.path,
-                self.model,
-                self._state(),
+                model,
+                state,
                 tokenizer=self.tokenizer,
                 data=self._data_fingerprints(),
-                val_loss=progress.loss_here,
+                val_loss=self.progress.loss_here,
                 environment=self._environment(),
             )
-            directory = written.directory
             if written.put_aside is not None:
                 notes.append(f"{directory} was there already; it is {written.put_aside} now")
             run.point("latest.pt", directory)
-            self._saved_step = progress.step
-        if progress.is_best:
+        if self.progress.is_best:
             run.point("best.pt", directory)
-        self._best_pointed = progress.best_step
-        notes += run.prune(self.config.keep)
-        yield Saved(
-            step=progress.step, path=directory, is_best=progress.is_best, notes=tuple(notes)
-        )
+        return notes + run.prune(self.config.keep)
 
     # --- saving and restoring ------------------------------------------------------------------
 
@@ -382,7 +417,7 @@ class Trainer:
         return {
             "step": self.progress.step,
             "progress": asdict(self.progress),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": [self.world.whole_state(optimizer) for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
             "config": self.config.to_dict(),
             "sampler": self.sampler.state(self.progress.step),
@@ -416,11 +451,15 @@ class Trainer:
         load_optimizers(self.optimizers, state, checkpoint)
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
-        self.model.load_state_dict(model.state_dict())
+        for optimizer in self.optimizers:
+            self.world.spread_state(optimizer)
+        self.world.load_weights(self.model, model.state_dict())
         self.progress = progress
-        if self.run_directory is not None and self.run_directory.holds(checkpoint):
-            self.run_directory.rewind(checkpoint, best_step=progress.best_step)
-            self.run_directory.prune(self.config.keep)  # a crash may have come before it
+        run = self.run_directory
+        if run is not None and run.holds(checkpoint):
+            self.world.on_main(lambda: run.rewind(checkpoint, best_step=progress.best_step))
+            # A crash may have come before it.
+            self.world.on_main(lambda: run.prune(self.config.keep))
             self._saved_step, self._best_pointed = progress.step, progress.best_step
         return {
             **differences(saved_config.to_dict(), self.config.to_dict()),
@@ -490,6 +529,8 @@ class Trainer:
             "device": str(self.placement.device),
             "dtype": str(self.placement.autocast or torch.float32).removeprefix("torch."),
             "threads": torch.get_num_threads(),
+            "parallel": self.world.kind,
+            "processes": self.world.size,
         }
 
     def _not_finite(self, loss: float, norm: float) -> NonFiniteError:

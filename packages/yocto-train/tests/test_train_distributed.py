@@ -1,0 +1,302 @@
+"""Two processes train as one: DDP and FSDP2 over gloo on loopback.
+
+Run as a script by torchrun, this file is what each of the processes does.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from yocto_data import TokenDataset
+from yocto_model import GPT, GPTConfig
+from yocto_tokenizers import load_tokenizer
+from yocto_train import (
+    Evaluated,
+    Run,
+    Sampled,
+    SaveError,
+    StepDone,
+    TrainConfig,
+    TrainConfigError,
+    Trainer,
+    World,
+    joined,
+)
+
+# Loopback, two processes and a second import of torch: each launch takes about ten seconds.
+pytestmark = pytest.mark.slow
+
+KINDS: dict[str, dict[str, Any]] = {
+    "gpt2": {"arch": "gpt2", "optimizer": "adamw", "sampling": "random", "grad_clip": 0.5},
+    "modern": {"arch": "modern", "optimizer": "muon", "sampling": "epoch", "grad_clip": 0.0},
+}
+
+
+def make_trainer(
+    data: Path, run: Path | None, options: dict[str, Any], world: World | None = None
+) -> Trainer:
+    options = dict(options)
+    arch, dropout = options.pop("arch"), options.pop("dropout", 0.0)
+    tokenizer = load_tokenizer(data)
+    config = GPTConfig.from_arch(
+        arch, vocab_size=tokenizer.vocab_size, block_size=8, n_layer=2, n_head=2, n_embd=12,
+        dropout=dropout,
+    )  # fmt: skip
+    defaults = {
+        "max_iters": 9, "batch_size": 8, "accumulate": 2, "warmup_iters": 2, "eval_interval": 3,
+        "log_interval": 1, "seed": 7, "sample_interval": 4, "sample_tokens": 4, "lr": 0.01,
+    }  # fmt: skip
+    return Trainer(
+        GPT(config, generator=torch.Generator().manual_seed(3)).double(),
+        TokenDataset(data / "train.bin", 8), TokenDataset(data / "val.bin", 8),
+        TrainConfig(**{**defaults, **options}),
+        run=None if run is None else Run(run), tokenizer=tokenizer, device="cpu", world=world,
+    )  # fmt: skip
+
+
+def go(trainer: Trainer, *, resume: bool, stop: int | None) -> dict[str, Any]:
+    """Train; what was reported, and the weights as nested lists."""
+    if resume:
+        assert trainer.run_directory is not None
+        trainer.restore(trainer.run_directory.latest())
+    losses, evaluations, samples = [], [], []
+    for event in trainer.run():
+        if isinstance(event, StepDone):
+            losses.append([event.step, event.loss, event.grad_norm])
+            if event.step == stop and trainer.world.rank == trainer.world.size - 1:
+                trainer.request_stop()  # one rank alone is asked
+        if isinstance(event, Evaluated):
+            evaluations.append([event.step, event.loss, event.tokens])
+        if isinstance(event, Sampled):
+            samples.append([event.step, event.text])
+    whole = trainer.world.whole_model(trainer.model)
+    return {
+        "step": trainer.progress.step, "losses": losses, "evaluations": evaluations,
+        "samples": samples,
+        "weights": {name: weight.tolist() for name, weight in whole.state_dict().items()},
+    }  # fmt: skip
+
+
+def assert_alike(expected: dict[str, Any], actual: dict[str, Any]) -> None:
+    """The same reports and weights, in float64 to 1e-9; the number of summed losses is rounded."""
+    assert expected["samples"] == actual["samples"]
+    for name in ("losses", "evaluations"):
+        assert [row[0] for row in expected[name]] == [row[0] for row in actual[name]]
+        for want, have in zip(expected[name], actual[name], strict=True):
+            assert want[1:] == pytest.approx(have[1:], rel=1e-6)  # reported in float32
+    for name, want in expected["weights"].items():
+        torch.testing.assert_close(
+            torch.tensor(actual["weights"][name], dtype=torch.float64),
+            torch.tensor(want, dtype=torch.float64), rtol=1e-9, atol=1e-9,
+        )  # fmt: skip
+
+
+def torchrun(*arguments: str, processes: int = 2) -> list[str]:
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+        str(processes), __file__, *arguments,
+    ]  # fmt: skip
+
+
+def launch(data: Path, tasks: list[dict[str, Any]], tmp_path: Path) -> list[dict[str, Any]]:
+    """Let two processes do some tasks, one after the other; rank 0's results."""
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        torchrun(str(data), str(tmp_path / "tasks.json")), env=environment, capture_output=True,
+        text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert 0 == result.returncode, result.stderr[-3000:]
+    return json.loads((tmp_path / "tasks.json.done").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_are_one(parallel: str, data_dir: Path, tmp_path: Path) -> None:
+    """R3: losses, norms, evaluations, samples and weights equal one process's with the same batch.
+
+    With both architectures and optimizers, tied and untied head, clipping and accumulation. A
+    checkpoint of two processes goes on in one, and that of one in two, with the same end.
+    """
+    straight: dict[str, dict[str, Any]] = {}
+    tasks: list[dict[str, Any]] = []
+    for name, options in KINDS.items():
+        straight[name] = go(make_trainer(data_dir, None, options), resume=False, stop=None)
+        whole = {"options": options, "parallel": parallel, "run": None}
+        half = {**whole, "run": str(tmp_path / name), "stop": 4}
+        tasks += [whole, half]
+    results = launch(data_dir, tasks, tmp_path)
+    for name, (whole, half) in zip(KINDS, [results[:2], results[2:]], strict=True):
+        assert_alike(straight[name], whole)
+        assert 4 == half["step"]
+
+    tasks = []
+    for name, options in KINDS.items():
+        one = make_trainer(data_dir, tmp_path / name, options)
+        changes = one.restore(Run(tmp_path / name).latest())
+        assert {"parallel": (parallel, "none"), "processes": (2, 1)} == changes
+        go(one, resume=True, stop=6)
+        assert 6 == Run(tmp_path / name).latest().step
+        tasks.append({"options": options, "parallel": parallel, "run": str(tmp_path / name),
+                      "resume": True})  # fmt: skip
+    for name, end in zip(KINDS, launch(data_dir, tasks, tmp_path), strict=True):
+        assert straight[name]["weights"].keys() == end["weights"].keys()  # without any prefix
+        tail = {
+            key: [row for row in straight[name][key] if row[0] > 6]
+            for key in ("losses", "evaluations", "samples")
+        }
+        late = {key: [row for row in end[key] if row[0] > 6] for key in tail}
+        assert_alike({**straight[name], **tail}, {**end, **late})
+        model = Run(tmp_path / name).latest().load_model()
+        assert_alike(
+            straight[name] | tail,
+            end | late | {"weights": {k: v.tolist() for k, v in model.state_dict().items()}},
+        )
+
+
+def test_dropout_differs_between_ranks(data_dir: Path, tmp_path: Path) -> None:
+    """With dropout the processes draw different masks, and a stopped run goes on to the bit."""
+    options = {**KINDS["modern"], "dropout": 0.3}
+    task = {"options": options, "parallel": "ddp", "run": str(tmp_path / "run")}
+    straight = {**task, "run": None}
+    first, stopped, end = launch(
+        data_dir, [straight, {**task, "stop": 5}, {**task, "resume": True}], tmp_path
+    )
+    assert first["losses"] == stopped["losses"] + end["losses"]
+    assert first["weights"] == end["weights"]
+    alone = go(make_trainer(data_dir, None, options), resume=False, stop=None)
+    assert alone["losses"][0] != first["losses"][0]
+
+
+@pytest.fixture
+def processes(data_dir: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start two processes for one task, and end them whatever happens."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(task: dict[str, Any]) -> subprocess.Popen[str]:
+        (tmp_path / "tasks.json").write_text(json.dumps([task]))
+        started.append(
+            subprocess.Popen(
+                torchrun(str(data_dir), str(tmp_path / "tasks.json")), text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        )  # fmt: skip
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_signal_to_one_of_two(
+    processes: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """K8: SIGTERM to rank 1 alone: both stop after the same step, which is saved."""
+    options = {**KINDS["gpt2"], "max_iters": 100_000, "eval_interval": 50_000}
+    process = processes({"options": options, "parallel": "ddp", "run": str(tmp_path / "run")})
+    assert process.stdout is not None
+    pids = {}
+    for line in process.stdout:
+        rank, what, value = line.split()
+        if what == "pid":
+            pids[rank] = int(value)
+        if what == "running" and rank == "1":
+            break
+    os.kill(pids["1"], signal.SIGTERM)
+    begun = time.monotonic()
+    output, errors = process.communicate(timeout=300)
+    assert 0 == process.returncode, errors[-2000:]
+    assert time.monotonic() - begun < 200
+    steps = {line.split()[2] for line in output.splitlines() if " stopped " in line}
+    assert {str(Run(tmp_path / "run").latest().step)} == steps
+
+
+def test_one_failure_is_everybodys(
+    processes: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """A run that is in use, a save that fails: every rank gets the error, none waits for ever."""
+    run = Run(tmp_path / "run")
+    run.create()
+    task = {"options": KINDS["gpt2"], "parallel": "ddp", "run": str(run.path), "catch": True}
+    with run.lock():
+        output, errors = processes(task).communicate(timeout=300)
+    failures = sorted(line.split(maxsplit=2)[:3] for line in output.splitlines() if "Error" in line)
+    assert [["0", "failed", "RunError"], ["1", "failed", "RunError"]] == [
+        [rank, what, text.split(":")[0]] for rank, what, text in failures
+    ], errors[-2000:]
+
+    output, errors = processes({**task, "vanish": True}).communicate(timeout=300)
+    failures = sorted(line.split(maxsplit=2)[:3] for line in output.splitlines() if "Error" in line)
+    assert [["0", "failed", "SaveError"], ["1", "failed", "SaveError"]] == [
+        [rank, what, text.split(":")[0]] for rank, what, text in failures
+    ], errors[-2000:]
+
+
+# --- one process -------------------------------------------------------------------------------
+
+
+def test_alone_without_torchrun() -> None:
+    """A process that torchrun did not start is a world of its own, whatever was asked for."""
+    with joined("fsdp") as world:
+        assert (0, 1, "none", True) == (world.rank, world.size, world.kind, world.is_main)
+        assert (True, False) == world.any(True, False)
+        assert (1.5,) == world.sum(1.5)
+        assert "cuda:3" == world.device("cuda:3")
+        with pytest.raises(SaveError):
+            world.on_main(lambda: (_ for _ in ()).throw(SaveError("no")))
+
+
+class Pair(World):
+    size = 2
+
+
+def test_rows_that_cannot_be_shared(data_dir: Path) -> None:
+    """A batch that does not divide among processes and parts is refused before step 0."""
+    with pytest.raises(TrainConfigError, match=r"batch_size 6 .* 2 processes .* multiple of 4"):
+        make_trainer(data_dir, None, {**KINDS["gpt2"], "batch_size": 6}, world=Pair())
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    data, tasks = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
+    results = []
+    parallel = tasks[0]["parallel"]
+    with joined(parallel, device="cpu") as world:
+        print(world.rank, "pid", os.getpid(), flush=True)
+        for task in tasks:
+            run = None if task["run"] is None else Run(task["run"])
+            try:
+                results.append(one_task(data, task, run, world))
+            except (SaveError, ValueError) as error:
+                if not task.get("catch"):
+                    raise
+                print(world.rank, "failed", f"{type(error).__name__}: {error}", flush=True)
+        if world.is_main:
+            Path(sys.argv[2] + ".done").write_text(json.dumps(results))
+
+
+def one_task(data: Path, task: dict[str, Any], run: Run | None, world: World) -> dict[str, Any]:
+    if run is None:
+        return go(make_trainer(data, None, task["options"], world), resume=False, stop=None)
+    with world.lock(run):
+        trainer = make_trainer(data, run.path, task["options"], world)
+        signal.signal(signal.SIGTERM, lambda *_: trainer.request_stop())
+        if task.get("vanish") and world.is_main:
+            run.path.rename(run.path.with_name("gone"))
+        print(world.rank, "running", 0, flush=True)
+        result = go(trainer, resume=task.get("resume", False), stop=task.get("stop"))
+        print(world.rank, "stopped", result["step"], flush=True)
+        return result
+
+
+if __name__ == "__main__":
+    main()
