@@ -422,3 +422,24 @@ def test_model_alone_is_no_checkpoint(copied: Path, tmp_path: Path) -> None:
     save_pt({"format": "yocto-training-state", "format_version": 1}, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         find_checkpoint(tmp_path / "model.pt")
+
+
+def test_a_name_that_cannot_be_taken_over(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the new checkpoint cannot get the name, the old one that was put aside gets it back."""
+    checkpoint = Checkpoint.open(copied / "step-00000006")
+    before = sorted(path.name for path in copied.iterdir())
+    rename = files.rename
+
+    def refuse(source: Path, target: Path) -> None:
+        if source.name.startswith(".tmp-"):
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(files, "rename", refuse)
+    with pytest.raises(TrainError, match="earlier checkpoints are unchanged"):
+        save_checkpoint(
+            copied, checkpoint.load_model(), {"step": 6}, tokenizer=None, data={}, val_loss=None,
+            environment={},
+        )  # fmt: skip
+    assert before == sorted(path.name for path in copied.iterdir())
+    Checkpoint.open(copied / "step-00000006").verify()

@@ -1,6 +1,7 @@
 """Laws of the training loop: what happens, in what order, and what ends it."""
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from yocto_data import DataError
 from yocto_model import GPT
 from yocto_train import (
     Evaluated,
@@ -21,6 +23,7 @@ from yocto_train import (
     Stopped,
     Trainer,
     evaluate,
+    files,
 )
 from yocto_train import (
     trainer as trainer_module,
@@ -393,3 +396,54 @@ def test_not_finite_stops_before_the_update(
     assert 3 == trainer.progress.step
     assert all(torch.equal(weights[n], w) for n, w in trainer.model.state_dict().items())
     assert ["step-00000002"] == sorted(p.name for p in run.path.glob("step-*"))
+
+
+# --- what happens on the disk meanwhile ----------------------------------------------------------
+
+
+def test_a_stop_request_during_a_save(
+    run: Run, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """K6, K7: the save is completed, and no further step is made."""
+    trainer = make_trainer(run=run, eval_interval=3)
+    rename = files.rename
+
+    def spy(source: Path, target: Path) -> None:
+        trainer.request_stop()
+        rename(source, target)
+
+    monkeypatch.setattr(files, "rename", spy)
+    assert ["Saved 3", "Stopped 3"] == names(list(trainer.run()))[-2:]
+    assert 3 == run.latest().step
+
+
+@pytest.fixture
+def own_data(data_dir: Path, tmp_path: Path) -> Path:
+    shutil.copytree(data_dir, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_data_replaced_while_training(make_trainer: MakeTrainer, own_data: Path) -> None:
+    """K14: a file put in place by a rename leaves a training that is under way its old content."""
+    expected = [event.loss for event in of_kind(StepDone, list(make_trainer().run()))]
+    losses = []
+    for event in make_trainer(data=own_data).run():
+        if isinstance(event, StepDone):
+            losses.append(event.loss)
+        if event.step == 2:
+            (own_data / "new").write_bytes(bytes((own_data / "train.bin").stat().st_size))
+            (own_data / "new").replace(own_data / "train.bin")
+    assert expected == losses
+
+
+def test_data_cut_off_while_training(run: Run, make_trainer: MakeTrainer, own_data: Path) -> None:
+    """K15: a file that was made shorter ends the run with the data's error, and saves nothing."""
+    trainer = make_trainer(run=run, data=own_data, eval_interval=2)
+    events = trainer.run()
+    while not isinstance(next(events), Saved):
+        pass
+    with (own_data / "train.bin").open("r+b") as file:
+        file.truncate(10)
+    with pytest.raises(DataError, match=r"train\.bin"):
+        list(events)
+    assert ["step-00000002"] == sorted(path.name for path in run.path.glob("step-*"))
