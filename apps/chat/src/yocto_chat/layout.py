@@ -9,6 +9,7 @@ only continues text; it is given a dialogue to continue, in the form that data/p
 one line per speaker, and a blank line where the conversation ends.
 """
 
+from dataclasses import replace
 from typing import Protocol
 
 from yocto_tokenizers import Tokenizer
@@ -104,6 +105,9 @@ class PlainText:
 
     def past(self, turn: Turn) -> list[int]:
         """The two lines of a turn."""
+        if turn.reply is not None and turn.reply.text.endswith("\n"):
+            # With the break that ends its line, it would make the blank line that ends a dialogue.
+            turn = replace(turn, reply=replace(turn.reply, text=turn.reply.text.rstrip("\n")))
         ids = self.last(turn)
         end = encode_known(self._tokenizer, "\n")
         return ids.before + ids.message + ids.between + ids.reply + end
