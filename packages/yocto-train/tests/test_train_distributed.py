@@ -3,6 +3,7 @@
 Run as a script by torchrun, this file is what each of the processes does.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -110,11 +111,16 @@ def launch(data: Path, tasks: list[dict[str, Any]], tmp_path: Path) -> list[dict
     """Let two processes do some tasks, one after the other; rank 0's results."""
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        torchrun(str(data), str(tmp_path / "tasks.json")), env=environment, capture_output=True,
-        text=True, timeout=600, check=False,
+    process = subprocess.Popen(
+        torchrun(str(data), str(tmp_path / "tasks.json")), env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
-    assert 0 == result.returncode, result.stderr[-3000:]
+    try:
+        _, errors = process.communicate(timeout=600)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert 0 == process.returncode, errors[-3000:]
     return json.loads((tmp_path / "tasks.json.done").read_text())  # type: ignore[no-any-return]
 
 
@@ -186,14 +192,16 @@ def processes(data_dir: Path, tmp_path: Path) -> Iterator[Callable[..., subproce
             subprocess.Popen(
                 torchrun(str(data_dir), str(tmp_path / "tasks.json")), text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
             )
         )  # fmt: skip
         return started[-1]
 
     yield start
     for process in started:
-        process.kill()
+        # The whole group: without torchrun its processes would go on, and hold the pipe open.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
@@ -201,7 +209,7 @@ def test_a_signal_to_one_of_two(
     processes: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     """K8: SIGTERM to rank 1 alone: both stop after the same step, which is saved."""
-    options = {**KINDS["gpt2"], "max_iters": 100_000, "eval_interval": 50_000}
+    options = {**KINDS["gpt2"], "max_iters": 20_000, "eval_interval": 10_000}
     process = processes({"options": options, "parallel": "ddp", "run": str(tmp_path / "run")})
     assert process.stdout is not None
     pids = {}
@@ -265,13 +273,19 @@ def test_rows_that_cannot_be_shared(data_dir: Path) -> None:
         make_trainer(data_dir, None, {**KINDS["gpt2"], "batch_size": 6}, world=Pair())
 
 
+def say(world: World, what: str, value: object) -> None:
+    """One line in one piece: both processes write to one pipe."""
+    sys.stdout.write(f"{world.rank} {what} {value}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     torch.set_num_threads(1)
     data, tasks = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
     results = []
     parallel = tasks[0]["parallel"]
     with joined(parallel, device="cpu") as world:
-        print(world.rank, "pid", os.getpid(), flush=True)
+        say(world, "pid", os.getpid())
         for task in tasks:
             run = None if task["run"] is None else Run(task["run"])
             try:
@@ -279,7 +293,7 @@ def main() -> None:
             except (SaveError, ValueError) as error:
                 if not task.get("catch"):
                     raise
-                print(world.rank, "failed", f"{type(error).__name__}: {error}", flush=True)
+                say(world, "failed", f"{type(error).__name__}: {error}")
         if world.is_main:
             Path(sys.argv[2] + ".done").write_text(json.dumps(results))
 
@@ -292,9 +306,9 @@ def one_task(data: Path, task: dict[str, Any], run: Run | None, world: World) ->
         signal.signal(signal.SIGTERM, lambda *_: trainer.request_stop())
         if task.get("vanish") and world.is_main:
             run.path.rename(run.path.with_name("gone"))
-        print(world.rank, "running", 0, flush=True)
+        say(world, "running", 0)
         result = go(trainer, resume=task.get("resume", False), stop=task.get("stop"))
-        print(world.rank, "stopped", result["step"], flush=True)
+        say(world, "stopped", result["step"])
         return result
 
 

@@ -116,7 +116,7 @@ def test_the_example_of_the_readme(data_dir: Path, tmp_path: Path) -> None:
     readme = HERE / "README.md"
     if not readme.is_file():
         pytest.skip("the README is not beside the tests")
-    (example,) = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    example, *_ = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
     assert len([line for line in example.splitlines() if line.strip()]) <= 13
     source = example.replace("data/char", str(data_dir)).replace("checkpoints", str(tmp_path))
     source = re.sub(r"\b64\b", "8", source).replace("max_iters=1_000", "max_iters=101")
