@@ -107,19 +107,27 @@ def torchrun(*arguments: str, processes: int = 2) -> list[str]:
     ]  # fmt: skip
 
 
+def end(process: subprocess.Popen[str]) -> None:
+    """End torchrun by a signal that it hands on: killed, it would leave its processes behind."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.terminate()
+        process.communicate(timeout=120)
+    process.kill()
+    process.communicate()
+
+
 def launch(data: Path, tasks: list[dict[str, Any]], tmp_path: Path) -> list[dict[str, Any]]:
     """Let two processes do some tasks, one after the other; rank 0's results."""
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         torchrun(str(data), str(tmp_path / "tasks.json")), env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         _, errors = process.communicate(timeout=600)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        end(process)
     assert 0 == process.returncode, errors[-3000:]
     return json.loads((tmp_path / "tasks.json.done").read_text())  # type: ignore[no-any-return]
 
@@ -192,24 +200,21 @@ def processes(data_dir: Path, tmp_path: Path) -> Iterator[Callable[..., subproce
             subprocess.Popen(
                 torchrun(str(data_dir), str(tmp_path / "tasks.json")), text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
         )  # fmt: skip
         return started[-1]
 
     yield start
     for process in started:
-        # The whole group: without torchrun its processes would go on, and hold the pipe open.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        end(process)
 
 
 def test_a_signal_to_one_of_two(
     processes: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     """K8: SIGTERM to rank 1 alone: both stop after the same step, which is saved."""
-    options = {**KINDS["gpt2"], "max_iters": 20_000, "eval_interval": 10_000}
+    options = {**KINDS["gpt2"], "max_iters": 5_000, "eval_interval": 2_500}
     process = processes({"options": options, "parallel": "ddp", "run": str(tmp_path / "run")})
     assert process.stdout is not None
     pids = {}
