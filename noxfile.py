@@ -122,7 +122,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session, distribution: str) -> None:
     """A package's tests, but its laws, from its wheel alone."""
     install_alone(session, distribution)
-    run_pytest(session, DISTRIBUTIONS[distribution] / "tests", "-m", "not property")
+    run_pytest(session, DISTRIBUTIONS[distribution] / "tests", "-m", "not property and not slow")
 
 
 @nox.session
@@ -131,6 +131,14 @@ def properties(session: nox.Session, distribution: str) -> None:
     """A package's laws, over many generated cases, from its wheel alone."""
     install_alone(session, distribution)
     run_pytest(session, DISTRIBUTIONS[distribution] / "tests", "-m", "property")
+
+
+@nox.session(default=False)
+def slow(session: nox.Session) -> None:
+    """Several processes by torchrun, and rounds of kill -9."""
+    session.install(*wheels(session, list(DISTRIBUTIONS)))
+    session.install("pytest>=8.3", "hypothesis>=6.120")
+    run_pytest(session, DISTRIBUTIONS["yocto-train"] / "tests", "-m", "slow")
 
 
 @nox.session
