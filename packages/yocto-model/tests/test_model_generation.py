@@ -168,19 +168,25 @@ def test_every_id_comes_from_the_top_k(
             assert expected == step.logprobs()[b]
 
 
-def test_a_penalty_forgets_what_the_model_forgets(make_model: MakeModel) -> None:
-    """The repetition penalty looks at the window only, so it too needs no cache."""
-    model = make_model(GPT2, 1)
-    calls = [
-        model.generate(
-            [[1, 2, 3]], 20, repetition_penalty=5.0, temperature=0, use_cache=on
-        ).tolist()
-        for on in (True, False)
-    ]
-    assert calls[0] == calls[1]
-    assert len(set(calls[0][0])) > len(
-        set(model.generate([[1, 2, 3]], 20, temperature=0)[0].tolist())
+@pytest.mark.property
+@given(config=st.from_type(GPTConfig), seed=SEEDS, data=st.data())
+@example(config=GPT2, seed=0, data=None)
+def test_a_penalty_forgets_what_the_model_forgets(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject | None
+) -> None:
+    """The repetition penalty looks at the ids in the window, and at no others."""
+    context = Context(
+        make_model(config, seed),
+        [list(range(11))] if data is None else draw_rows(data, config, most=1),
     )
+    ids, options = list(context.rows[0]), SamplingOptions(temperature=0, repetition_penalty=20.0)
+    for step in stream(context, 12, options=options, generators=[torch.Generator()]):
+        visible = set(ids[window_start(len(ids), config.block_size) :])
+        table = step.logits[0].tolist()
+        for token in visible:
+            table[token] = table[token] / 20 if table[token] > 0 else table[token] * 20
+        assert table.index(max(table)) == step.ids[0]
+        ids += step.ids
 
 
 def test_equal_seeds_give_equal_ids_and_leave_the_global_generator() -> None:
@@ -312,7 +318,12 @@ def test_what_is_known_is_not_read_again(make_model: MakeModel) -> None:
     read.clear()
     context.restart([1, 2, 9])
     context.next_logits()
-    assert [1] == read
+    context.restart([1, 2, 9])
+    context.next_logits()
+    assert [1, 1] == read  # of a prompt that is known whole, the last id: its logits are wanted
+    read.clear()
+    model.generate([[1], [1, 2, 3]], 3)
+    assert [3, 1, 1] == read
 
 
 def test_beyond_the_window_most_steps_still_read_one_token(make_model: MakeModel) -> None:

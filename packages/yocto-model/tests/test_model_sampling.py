@@ -78,6 +78,12 @@ def test_top_p_keeps_the_smallest_sufficient_set(row: list[float], p: float) -> 
     assert [x if i in chosen else -INF for i, x in enumerate(row)] == out[0].tolist()
 
 
+@pytest.mark.parametrize(("p", "expected"), [(0.25, {0}), (0.5, {0, 1}), (0.51, {0, 1, 2})])
+def test_top_p_that_is_just_reached_is_enough(p: float, expected: set[int]) -> None:
+    """G3: with quarters, which floats hold exactly, p = 0.5 takes two of four, the lower ids."""
+    assert expected == kept(keep_top_p(one_row([1.0] * 4), p))
+
+
 @pytest.mark.property
 @given(row=LIVE, min_p=st.floats(0, 1))
 @example(row=[3.0, 3.0, 1.0], min_p=1.0)
@@ -244,10 +250,11 @@ def test_a_row_does_not_know_its_neighbours(
 
 
 def test_filters_see_what_the_filter_before_left() -> None:
-    """Top-p counts the probability among the top k, and min-p is measured after the temperature."""
+    """Top-p counts among the top k, min-p comes after the temperature and does not feed top-p."""
     row = one_row([math.log(x) for x in (0.4, 0.3, 0.2, 0.1)])
     assert {0} == kept(filter_logits(row, SamplingOptions(top_k=2, top_p=0.55), [[]]))
     assert {0, 1} == kept(filter_logits(row, SamplingOptions(top_p=0.55), [[]]))
+    assert {0, 1, 2} == kept(filter_logits(row, SamplingOptions(top_p=0.75, min_p=0.45), [[]]))
     assert {0, 1} == kept(filter_logits(row, SamplingOptions(min_p=0.6), [[]]))
     assert {0} == kept(filter_logits(row, SamplingOptions(min_p=0.6, temperature=0.5), [[]]))
 

@@ -97,8 +97,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(dim=-1, dtype=torch.float64)
     before = probabilities.cumsum(dim=-1) - probabilities  # probability of the likelier tokens
-    drop = before >= p
-    drop[:, 0] = False
+    drop = before >= p  # never the likeliest: before it there is exactly 0
     return logits.masked_fill(drop.scatter(-1, order, drop), _DROPPED)
 
 
