@@ -59,13 +59,14 @@ def test_a_chat_model_gets_its_tokens(make_talk: MakeTalk, chat_tokenizer: CharT
 
 def test_old_turns_drop_visibly_and_once(make_talk: MakeTalk) -> None:
     """When turns go out of sight, a line says how many; it is not repeated for the same number."""
-    talk = make_talk(*[" reply.\n\n"] * 5, block_size=120, max_new_tokens=30)
+    talk = make_talk(*[" reply.\n\n"] * 6, block_size=120, max_new_tokens=30)
     for _ in range(3):
         talk.chat.send("message")
     assert "visible" not in talk.shown
     talk.chat.send("message")
     assert talk.shown.count("- 1 earlier turn is no longer visible to the model -") == 1
     talk.chat.send("message")
+    talk.chat.retry()
     assert talk.shown.count("- 2 earlier turns are no longer visible to the model -") == 1
     assert talk.shown.count("visible") == 2
 

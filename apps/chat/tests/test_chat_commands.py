@@ -217,3 +217,12 @@ def test_compare_keeps_nothing(talk: Any) -> None:
     assert "temperature 1.5" in talk.shown
     assert "Three." in talk.shown
     assert "Four." in talk.shown
+
+
+def test_compare_stacks_what_is_too_narrow(talk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Side by side where there is room, one below the other where there is none."""
+    act(talk.chat, "/compare 0 1.5")
+    assert any("temperature 0 " in line and "1.5" in line for line in talk.shown.split("\n"))
+    monkeypatch.setattr(type(talk.chat.screen), "width", 30)
+    act(talk.chat, "/compare 0 2.5")
+    assert "\ntemperature 0\n(no reply)\n\ntemperature 2.5\n(no reply)\n" in talk.shown

@@ -87,6 +87,12 @@ def test_a_word_moves_with_its_styles() -> None:
     assert moved == "\x1b[0m\x1b[31mtw\x1b[0m\x1b[32moooo\x1b[0m".replace("oooo", "ooo")
 
 
+def test_a_word_of_wide_characters_is_not_moved() -> None:
+    """How many cells it has is for the terminal to say: it is broken, and nothing is erased."""
+    wrap = WordWrap(movable=True)
+    assert wrap.push("ab \u65e5\u672c\u8a9e", width=8) == "ab \u65e5\u672c\n\u8a9e"
+
+
 def test_without_a_cursor_nothing_is_moved() -> None:
     """On a dumb terminal the text goes out as it is, and the column is known."""
     wrap = WordWrap(movable=False)
