@@ -208,8 +208,15 @@ def test_the_order_of_a_save(stage: Stage) -> None:
     assert [*pointer, *pointer, "rename", "remove_tree"] == kinds
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EACCES])
-@pytest.mark.parametrize("mode", ["once", "forever"])
+@pytest.mark.parametrize(
+    ("mode", "number"),
+    [
+        ("once", errno.EIO),
+        ("forever", errno.EIO),
+        ("forever", errno.ENOSPC),
+        ("once", errno.EACCES),
+    ],
+)
 def test_an_operation_fails(mode: Mode, number: int, stage: Stage, tmp_path: Path) -> None:
     """K9, K11, K12, K29: an operation that the system refuses loses nothing.
 
@@ -217,7 +224,9 @@ def test_an_operation_fails(mode: Mode, number: int, stage: Stage, tmp_path: Pat
     goes on, nothing is lost, and the next run makes everything good.
     """
     chosen = sampled(stage.operations)
-    chosen = chosen if (number, mode) == (errno.EIO, "once") else chosen[:: len(chosen) // 12]
+    chosen = (
+        chosen[::2] if (number, mode) == (errno.EIO, "once") else chosen[1 :: len(chosen) // 12]
+    )
     survived = 0
     for n in chosen:
         path = stage.copy(tmp_path / f"run-{n}")
@@ -238,6 +247,7 @@ def test_an_operation_fails(mode: Mode, number: int, stage: Stage, tmp_path: Pat
     assert len(chosen) == survived
 
 
+@pytest.mark.slow
 def test_the_process_ends(stage: Stage, tmp_path: Path) -> None:
     """K1, K3, K4: the process ends at the operation, without any clearing up.
 
@@ -279,6 +289,19 @@ def end_at(n: int, data: Path, path: Path) -> list[str]:
             patch.setattr(files, name, dead(name, getattr(files, name)))
         train(data, path, until=99)
     return log
+
+
+def test_nothing_is_written_any_more(stage: Stage, tmp_path: Path) -> None:
+    """K1 within one process: from some operation on nothing reaches the disk, clearing up neither.
+
+    What a file's buffer held is written here, and lost in the real end of a process above.
+    """
+    chosen = sampled(stage.operations)[::2]
+    for n in chosen:
+        path = stage.copy(tmp_path / "run")
+        assert len(end_at(n, stage.data, path)) >= n
+        stage.check(path)
+        shutil.rmtree(path)
 
 
 @pytest.mark.parametrize("before", ["rename", "symlink", "remove_tree"])

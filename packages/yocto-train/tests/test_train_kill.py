@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from yocto_data import TokenDataset
 from yocto_model import GPT, GPTConfig
@@ -47,6 +48,7 @@ def train(data: Path, path: Path, steps: int) -> Trainer:
     return trainer
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(data_dir: Path, tmp_path: Path) -> None:
     """Each round finds a sound checkpoint, at least as late as the one before, and clears up alone.
 

@@ -169,6 +169,7 @@ with trainer.run_directory.lock():
 """
 
 
+@pytest.mark.slow
 def test_resumed_in_a_new_process(
     make_trainer: MakeTrainer, data_dir: Path, tmp_path: Path
 ) -> None:

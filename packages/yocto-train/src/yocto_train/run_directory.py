@@ -26,6 +26,7 @@ from yocto_train.saving import aside
 
 _POINTER = re.compile(r"(step-[0-9]{8})/model\.pt")
 POINTERS = ("latest.pt", "best.pt")
+_ATTEMPTS = 20
 
 
 class Run:
@@ -128,14 +129,20 @@ class Run:
             CheckpointError: there is none; the message names what is wrong with each.
         """
         problems: list[str] = []
-        for directory in reversed(step_directories(self.path)):
-            try:
-                checkpoint = Checkpoint.open(directory)
-                checkpoint.verify(to_resume=to_resume)
-            except CheckpointError as error:
-                problems.append(str(error))
-            else:
-                return dataclasses.replace(checkpoint, skipped=tuple(problems))
+        for _ in range(_ATTEMPTS):
+            problems.clear()
+            listed = step_directories(self.path)
+            for directory in reversed(listed):
+                try:
+                    checkpoint = Checkpoint.open(directory)
+                    checkpoint.verify(to_resume=to_resume)
+                except CheckpointError as error:
+                    problems.append(str(error))
+                else:
+                    return dataclasses.replace(checkpoint, skipped=tuple(problems))
+            # While a training goes on, all that were listed may be pruned before they are read.
+            if step_directories(self.path) == listed:
+                break
         if not problems:
             raise CheckpointError(f"{self.path} holds no checkpoint; train one: uv run yocto-train")
         raise CheckpointError(f"no sound checkpoint in {self.path}: {'; '.join(problems[:5])}")
