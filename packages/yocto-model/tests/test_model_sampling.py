@@ -104,12 +104,17 @@ def test_min_p_keeps_what_is_likely_enough(row: list[float], min_p: float) -> No
 def test_the_penalty_touches_seen_tokens_once(
     row: list[float], penalty: float, data: st.DataObject
 ) -> None:
-    """Positive logits of the context are divided, negative ones multiplied; others stay."""
+    """Positive logits of the context are divided, negative ones multiplied; others stay.
+
+    The argument stays too: it is what log-probabilities are taken from.
+    """
     seen = data.draw(st.lists(st.integers(0, len(row) - 1), max_size=20))
     expected = [
         x if i not in seen else x / penalty if x > 0 else x * penalty for i, x in enumerate(row)
     ]
-    assert expected == penalize_repetition(one_row(row), [seen], penalty)[0].tolist()
+    logits = one_row(row)
+    assert expected == penalize_repetition(logits, [seen], penalty)[0].tolist()
+    assert [row] == logits.tolist()
 
 
 # --- the draw --------------------------------------------------------------------------------
