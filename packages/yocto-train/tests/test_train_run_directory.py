@@ -115,6 +115,7 @@ def test_pointers_that_are_refused(kind: str, target: str, copied: Path) -> None
     refused.
     """
     (copied / "latest.pt").unlink()
+    (copied / "step-0000000\u0664").mkdir()
     if kind == "link":
         (copied / "latest.pt").symlink_to(target)
     else:
@@ -409,6 +410,24 @@ def test_config_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 # --- reading while it is written -----------------------------------------------------------------
+
+
+def test_all_pruned_before_the_first_is_read(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K17: if every step that was listed is gone when it is opened, the run is looked at again."""
+    opened = Checkpoint.open
+    listed = sorted(copied.glob("step-????????"))
+
+    def open_late(directory: Path) -> Checkpoint:
+        if listed:
+            monkeypatch.undo()
+            put(listed[-1], copied / "step-00000099", 99)
+            for step in listed:
+                shutil.rmtree(step)
+        return opened(directory)
+
+    monkeypatch.setattr(Checkpoint, "open", open_late)
+    found = Run(copied).latest()
+    assert (99, ()) == (found.step, found.skipped)
 
 
 def test_reading_during_saves_and_pruning(copied: Path) -> None:
