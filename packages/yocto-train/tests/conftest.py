@@ -10,7 +10,7 @@ from hypothesis import register_random
 from yocto_data import TokenDataset, prepare
 from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import CharTokenizer
-from yocto_train import Run, TrainConfig, Trainer
+from yocto_train import Run, TrainConfig, Trainer, World
 
 TEXT = """\
 Nobody asked the lighthouse whether it wished to turn. It turned, and the ships went home.
@@ -97,6 +97,7 @@ def make_trainer(
         dtype: torch.dtype = torch.float32,
         data: Path = data_dir,
         with_tokenizer: bool = True,
+        world: World | None = None,
         **settings: Any,
     ) -> Trainer:
         model = model or make_model(arch, dropout=dropout)
@@ -120,6 +121,7 @@ def make_trainer(
             run=run,
             tokenizer=tokenizer if with_tokenizer else None,
             device="cpu",
+            world=world,
         )
 
     return make

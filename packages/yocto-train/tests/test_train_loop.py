@@ -22,6 +22,7 @@ from yocto_train import (
     StepDone,
     Stopped,
     Trainer,
+    World,
     evaluate,
     files,
 )
@@ -29,6 +30,7 @@ from yocto_train import (
     trainer as trainer_module,
 )
 from yocto_train.evaluate import Evaluation
+from yocto_train.trainer import mixed_seed
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -447,3 +449,26 @@ def test_data_cut_off_while_training(run: Run, make_trainer: MakeTrainer, own_da
     with pytest.raises(DataError, match=r"train\.bin"):
         list(events)
     assert ["step-00000002"] == sorted(path.name for path in run.path.glob("step-*"))
+
+
+# --- a rank among several ------------------------------------------------------------------------
+
+
+class SecondOfTwo(World):
+    """A rank that hears nothing of the other one."""
+
+    rank, size = 1, 2
+
+
+def test_a_rank_takes_its_rows_and_its_dropout(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 1 of 2 sees the second half of the batch, and draws its masks from seeds of its own."""
+    trainer = make_trainer(max_iters=1, warmup_iters=0, world=SecondOfTwo())
+    whole = make_trainer(max_iters=1, warmup_iters=0)
+    for ours, all_rows in zip(trainer.sampler.batch(0), whole.sampler.batch(0), strict=True):
+        assert torch.equal(all_rows[2:], ours)
+    seeds: list[int] = []
+    monkeypatch.setattr("torch.manual_seed", seeds.append)
+    trainer._step()
+    assert [mixed_seed(5, 0, micro, 1) for micro in (0, 1)] == seeds
