@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,9 @@ class Terminal:
     """A tmux of its own with one pane, in which a shell has started the chat."""
 
     def __init__(self, directory: Path, **environment: str) -> None:
-        self._tmux = ("tmux", "-S", str(directory / "socket"), "-f", "/dev/null")
+        # Not in `directory`: the path of a socket may have 107 bytes, and a test's can have more.
+        self._socket = tempfile.TemporaryDirectory(prefix="yocto-", dir="/tmp")
+        self._tmux = ("tmux", "-S", f"{self._socket.name}/socket", "-f", "/dev/null")
         settings = {
             "XDG_STATE_HOME": str(directory / "state"), "PS1": "$ ", "OMP_NUM_THREADS": "1",
             "NO_COLOR": "", "CHAT": f"{sys.executable} {DRIVER}", **environment,
@@ -76,6 +79,7 @@ class Terminal:
     def close(self) -> None:
         """End it and everything in it."""
         self._run("kill-server")
+        self._socket.cleanup()
 
 
 def started(directory: Path) -> Iterator[Terminal]:
