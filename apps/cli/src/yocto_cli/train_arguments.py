@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 # What a run without flags takes, on any machine: the size of the model follows.
-DEFAULT_MINUTES = 3.5
+DEFAULT_MINUTES = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,17 @@ from typing import Any
 
 from yocto_train.errors import TrainConfigError
 
-# Sizes to choose from, small to large; each about doubles to quadruples the work per token.
+# Sizes to choose from, small to large; close enough that a machine a little faster or slower, or
+# busier for a moment, gets a model a little larger or smaller.
 SIZES: Sequence[Mapping[str, Any]] = (
     {"n_layer": 2, "n_head": 2, "n_embd": 64, "block_size": 128, "batch_size": 16},
+    {"n_layer": 2, "n_head": 2, "n_embd": 96, "block_size": 256, "batch_size": 8},
+    {"n_layer": 2, "n_head": 4, "n_embd": 128, "block_size": 256, "batch_size": 8},
+    {"n_layer": 3, "n_head": 4, "n_embd": 128, "block_size": 256, "batch_size": 8},
     {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 256, "batch_size": 8},
+    {"n_layer": 4, "n_head": 4, "n_embd": 160, "block_size": 256, "batch_size": 8},
     {"n_layer": 4, "n_head": 4, "n_embd": 192, "block_size": 256, "batch_size": 16},
+    {"n_layer": 6, "n_head": 4, "n_embd": 256, "block_size": 256, "batch_size": 16},
     {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "batch_size": 32},
     {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 512, "batch_size": 32},
 )
@@ -47,6 +53,10 @@ class Candidate:
         left = seconds - evaluations * self.evaluation_seconds
         return max(0, int(left / self.seconds_per_step))
 
+    def tokens_per_parameter(self, iters: int) -> float:
+        """Tokens that the model sees in `iters` steps, for each of its weights."""
+        return iters * self.tokens_per_step / self.n_parameters
+
 
 def choose(
     seconds: float,
@@ -55,11 +65,11 @@ def choose(
     sizes: Sequence[Mapping[str, Any]] = SIZES,
     evaluations: int = 8,
 ) -> tuple[Candidate, int]:
-    """The largest of `sizes` that sees enough tokens in the time, and its number of steps.
+    """The size whose tokens per parameter come nearest to three in the time, and its steps.
 
     Args:
         seconds: the budget, for steps and evaluations.
-        measure: times a size on this machine; called from the smallest on, while they fit.
+        measure: times a size on this machine; called from the smallest on, until one is too large.
         sizes: from small to large.
         evaluations: how many there will be.
 
@@ -69,22 +79,26 @@ def choose(
     Raises:
         TrainConfigError: not even the smallest size makes 50 steps in the time.
     """
-    chosen: tuple[Candidate, int] | None = None
+    fitting: list[tuple[Candidate, int]] = []
     for size in sizes:
         candidate = measure(size)
         iters = candidate.iters(seconds, evaluations)
-        seen = iters * candidate.tokens_per_step
-        fits = iters >= _MIN_ITERS and seen >= TOKENS_PER_PARAMETER * candidate.n_parameters
-        if fits or (chosen is None and iters >= _MIN_ITERS):
-            chosen = candidate, iters
-        if not fits:
+        if iters < _MIN_ITERS:
             break
-    if chosen is None:
+        fitting.append((candidate, iters))
+        if candidate.tokens_per_parameter(iters) < TOKENS_PER_PARAMETER:
+            break  # larger ones would be further off
+    if not fitting:
         raise TrainConfigError(
             f"{seconds:.0f} seconds are too short for {_MIN_ITERS} steps of the smallest size; "
             "give more time, or choose steps and a size yourself"
         )
-    return chosen
+
+    def distance(fit: tuple[Candidate, int]) -> float:
+        candidate, iters = fit
+        return abs(math.log(candidate.tokens_per_parameter(iters) / TOKENS_PER_PARAMETER))
+
+    return min(fitting, key=distance)
 
 
 def dropout_for(epochs: float) -> float:

@@ -1,0 +1,125 @@
+"""How a budget of time becomes a size and a number of steps."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from yocto_train import SIZES, Candidate, TrainConfigError, choose
+from yocto_train.planning import TOKENS_PER_PARAMETER, dropout_for, memory_bytes
+
+property_test = pytest.mark.property
+
+
+def machine(speed: float, slower: Mapping[int, float] | None = None) -> Any:
+    """A measurement of a machine that does `speed` weight updates (weights x tokens) a second."""
+
+    def measure(size: Mapping[str, Any]) -> Candidate:
+        n_parameters = 12 * size["n_layer"] * size["n_embd"] ** 2
+        tokens = size["batch_size"] * size["block_size"]
+        step = n_parameters * tokens / speed * (slower or {}).get(SIZES.index(size), 1.0)
+        return Candidate(
+            size=size, n_parameters=n_parameters, seconds_per_step=step,
+            tokens_per_step=tokens, evaluation_seconds=3 * step,
+        )  # fmt: skip
+
+    return measure
+
+
+SPEEDS = st.floats(1e8, 1e15)
+SECONDS = st.floats(10, 1e5)
+
+
+def rung(candidate: Candidate) -> int:
+    return SIZES.index(candidate.size)
+
+
+@property_test
+@given(SECONDS, SPEEDS)
+def test_the_plan_fits_into_the_time(seconds: float, speed: float) -> None:
+    """Steps and evaluations take no longer than asked for, and one step more would."""
+    try:
+        candidate, iters = choose(seconds, machine(speed))
+    except TrainConfigError:
+        smallest = machine(speed)(SIZES[0])
+        assert smallest.iters(seconds, 8) < 50
+        return
+    assert iters >= 50
+    assert iters * candidate.seconds_per_step + 8 * candidate.evaluation_seconds <= seconds * 1.001
+    more = (iters + 1) * candidate.seconds_per_step + 8 * candidate.evaluation_seconds
+    assert more >= seconds * 0.999
+
+
+@property_test
+@given(SECONDS, SPEEDS, st.floats(1, 4))
+def test_more_time_never_chooses_a_smaller_model(
+    seconds: float, speed: float, factor: float
+) -> None:
+    """The size grows with the time, and with the machine's speed."""
+    try:
+        before = rung(choose(seconds, machine(speed))[0])
+    except TrainConfigError:
+        return
+    assert before <= rung(choose(seconds * factor, machine(speed))[0])
+    assert before <= rung(choose(seconds, machine(speed * factor))[0])
+
+
+@property_test
+@given(
+    SECONDS, SPEEDS, st.dictionaries(st.integers(0, len(SIZES) - 1), st.floats(0.8, 1.25)),
+)  # fmt: skip
+def test_a_busy_moment_moves_the_choice_by_a_rung_at_most(
+    seconds: float, speed: float, slower: dict[int, float]
+) -> None:
+    """A quarter more or less on any measurement never makes another kind of model."""
+    try:
+        quiet = rung(choose(seconds, machine(speed))[0])
+        busy = rung(choose(seconds, machine(speed, slower))[0])
+    except TrainConfigError:
+        return
+    assert abs(quiet - busy) <= 1
+
+
+@property_test
+@given(SECONDS, SPEEDS)
+def test_the_nearest_to_three_tokens_per_parameter(seconds: float, speed: float) -> None:
+    """No size that makes enough steps comes nearer to the rule."""
+
+    def distance(candidate: Candidate) -> float:
+        iters = candidate.iters(seconds, 8)
+        if iters < 50:
+            return math.inf
+        return abs(math.log(candidate.tokens_per_parameter(iters) / TOKENS_PER_PARAMETER))
+
+    candidates = [machine(speed)(size) for size in SIZES]
+    try:
+        chosen, _ = choose(seconds, machine(speed))
+    except TrainConfigError:
+        return
+    assert distance(chosen) <= min(map(distance, candidates)) * 1.000001
+
+
+def test_too_short_a_time_says_so() -> None:
+    """The message names the time and the way out."""
+    with pytest.raises(TrainConfigError, match=r"^1 seconds are too short for 50 steps"):
+        choose(1, machine(1e3))
+
+
+def test_dropout_grows_with_the_epochs() -> None:
+    """None for a few epochs, more where each token is seen often."""
+    chosen = [dropout_for(epochs) for epochs in (0.1, 4, 12, 30)]
+    assert sorted(chosen) == chosen
+    assert chosen[0] == chosen[1] == 0 < chosen[2] < chosen[3] < 1
+
+
+def test_memory_grows_with_each_part() -> None:
+    """At least four floats per weight, and more with every dimension."""
+    base = {
+        "n_parameters": 1000, "n_layer": 2, "n_embd": 8, "n_hidden": 24, "vocab_size": 65,
+        "tokens": 100,
+    }  # fmt: skip
+    assert memory_bytes(**base) > 16 * base["n_parameters"]
+    for name in base:
+        assert memory_bytes(**base) < memory_bytes(**{**base, name: base[name] * 2})
