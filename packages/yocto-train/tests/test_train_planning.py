@@ -121,5 +121,5 @@ def test_memory_grows_with_each_part() -> None:
         "tokens": 100,
     }  # fmt: skip
     assert memory_bytes(**base) > 16 * base["n_parameters"]
-    for name in base:
-        assert memory_bytes(**base) < memory_bytes(**{**base, name: base[name] * 2})
+    for name, value in base.items():
+        assert memory_bytes(**base) < memory_bytes(**{**base, name: value * 2})
