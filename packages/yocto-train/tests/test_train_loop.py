@@ -23,14 +23,10 @@ from yocto_train import (
     Stopped,
     Trainer,
     World,
-    evaluate,
     files,
 )
-from yocto_train import (
-    trainer as trainer_module,
-)
-from yocto_train.evaluate import Evaluation
-from yocto_train.trainer import mixed_seed
+from yocto_train.evaluate import Evaluation, Evaluator
+from yocto_train.stepper import mixed_seed
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -104,17 +100,14 @@ def test_what_events_say(make_trainer: MakeTrainer) -> None:
     assert all(event.bits_per_byte < event.loss / math.log(2) for event in evaluations)
 
 
-def test_the_last_evaluation_is_whole(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_evaluation_is_whole(make_trainer: MakeTrainer) -> None:
     """During the run a few batches may serve, always the same, and choose the best step.
 
     The last step is measured on everything as well.
     """
-    monkeypatch.setattr(Trainer, "_evaluation_batch", 2)
-    events = of_kind(
-        Evaluated, list(make_trainer(max_iters=6, eval_interval=3, eval_iters=1).run())
-    )
+    trainer = make_trainer(max_iters=6, eval_interval=3, eval_iters=1)
+    trainer.evaluator.batch_size = 2
+    events = of_kind(Evaluated, list(trainer.run()))
     assert [(3, False), (6, False), (6, True)] == [(e.step, e.whole) for e in events]
     assert events[-1].best_loss == min(event.loss for event in events[:-1])
     events = of_kind(Evaluated, list(make_trainer(max_iters=6, eval_interval=3).run()))
@@ -191,8 +184,8 @@ def fake_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
     """Let the next evaluations give these losses."""
     left = iter(losses)
     monkeypatch.setattr(
-        trainer_module, "evaluate",
-        lambda *_, **__: Evaluation(loss=next(left), tokens=1, whole=True),
+        Evaluator, "measure",
+        lambda *_: (Evaluation(loss=next(left), tokens=1, whole=True), 0.0),
     )  # fmt: skip
 
 
@@ -277,11 +270,7 @@ def test_a_stop_request_inside_an_evaluation(
             trainer.request_stop()
         return forward(idx, **kwargs)
 
-    monkeypatch.setattr(
-        trainer_module,
-        "evaluate",
-        lambda *args, **options: evaluate(*args, **{**options, "batch_size": 1}),
-    )
+    trainer.evaluator.batch_size = 1
     monkeypatch.setattr(trainer.model, "forward", spy)
     events = list(trainer.run())
     assert 1 == len(asked)
@@ -386,8 +375,8 @@ def test_not_finite_stops_before_the_update(
     trainer._step()
     weights = {name: w.clone() for name, w in trainer.model.state_dict().items()}
     if where == "loss":
-        loss = trainer._loss
-        trainer._loss = lambda x, y: loss(x, y) * value  # type: ignore[method-assign] # a fault
+        loss = trainer.stepper._loss
+        trainer.stepper._loss = lambda x, y: loss(x, y) * value  # type: ignore[method-assign] # a fault
     else:
         parameter = next(trainer.model.parameters())
         parameter.register_hook(lambda grad: grad * value)  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ from yocto_train import (
     Trainer,
     save_checkpoint,
 )
-from yocto_train.trainer import mixed_seed
+from yocto_train.stepper import mixed_seed
 
 MakeTrainer = Callable[..., Trainer]
 KINDS: list[dict[str, Any]] = [
@@ -326,7 +326,7 @@ def test_dropout_seeds_matter(make_trainer: MakeTrainer, monkeypatch: pytest.Mon
     assert 6 == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
     plain = story(list(make_trainer(max_iters=4).run()))
-    monkeypatch.setattr("yocto_train.trainer.mixed_seed", lambda *numbers: 7 + sum(numbers))
+    monkeypatch.setattr("yocto_train.stepper.mixed_seed", lambda *numbers: 7 + sum(numbers))
     assert plain != story(list(make_trainer(max_iters=4).run()))
 
 
@@ -337,7 +337,7 @@ def test_the_scaler_is_saved(make_trainer: MakeTrainer, tmp_path: Path) -> None:
 
     def scaled() -> Trainer:
         trainer = make_trainer(run=run, max_iters=6, optimizer="muon")
-        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=2)
+        trainer.stepper.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=2)
         return trainer
 
     first = scaled()
@@ -346,8 +346,9 @@ def test_the_scaler_is_saved(make_trainer: MakeTrainer, tmp_path: Path) -> None:
             first.request_stop()
     resumed = scaled()
     resumed.restore(run.latest())
-    assert 512.0 == first.scaler.get_scale() == resumed.scaler.get_scale()
-    assert first.scaler.state_dict() == resumed.scaler.state_dict()
+    left, right = first.stepper.scaler, resumed.stepper.scaler
+    assert 512.0 == left.get_scale() == right.get_scale()
+    assert left.state_dict() == right.state_dict()
 
 
 # --- settings that changed -----------------------------------------------------------------------
@@ -444,11 +445,11 @@ def test_other_data_is_refused(
     other.mkdir()
     shutil.copy(data_dir / "val.bin", other / "train.bin")
     shutil.copy(data_dir / "val.bin", other / "val.bin")
-    tokens = [
+    train, val = (
         TokenDataset(other / f"{name}.bin", 8, dtype="uint16", vocab_size=tokenizer.vocab_size)
         for name in ("train", "val")
-    ]
-    trainer = make_trainer(max_iters=4)
-    trainer.train_data, trainer.val_data = tokens
+    )
+    first = make_trainer(max_iters=4)
+    trainer = Trainer(first.model, train, val, first.config, tokenizer=tokenizer, device="cpu")
     with pytest.raises(CheckpointError, match="trained on other data"):
         trainer.restore(run.latest())

@@ -1,7 +1,9 @@
 """Loss over a validation split, and what it is per byte of text."""
 
+import functools
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -141,3 +143,56 @@ def bytes_per_token(tokenizer: ByteTokenizer, dataset: TokenDataset) -> float:
 def bits_per_byte(loss: float, bytes_per_token: float) -> float:
     """A loss in nats per token as bits per byte of text, which does not depend on the tokenizer."""
     return loss / math.log(2) / bytes_per_token
+
+
+class Evaluator:
+    """Measures a model on its validation split, the same windows every time.
+
+    Args:
+        model: what is trained.
+        data: the validation split.
+        tokenizer: needed for bits per byte.
+        autocast: dtype of matrix products, or None.
+        world: the processes that share the work.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        data: TokenDataset,
+        *,
+        tokenizer: ByteTokenizer | None,
+        autocast: torch.dtype | None,
+        world: World,
+    ) -> None:
+        self._model, self._data, self._tokenizer = model, data, tokenizer
+        self._autocast, self._world = autocast, world
+        self.batch_size = max(1, min(64, 16_384 // data.block_size))  # windows per forward pass
+
+    def measure(
+        self, n_batches: int, should_stop: Callable[[], bool]
+    ) -> tuple[Evaluation, float] | None:
+        """The loss of some batches or, for 0, of all, and the seconds it took.
+
+        None if `should_stop`, asked between batches, said so before it was complete.
+        """
+        begun = time.perf_counter()
+        result = evaluate(
+            self._model,
+            self._data,
+            batch_size=self.batch_size,
+            n_batches=n_batches,
+            autocast=self._autocast,
+            should_stop=should_stop,
+            world=self._world,
+        )
+        return None if result is None else (result, time.perf_counter() - begun)
+
+    def bits_per_byte(self, loss: float) -> float | None:
+        """A loss in nats per token as bits per byte of text; None without a tokenizer."""
+        per_token = self._bytes_per_token
+        return bits_per_byte(loss, per_token) if per_token else None
+
+    @functools.cached_property
+    def _bytes_per_token(self) -> float | None:
+        return None if self._tokenizer is None else bytes_per_token(self._tokenizer, self._data)

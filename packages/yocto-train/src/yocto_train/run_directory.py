@@ -119,6 +119,10 @@ class Run:
 
     # --- checkpoints ---------------------------------------------------------------------------
 
+    def step_directory(self, step: int) -> Path:
+        """Where the checkpoint of a step is, if there is one."""
+        return self.path / f"step-{step:08d}"
+
     def latest(self, *, to_resume: bool = True) -> Checkpoint:
         """The newest checkpoint that is sound, by step number; it tells which it passed over.
 
@@ -239,7 +243,7 @@ class Run:
             for directory in step_directories(self.path):
                 if directory.name > checkpoint.directory.name:
                     aside(directory)
-            best = self.path / f"step-{best_step or 0:08d}"
+            best = self.step_directory(best_step or 0)
             targets = {"latest.pt": checkpoint.directory}
             if best_step is not None and is_directory(best):
                 targets["best.pt"] = best
