@@ -433,43 +433,46 @@ def test_all_pruned_before_the_first_is_read(copied: Path, monkeypatch: pytest.M
 def test_reading_during_saves_and_pruning(copied: Path) -> None:
     """K17: readers take no lock and never see half a checkpoint.
 
-    While another thread saves and prunes without a pause, every load through a run or a pointer is
-    whole.
+    While another thread saves and prunes, every load through a run or a pointer is whole. Some
+    writes go with each load, however slow one side is: fewer than a reader looks again.
     """
     run = Run(copied)
     source = copied.parent / "source"
     (copied / "step-00000006").rename(source)
     for name in ("step-00000002", "step-00000004"):
         shutil.rmtree(copied / name)
-    done = threading.Event()
+    loads, writes = 30, 6
+    together = threading.Barrier(2, timeout=100)
     failures: list[BaseException] = []
 
     def write() -> None:
         try:
-            for step in range(1, 1_000):
-                if done.is_set():
-                    return
+            for step in range(1, loads * writes + 1):
+                if step % writes == 1:
+                    together.wait()
                 put(source, copied / f"step-{step:08d}", step)
                 run.point("latest.pt", copied / f"step-{step:08d}")
                 run.point("best.pt", copied / f"step-{step:08d}")
                 run.prune(1)
+                if step % writes == 0:
+                    together.wait()
         except BaseException as error:  # noqa: BLE001 - shown by the test
             failures.append(error)
+            together.abort()
 
-    writer = threading.Thread(target=write)
+    writer = threading.Thread(target=write, daemon=True)
     put(source, copied / "step-00000000", 0)
     for pointer in ("latest.pt", "best.pt"):
         run.point(pointer, copied / "step-00000000")
     writer.start()
-    try:
-        for turn in range(60):
-            path = (copied, copied / "latest.pt", copied / "best.pt")[turn % 3]
-            load_checkpoint(lambda found: (found.load_model(), found.load_tokenizer()), path)
-    finally:
-        done.set()
-        writer.join()
+    for turn in range(loads):
+        path = (copied, copied / "latest.pt", copied / "best.pt")[turn % 3]
+        together.wait()
+        load_checkpoint(lambda found: (found.load_model(), found.load_tokenizer()), path)
+        together.wait()
+    writer.join()
     assert [] == failures
-    assert run.latest().step > 0
+    assert loads * writes == run.latest().step
 
 
 def put(source: Path, target: Path, step: int) -> None:
