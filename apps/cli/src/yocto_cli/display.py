@@ -5,12 +5,16 @@ import os
 import sys
 from typing import TYPE_CHECKING, Protocol, Self
 
-from yocto_cli.terminal import visible
+from yocto_cli.keyboard import in_foreground
+from yocto_cli.terminal import is_terminal, one_line, visible
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from yocto_train import Event, Run, Trainer
+
+    from yocto_cli.history import History
+    from yocto_cli.ladder import Rung
 
 
 class Display(Protocol):
@@ -34,10 +38,28 @@ class Display(Protocol):
         ...
 
 
-def make_display(trainer: "Trainer", run: "Run") -> Display:
-    """The display that suits where stdout goes."""
-    del trainer, run
-    return LinePrinter()
+def make_display(
+    trainer: "Trainer", run: "Run", *, history: "History", rungs: "tuple[Rung, ...]" = ()
+) -> Display:
+    """The display that suits where stdout goes: a screen for a person, lines for anything else.
+
+    Args:
+        trainer: what trains.
+        run: its directory.
+        history: what was measured so far; its owner keeps it up to date.
+        rungs: the loss ladder.
+    """
+    if not wants_screen():
+        return LinePrinter()
+    from yocto_cli.live import LiveDisplay  # noqa: PLC0415 - only where it is shown
+
+    return LiveDisplay(trainer, run, history=history, rungs=rungs)
+
+
+def wants_screen() -> bool:
+    """Whether stdout is a terminal that can move its cursor, and this process its foreground."""
+    capable = os.environ.get("TERM", "") not in ("", "dumb", "unknown") or os.name == "nt"
+    return is_terminal(sys.stdout) and capable and in_foreground(sys.stdout)
 
 
 class LinePrinter:
@@ -58,7 +80,14 @@ class LinePrinter:
         """Print the event's line, if it has one."""
         line = line_of(event)
         if line:
-            _print(line)
+            say(line)
+
+
+class Nothing(LinePrinter):
+    """Shows nothing: one of several processes speaks for all of them."""
+
+    def show(self, event: "Event") -> None:
+        """Show nothing."""
 
 
 def line_of(event: "Event") -> str:
@@ -77,14 +106,15 @@ def line_of(event: "Event") -> str:
         best = " best" if event.is_best else f" best_step={event.best_step}"
         return f"step={event.step} val_loss={event.loss:.4f}{bits} tokens={event.tokens}{best}"
     if isinstance(event, Saved):
-        return f"step={event.step} saved={event.path.name}"
+        notes = "".join(f"\nnote: {one_line(note)}" for note in event.notes)
+        return f"step={event.step} saved={event.path.name}{notes}"
     if isinstance(event, Sampled):
         return f"step={event.step} sample:\n{visible(event.prompt + event.text).strip()}\n"
     return ""
 
 
-def _print(text: str) -> None:
-    """A console that is closed or full does not stop a training."""
+def say(text: str) -> None:
+    """A line on stdout; a console that is closed or full does not stop a training."""
     try:
         print(text, flush=True)
     except (OSError, ValueError):

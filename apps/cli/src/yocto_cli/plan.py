@@ -18,7 +18,7 @@ from yocto_train import (
 )
 
 from yocto_cli.errors import UsageError
-from yocto_cli.train_arguments import DEFAULT_MINUTES, TrainArguments, settings
+from yocto_cli.train_arguments import DEFAULT_MINUTES, TrainArguments, recipe_name, settings
 
 _SIZE_FLAGS = ("n_layer", "n_head", "n_embd", "block_size")
 
@@ -42,11 +42,11 @@ def planned(
         raise UsageError("--minutes and --max_iters contradict each other; keep one")
     if minutes is not None and not 0 < minutes <= 60 * 24 * 365:
         raise UsageError(f"--minutes must be above 0, not {minutes}")
-    if arguments.training.max_iters is not None or (
-        minutes is None and arguments.model.arch == "gpt2"
-    ):
+    # A preset is taken as it stands, and so are nanoGPT's settings.
+    as_it_stands = arguments.model.preset is not None or recipe_name(arguments) == "gpt2"
+    if arguments.training.max_iters is not None or (minutes is None and as_it_stands):
         return arguments
-    free = arguments.model.arch != "gpt2" and not any(
+    free = not as_it_stands and not any(
         getattr(arguments.model, name) is not None for name in _SIZE_FLAGS
     )
     sizes = [size for size in SIZES if free and _suits(size, train_data, val_data)] or [{}]

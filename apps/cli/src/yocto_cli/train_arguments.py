@@ -1,8 +1,11 @@
 """The flags of yocto-train, and how they and a recipe become a model's and a trainer's settings."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from yocto_cli.arguments import Bare, CommandArguments, CommandLineOnly
 
@@ -11,23 +14,35 @@ if TYPE_CHECKING:
     from yocto_train import TrainConfig
 
 
+def _default(text: str) -> Any:
+    """What the help says of a flag whose default is not one value."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+
+
+RECIPE = _default("the recipe's")
+BY_MACHINE = _default("chosen for this machine")
+EIGHTH = _default("an eighth of the run")
+ABSENT = tyro.conf.arg(help_behavior_hint="")
+
 # What a run without flags takes, on any machine: the size of the model follows.
 DEFAULT_MINUTES = 4.0
+
+_FEWEST_STEPS_BETWEEN = 25
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataFlags:
     """What to learn from: a text, or a directory that yocto-prepare made."""
 
-    text_path: str | None = None
+    text_path: Annotated[str | None, ABSENT] = None
     """A text to prepare at character level first; without any of these, data/philosophy.txt."""
-    data_dir: str | None = None
+    data_dir: Annotated[str | None, ABSENT] = None
     """A directory that yocto-prepare made; with --text_path, where to prepare the text."""
-    tokenizer_path: str | None = None
+    tokenizer_path: Annotated[str | None, ABSENT] = None
     """The tokenizer, where the data directory does not hold it."""
-    vocab_path: str | None = None
+    vocab_path: Annotated[str | None, ABSENT] = None
     """The same, for a vocab.json."""
-    mode: Literal["char", "token"] | None = None
+    mode: Annotated[Literal["char", "token"] | None, ABSENT] = None
     """What the ids stand for; need not be said, but is checked if it is."""
     val_ratio: float = 0.1
     """The part of --text_path that is kept for validation."""
@@ -37,19 +52,21 @@ class DataFlags:
 class ModelFlags:
     """The model's shape; what is not given comes from the recipe."""
 
-    arch: Literal["gpt2", "modern"] | None = None
+    arch: Annotated[Literal["gpt2", "modern"] | None, _default("modern")] = None
     """GPT-2's architecture, or that of small models of today; chooses the recipe too."""
-    n_layer: int | None = None
+    preset: Annotated[Literal["gpt2", "modern"] | None, BY_MACHINE] = None
+    """A recipe as it stands: size, optimizer, schedule, steps. Any flag changes its part of it."""
+    n_layer: Annotated[int | None, BY_MACHINE] = None
     """Transformer blocks."""
-    n_head: int | None = None
+    n_head: Annotated[int | None, BY_MACHINE] = None
     """Attention heads per block."""
-    n_kv_head: int | None = None
+    n_kv_head: Annotated[int | None, _default("n_head")] = None
     """Key/value heads per block, if fewer than n_head."""
-    n_embd: int | None = None
+    n_embd: Annotated[int | None, BY_MACHINE] = None
     """Width; a multiple of n_head."""
-    block_size: int | None = None
+    block_size: Annotated[int | None, BY_MACHINE] = None
     """The longest context, in tokens."""
-    dropout: float | None = None
+    dropout: Annotated[float | None, _default("by the number of epochs")] = None
     """Probability of dropping an activation; 0 up to a few epochs, 0.1 or more beyond."""
 
 
@@ -57,41 +74,43 @@ class ModelFlags:
 class TrainingFlags:
     """How it is trained; what is not given comes from the recipe."""
 
-    max_iters: int | None = None
+    max_iters: Annotated[int | None, _default(f"what {DEFAULT_MINUTES:g} minutes hold")] = None
     """Optimizer steps."""
-    minutes: Annotated[float | None, CommandLineOnly()] = field(default=None, compare=False)
+    minutes: Annotated[float | None, CommandLineOnly(), ABSENT] = field(default=None, compare=False)
     """Instead: how long to train. The model's size, unless given, and the steps follow from it."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, BY_MACHINE] = None
     """Windows per step."""
-    accumulate: int | None = None
+    accumulate: Annotated[int | None, _default("1")] = None
     """Micro-batches a step is cut into, to save memory."""
-    sampling: Literal["random", "epoch"] | None = None
+    sampling: Annotated[Literal["random", "epoch"] | None, RECIPE] = None
     """Windows at random, or each once per epoch."""
-    optimizer: Literal["adamw", "muon"] | None = None
+    optimizer: Annotated[Literal["adamw", "muon"] | None, RECIPE] = None
     """AdamW for everything, or Muon for the matrices inside the blocks."""
-    lr: float | None = None
+    lr: Annotated[float | None, RECIPE] = None
     """Peak learning rate of AdamW."""
-    muon_lr: float | None = None
+    muon_lr: Annotated[float | None, RECIPE] = None
     """Peak learning rate of Muon."""
-    schedule: Literal["cosine", "wsd"] | None = None
+    schedule: Annotated[Literal["cosine", "wsd"] | None, RECIPE] = None
     """Cosine, or warm-up, stable, linear decay."""
-    warmup_iters: int | None = None
+    warmup_iters: Annotated[int | None, RECIPE] = None
     """Steps over which the learning rate rises."""
-    decay_fraction: float | None = None
+    decay_fraction: Annotated[float | None, RECIPE] = None
     """The part of the run over which wsd decays."""
-    min_lr_fraction: float | None = None
+    min_lr_fraction: Annotated[float | None, RECIPE] = None
     """Where the learning rate ends, as a fraction of its peak."""
-    weight_decay: float | None = None
+    weight_decay: Annotated[float | None, RECIPE] = None
     """Decoupled weight decay."""
-    beta1: float | None = None
+    beta1: Annotated[float | None, RECIPE] = None
     """AdamW's decay of the mean of gradients."""
-    beta2: float | None = None
+    beta2: Annotated[float | None, RECIPE] = None
     """AdamW's decay of the mean of squared gradients."""
-    grad_clip: float | None = None
+    grad_clip: Annotated[float | None, RECIPE] = None
     """The gradient's norm is cut down to this; 0 leaves it."""
-    seed: int | None = None
+    seed: Annotated[int | None, _default("1337")] = None
     """Decides initial weights, batches and dropout."""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None, _default("auto")
+    ] = None
     """Of matrix products."""
 
 
@@ -101,33 +120,41 @@ class RunFlags:
 
     ckpt_dir: str = "checkpoints"
     """Where runs are kept."""
-    run_name: str | None = None
+    run_name: Annotated[str | None, ABSENT] = None
     """The run's directory in --ckpt_dir; without it, the data's name, counted up."""
     plan: Annotated[bool, CommandLineOnly()] = field(default=False, compare=False)
     """Say what would be trained, how long and in how much memory, and stop."""
-    resume: Annotated[str | None, CommandLineOnly(), Bare("latest")] = field(
+    resume: Annotated[str | None, CommandLineOnly(), Bare("latest"), ABSENT] = field(
         default=None, compare=False
     )
-    """Go on with a run: its directory, or nothing for the newest one."""
+    """Go on with a run: its directory, one of its steps, or nothing for the newest run."""
+    list: Annotated[bool, CommandLineOnly()] = field(default=False, compare=False)
+    """List the runs in --ckpt_dir, with the command to talk to each, and stop."""
+    parallel: Annotated[Literal["ddp", "fsdp"] | None, CommandLineOnly(), ABSENT] = field(
+        default=None, compare=False
+    )
+    """With torchrun: copy the model to every process, or shard it over them."""
+    tensorboard: bool = False
+    """Write what is measured for TensorBoard as well, into the run's directory."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    eval_interval: int | None = None
+    eval_interval: Annotated[int | None, EIGHTH] = None
     """Steps between evaluations."""
-    eval_iters: int | None = None
+    eval_iters: Annotated[int | None, _default("0")] = None
     """Batches per evaluation; 0 for the whole validation split."""
-    save_interval: int | None = None
+    save_interval: Annotated[int | None, _default("0")] = None
     """Steps between checkpoints; 0 saves at each evaluation."""
-    keep: int | None = None
+    keep: Annotated[int | None, _default("3")] = None
     """Newest checkpoints to keep, beside the best."""
-    patience: int | None = None
+    patience: Annotated[int | None, _default("0")] = None
     """Stop after this many evaluations without a new best; 0 never does."""
-    log_interval: int | None = None
-    """Steps between lines."""
-    sample_interval: int | None = None
+    log_interval: Annotated[int | None, _default("a hundredth of the run")] = None
+    """Steps between reports."""
+    sample_interval: Annotated[int | None, EIGHTH] = None
     """Steps between samples of text; 0 takes none."""
-    sample_prompt: str | None = None
+    sample_prompt: Annotated[str | None, _default("a new line")] = None
     """What the samples continue."""
-    sample_tokens: int | None = None
+    sample_tokens: Annotated[int | None, _default("200")] = None
     """Length of a sample."""
 
 
@@ -158,9 +185,10 @@ def settings(
     from yocto_model import GPTConfig  # noqa: PLC0415 - brings torch in
     from yocto_train import RECIPES, TrainConfig  # noqa: PLC0415 - the same
 
-    recipe = RECIPES[arguments.model.arch or "modern"]
+    recipe = RECIPES[recipe_name(arguments)]
     model = {**recipe.model, **_given(arguments.model)}
-    model.pop("arch", None)
+    arch = model.pop("arch", recipe.arch)
+    model.pop("preset", None)
     if arguments.model.block_size is None and model["block_size"] >= shortest_split:
         model["block_size"] = max(8, (shortest_split - 1) // 8 * 8)
     given = {**_given(arguments.training), **_given(arguments.run)}
@@ -170,13 +198,23 @@ def settings(
     # Defaults that follow the length of the run; a flag still wins.
     derived = {
         "warmup_iters": min(training["warmup_iters"], iters // 10),
-        "eval_interval": max(1, iters // 8),
-        "sample_interval": max(1, iters // 8),
-        "log_interval": max(1, iters // 40),
+        "eval_interval": _part_of(iters),
+        "sample_interval": _part_of(iters),
+        "log_interval": max(1, iters // 100),
     }
     training.update({name: value for name, value in derived.items() if name not in given})
-    config = GPTConfig.from_arch(recipe.arch, vocab_size=vocab_size, **model)
+    config = GPTConfig.from_arch(arch, vocab_size=vocab_size, **model)
     return config, TrainConfig.from_dict(training)
+
+
+def recipe_name(arguments: TrainArguments) -> str:
+    """The key in RECIPES of what the flags start from."""
+    return arguments.model.preset or arguments.model.arch or "modern"
+
+
+def _part_of(iters: int) -> int:
+    """An eighth of a run. To evaluate a very short one as often would take most of its time."""
+    return max(1, iters // 8, min(iters, _FEWEST_STEPS_BETWEEN))
 
 
 def resolved(
@@ -198,13 +236,26 @@ def resolved(
         }
         return dataclasses.replace(group, **known)
 
-    arch = arguments.model.arch or "modern"
+    preset = recipe_name(arguments)
+    arch = arguments.model.arch or preset
     return TrainArguments(
         data=dataclasses.replace(arguments.data, text_path=None, data_dir=data_dir),
-        model=dataclasses.replace(fill(arguments.model), arch=arch),
+        model=dataclasses.replace(fill(arguments.model), arch=arch, preset=preset),
         training=fill(arguments.training),
         run=dataclasses.replace(fill(arguments.run), run_name=run_name),
     )
+
+
+def from_dict(values: Mapping[str, Any]) -> TrainArguments:
+    """The inverse of `dataclasses.asdict`."""
+    groups = {
+        "data": DataFlags,
+        "model": ModelFlags,
+        "training": TrainingFlags,
+        "run": RunFlags,
+    }
+    filled = {name: group(**values[name]) for name, group in groups.items()}
+    return TrainArguments(**{**values, **filled})
 
 
 def _given(group: Any) -> dict[str, Any]:

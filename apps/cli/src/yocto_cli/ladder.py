@@ -1,0 +1,100 @@
+"""The loss ladder: what models without any learning would score, to judge a loss by.
+
+Each rung is a model that counts. It counts on the training split and is scored on the validation
+split, as the trained model is; scored on the text it counted, it would flatter itself.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.unsignedinteger]
+
+# Enough to know the frequencies of pairs; more would only take time.
+_LIMIT_TOKENS = 1 << 24
+_PARTS = 64
+# Counts of pairs take vocab_size squared numbers.
+_LIMIT_PAIRS_OF = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One model that counts.
+
+    Attributes:
+        name: what it knows.
+        loss: its cross-entropy on the validation split, in nats per token.
+    """
+
+    name: str
+    loss: float
+
+
+def ladder(train: Ids, val: Ids, *, vocab_size: int, characters: bool) -> tuple[Rung, ...]:
+    """The rungs from the top, highest loss first as far as the text is like any other.
+
+    Uniform knows the vocabulary. Frequencies are smoothed by one more of each id. Pairs know the
+    id before, and are smoothed by one more successor, spread as the frequencies are.
+
+    Args:
+        train: ids to count, shape (n,). The first is only a context. Of very many, parts spread
+            evenly over them are counted.
+        val: ids to score, shape (m,), at least 2, in the same way.
+        vocab_size: the number of ids.
+        characters: whether the ids are characters. Only then is there a rung for pairs: those of
+            words or pieces are too many to be known from one text.
+    """
+    rungs = [Rung(name="uniform", loss=math.log(vocab_size))]
+    counts = np.ones(vocab_size)
+    for part in _parts(train):
+        counts += np.bincount(part[1:], minlength=vocab_size)
+    frequencies = counts / counts.sum()
+    of_ids, n = 0.0, 0
+    for part in _parts(val):
+        of_ids -= float(np.log(frequencies)[part[1:]].sum())
+        n += len(part) - 1
+    rungs.append(Rung(name=f"{'letter' if characters else 'token'} frequencies", loss=of_ids / n))
+    if characters and vocab_size <= _LIMIT_PAIRS_OF:
+        rungs.append(Rung(name="letter pairs", loss=_loss_of_pairs(train, val, frequencies)))
+    return tuple(rungs)
+
+
+def _loss_of_pairs(train: Ids, val: Ids, frequencies: NDArray[np.float64]) -> float:
+    size = len(frequencies)
+    pairs = np.zeros(size * size)
+    for part in _parts(train):
+        pairs += np.bincount(_pair_codes(part, size), minlength=size * size)
+    table = pairs.reshape(size, size)
+    logarithms = np.log((table + frequencies) / (table.sum(axis=1, keepdims=True) + 1)).ravel()
+    total, n = 0.0, 0
+    for part in _parts(val):
+        total -= float(logarithms[_pair_codes(part, size)].sum())
+        n += len(part) - 1
+    return total / n
+
+
+def _pair_codes(ids: Ids, size: int) -> NDArray[np.int64]:
+    return ids[:-1].astype(np.int64) * size + ids[1:]
+
+
+def _parts(ids: Ids) -> Iterator[Ids]:
+    """The ids in pieces that overlap by one, so that each pair is in exactly one of them."""
+    pairs, length = len(ids) - 1, _LIMIT_TOKENS // _PARTS
+    starts: Iterable[int] = range(0, pairs, length)
+    if pairs > _LIMIT_TOKENS:
+        starts = [i * (pairs - length) // (_PARTS - 1) for i in range(_PARTS)]
+    for start in starts:
+        yield ids[start : start + length + 1]
+
+
+def ladder_of_files(
+    train: Path, val: Path, *, dtype: np.dtype[Any], vocab_size: int, characters: bool
+) -> tuple[Rung, ...]:
+    """The ladder of two token files, which are mapped and not read whole."""
+    mapped = [np.memmap(path, dtype=dtype, mode="r") for path in (train, val)]
+    return ladder(mapped[0], mapped[1], vocab_size=vocab_size, characters=characters)

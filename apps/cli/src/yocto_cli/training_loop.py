@@ -1,0 +1,111 @@
+"""The run itself: the trainer's events go to the files, the report and the display."""
+
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from yocto_train import Event, Run, Sampled, Stopped, Trainer
+
+from yocto_cli.display import Display, LinePrinter, make_display, say
+from yocto_cli.errors import WorkFailedError
+from yocto_cli.history import History
+from yocto_cli.ladder import Rung, ladder_of_files
+from yocto_cli.summary import farewell
+
+
+def train(trainer: Trainer, run: Run) -> int:
+    """Run the trainer to its end; returns the exit code.
+
+    Args:
+        trainer: ready, and restored if it is to be.
+        run: its directory, locked.
+    """
+    if not trainer.world.is_main:  # one of the processes speaks and writes for all of them
+        with _stop_signals(trainer, run) as caught:
+            for _ in trainer.run():
+                pass
+        return 128 + caught[0] if caught else 0
+    history, rungs = History.of(run), _rungs(trainer)
+    recorder = _Recorder(run, history)
+    display: Display = LinePrinter()
+    if trainer.world.size == 1:
+        display = make_display(trainer, run, history=history, rungs=rungs)
+    stopped = False
+    with _stop_signals(trainer, run) as caught, display:
+        for event in trainer.run():
+            recorder.record(event)
+            display.show(event)
+            stopped = isinstance(event, Stopped) and event.reason == "requested"
+    say(farewell(trainer, run, stopped=stopped))
+    return 128 + caught[0] if caught else 0
+
+
+def _rungs(trainer: Trainer) -> tuple[Rung, ...]:
+    data = trainer.train_data
+    return ladder_of_files(
+        data.path,
+        trainer.val_data.path,
+        dtype=data.dtype,
+        vocab_size=trainer.model.config.vocab_size,
+        characters=getattr(trainer.tokenizer, "kind", None) == "char",
+    )
+
+
+class _Recorder:
+    """Writes events to the run's files and its history; a full disk is said once."""
+
+    def __init__(self, run: Run, history: History) -> None:
+        self._run, self._history = run, history
+        self._failed: set[str] = set()
+
+    def record(self, event: Event) -> None:
+        """Take in one event."""
+        self._history.take(event)
+        file = "samples.jsonl" if isinstance(event, Sampled) else "metrics.jsonl"
+        row: dict[str, Any] = {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
+        if "path" in row:
+            row["path"] = row["path"].name
+        with self._tolerating(file):
+            self._run.record(file, row)
+
+    @contextlib.contextmanager
+    def _tolerating(self, file: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if file not in self._failed:
+                say(f"warning: cannot write {file}: {error.strerror}; training goes on without it")
+            self._failed.add(file)
+
+
+@contextlib.contextmanager
+def _stop_signals(trainer: Trainer, run: Run) -> Iterator[list[int]]:
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a request to stop; yields what was caught.
+
+    A second Ctrl-C stops at once, without saving.
+    """
+    caught: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        if caught and number == signal.SIGINT:
+            saved = run.pointed("latest.pt")
+            where = f"the last checkpoint is {saved}" if saved else "nothing was saved"
+            raise WorkFailedError(f"stopped at once, without saving; {where}")
+        caught.append(int(number))
+        trainer.request_stop()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), handle) for name in names}
+    try:
+        yield caught
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)

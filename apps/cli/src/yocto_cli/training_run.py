@@ -1,0 +1,114 @@
+"""From the flags of yocto-train to a trainer, restored if it is to be, and its run.
+
+This module is imported after the flags have been parsed: it brings torch in.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch.distributed import is_torchelastic_launched
+from yocto_data import TokenDataset
+from yocto_model import GPT, GPTConfig
+from yocto_tokenizers import Tokenizer
+from yocto_train import Checkpoint, Run, TrainConfig, Trainer, World, joined
+
+from yocto_cli.arguments import dump_toml
+from yocto_cli.command import describe_error
+from yocto_cli.display import say
+from yocto_cli.errors import UsageError
+from yocto_cli.plan import described, planned
+from yocto_cli.summary import resumed, summary
+from yocto_cli.terminal import one_line
+from yocto_cli.train import TORCHRUN, run_of
+from yocto_cli.train_arguments import RunFlags, TrainArguments, from_dict, resolved, settings
+from yocto_cli.training_data import data_directory, open_data
+from yocto_cli.training_loop import train
+
+
+def start(arguments: TrainArguments, resume: Path | None) -> int:
+    """Train, alone or as one of the processes that torchrun started; returns the exit code.
+
+    Args:
+        arguments: the flags.
+        resume: the run, or the step directory, to go on from.
+    """
+    parallel = arguments.run.parallel
+    if parallel and not is_torchelastic_launched():
+        raise UsageError(
+            f"--parallel {parallel} needs torchrun; run: {TORCHRUN} --parallel {parallel}"
+        )
+    with joined(parallel or "ddp", device=arguments.run.device) as world:
+        try:
+            return _train(arguments, resume, world)
+        except Exception as error:
+            if world.is_main:
+                raise
+            return describe_error(error)[0]  # the first process says it, for all of them
+
+
+def _train(arguments: TrainArguments, resume: Path | None, world: World) -> int:
+    data_dir = Path(world.on_main(lambda: str(data_directory(arguments.data))))
+    meta, tokenizer = open_data(arguments.data, data_dir)
+    splits = [TokenDataset(data_dir / file, 1) for file in ("train.bin", "val.bin")]
+    for split in splits:
+        split.verify()
+    if resume is None:
+        plan = world.on_main(lambda: dataclasses.asdict(planned(arguments, splits[0], splits[1])))
+        arguments = from_dict(plan)
+    model, config = settings(
+        arguments,
+        vocab_size=meta.vocab_size,
+        shortest_split=min(meta.train.tokens, meta.val.tokens),
+    )
+    path = world.on_main(
+        lambda: str(run_of(resume) if resume else _new_run(arguments.run, data_dir.name))
+    )
+    run = Run(path)
+    trainer = _trainer(arguments, model, config, data_dir, tokenizer, run=run, world=world)
+    if arguments.run.plan:
+        if world.is_main:
+            say(summary(trainer, run, data_dir))
+            say(described(model, config, trainer.time_step()))
+        return 0
+    with world.lock(run):
+        lines = [summary(trainer, run, data_dir)]
+        if resume:
+            checkpoint = run.latest() if resume == run.path else Checkpoint.open(resume)
+            changes = trainer.restore(checkpoint)
+            lines.insert(0, resumed(checkpoint, changes, max_iters=config.max_iters))
+        full = resolved(arguments, model, config, data_dir=str(data_dir), run_name=run.name)
+        if world.is_main:
+            run.write_config(dump_toml(full))
+            say("\n".join(lines))
+        return train(trainer, run)
+
+
+def _new_run(flags: RunFlags, name: str) -> Path:
+    run = Run.new(flags.ckpt_dir, flags.run_name or name)
+    if flags.run_name and run.name != flags.run_name:
+        taken = one_line(str(Path(flags.ckpt_dir) / flags.run_name))
+        raise UsageError(f"{taken} is there; go on with --resume {taken}, or choose another name")
+    return run.path
+
+
+def _trainer(
+    arguments: TrainArguments,
+    model: GPTConfig,
+    config: TrainConfig,
+    data_dir: Path,
+    tokenizer: Tokenizer,
+    *,
+    run: Run,
+    world: World,
+) -> Trainer:
+    return Trainer(
+        GPT(model, generator=torch.Generator().manual_seed(config.seed)),
+        TokenDataset(data_dir / "train.bin", model.block_size),
+        TokenDataset(data_dir / "val.bin", model.block_size),
+        config,
+        run=run,
+        tokenizer=tokenizer,
+        device=arguments.run.device,
+        world=world,
+    )
