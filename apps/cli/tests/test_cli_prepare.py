@@ -94,6 +94,8 @@ def test_several_sources_a_tokenizer_and_a_toml_file(run: Any, poem: Path, tmp_p
         ("char --out_dir={tmp}/o --text_path={tmp}/*.nix", "matches no file"),
         ("char --out_dir={tmp}/o --text_path={tmp}/empty.txt", "empty.txt"),
         ("char --out_dir={tmp}/o --text_path={tmp}/latin.txt", "at byte 3"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/latin.txt", "pass its encoding, such as --enc"),
+        ("char --out_dir={tmp}/o --text_path={tmp}/bad.jsonl --text_field=x", "--text_field=NAME"),
         ("char --out_dir={tmp}/o --text_path={tmp}/utf16.txt", "byte order mark"),
         ("char --out_dir={tmp}/o --text_path={tmp}/tiny.txt", "split"),
         ("char --out_dir={tmp}/o --text_path={tmp}/a.json", ".jsonl"),
@@ -169,6 +171,69 @@ def test_a_tokenizer_of_another_kind_is_refused(refused: Refused, run: Any, poem
     line = refused(main, ["char", *words, f"--tokenizer_path={out}"])
     assert "sentencepiece; use yocto-prepare bpe" in line
     assert "give it as --tokenizer_path" in refused(main, ["bpe", *words, f"--vocab_path={out}"])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--vocab_size=299", "--vocab_size=8000", "--newline=merged", "--shrink --vocab_size=300"],
+)
+def test_flags_of_learning_contradict_a_tokenizer(
+    flags: str, refused: Refused, run: Any, poem: Path, tmp_path: Path
+) -> None:
+    """They are named, with what was found; its own size is no contradiction."""
+    first = tmp_path / "first"
+    words = ["bpe", f"--text_path={poem}"]
+    run(main, [*words, f"--out_dir={first}", "--vocab_size=300"])
+    words += [f"--out_dir={tmp_path / 'o'}", f"--tokenizer_path={first}"]
+    line = refused(main, [*words, *flags.split()])
+    assert "has its 300 ids already" in line
+    assert f"leave {flags.partition('=')[0].partition(' ')[0]} out" in line
+    assert run(main, [*words, "--vocab_size=300"]).code == 0
+
+
+def test_a_vocabulary_that_lacks_characters_is_refused(
+    refused: Refused, run: Any, poem: Path, tmp_path: Path
+) -> None:
+    """The character is named, and no flag is advised that would not help."""
+    run(main, ["char", f"--text_path={poem}", f"--out_dir={tmp_path / 'first'}"])
+    other = tmp_path / "other.txt"
+    other.write_text("na\u00efve \U0001f600 " * 50, encoding="utf-8")
+    words = ["char", f"--text_path={other}", f"--vocab_path={tmp_path / 'first'}"]
+    line = refused(main, [*words, f"--out_dir={tmp_path / 'o'}"])
+    assert "U+1F600 GRINNING FACE at index 6" in line
+    assert line.endswith("; add them to the training text\n")
+
+
+def test_nanogpts_files_are_imported(
+    run: Any, refused: Refused, poem: Path, tmp_path: Path
+) -> None:
+    """Type and vocabulary are the caller's to say; the tokens stay, a meta.pkl is never opened."""
+    made, theirs = tmp_path / "made", tmp_path / "theirs"
+    run(main, ["char", f"--text_path={poem}", f"--out_dir={made}"])
+    theirs.mkdir()
+    for name in ("train.bin", "val.bin"):
+        (theirs / name).write_bytes((made / name).read_bytes())
+    (theirs / "meta.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    words = ["import", f"--data_dir={theirs}", "--dtype=uint16"]
+    size = load_tokenizer(made).vocab_size
+
+    result = run(main, [*words, f"--out_dir={tmp_path / 'a'}", f"--vocab_path={made}"])
+    assert (0, "") == (result.code, result.err)
+    assert f"next: uv run yocto-train --data_dir {tmp_path / 'a'}" == result.out.splitlines()[-1]
+    assert (made / "val.bin").read_bytes() == (tmp_path / "a" / "val.bin").read_bytes()
+    assert load_tokenizer(made).fingerprint() == load_tokenizer(tmp_path / "a").fingerprint()
+
+    result = run(main, [*words, f"--out_dir={tmp_path / 'b'}", f"--vocab_size={size}"])
+    assert "note: the tokenizer of these ids is not among the files" in result.out
+    assert result.out.endswith("--tokenizer_path TOKENIZER\n")
+    assert size == DataMeta.load(tmp_path / "b").vocab_size
+
+    words.append(f"--out_dir={tmp_path / 'c'}")
+    assert "give --vocab_size" in refused(main, words)
+    assert f"holds id {size - 1}" in refused(main, [*words, f"--vocab_size={size - 1}"])
+    assert "the tokenizer's is" in refused(main, [*words, "--vocab_size=9", f"--vocab_path={made}"])
+    assert "missing --dtype" in refused(main, [w for w in words if "dtype" not in w])
+    assert not (tmp_path / "c").exists()
 
 
 def test_preparing_can_be_called_from_another_command(poem: Path, tmp_path: Path) -> None:

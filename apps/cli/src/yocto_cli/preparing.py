@@ -110,7 +110,7 @@ def learn_bpe(
     )
 
 
-def check_target(out_dir: str | Path, *, val_ratio: float, force: bool) -> None:
+def check_target(out_dir: str | Path, *, force: bool, val_ratio: float = 0.1) -> None:
     """Find what yocto-data would refuse at the end already before a vocabulary is learned.
 
     Raises:

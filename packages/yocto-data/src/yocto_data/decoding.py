@@ -116,5 +116,5 @@ class TextDecoder:
         name = "UTF-8" if self._encoding == "utf-8" else self._encoding
         return DecodingError(
             f"{self._shown} is not {name} at byte {offset} (0x{value:02X}: {error.reason}); "
-            "name its encoding, such as latin-1 or cp1252, or ask for errors=replace"
+            "pass its encoding, such as encoding=latin-1 or encoding=cp1252, or errors=replace"
         )

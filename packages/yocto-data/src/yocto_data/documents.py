@@ -147,7 +147,7 @@ def _missing_text(record: object, field_name: str) -> str:
     if not isinstance(record, dict):
         return f"must be an object with a {shown}"
     if field_name not in record:
-        return f"has no {shown}; name the field that holds the text"
+        return f"has no {shown}; pass text_field=NAME for the one that holds the text"
     value = record[field_name]
     if value == "":
         return f"{shown} is empty; remove the line"

@@ -92,7 +92,8 @@ class Encoder:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return show(f"{type(error).__name__}: {text}" if isinstance(error, LookupError) else text)
+    text = f"{type(error).__name__}: {text}" if isinstance(error, LookupError) else text
+    return show(text, limit=270)  # a tokenizer's advice comes last
 
 
 Job = list[Piece]

@@ -105,23 +105,23 @@ class WorkerError(WorkError):
 _SHOWN_CHARS = 160
 
 
-def show(value: str | os.PathLike[str]) -> str:
+def show(value: str | os.PathLike[str], limit: int = _SHOWN_CHARS) -> str:
     """A path or quoted text as one safe line: unprintable characters are escaped.
 
     A path may hold line ends, terminal codes, or bytes that are not UTF-8; none of them may
     reach a terminal from an error message. Of what is long, the two ends are shown.
     """
     text = os.fspath(value)
-    if len(text) <= _SHOWN_CHARS and text.isprintable():
+    if len(text) <= limit and text.isprintable():
         return text
-    if len(text) > 2 * _SHOWN_CHARS:
-        text = text[:_SHOWN_CHARS] + text[-_SHOWN_CHARS:]
+    if len(text) > 2 * limit:
+        text = text[:limit] + text[-limit:]
     escaped = "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
         for c in text
     )
-    if len(escaped) > _SHOWN_CHARS:
-        escaped = f"{escaped[: _SHOWN_CHARS - 53]}...{escaped[-50:]}"
+    if len(escaped) > limit:
+        escaped = f"{escaped[: limit - 53]}...{escaped[-50:]}"
     return escaped
 
 
