@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from yocto_data import TokenDataset, prepare
 from yocto_model import GPT
 from yocto_tokenizers import CharTokenizer
-from yocto_train import TrainConfig, TrainConfigError, Trainer, TrainError, place
+from yocto_train import (
+    TrainConfig,
+    TrainConfigError,
+    Trainer,
+    TrainError,
+    measure_precision,
+    place,
+)
 
 DEFAULTS = TrainConfig().to_dict()
 
@@ -103,6 +110,24 @@ def test_every_choice_has_a_reason() -> None:
         placement = place("cpu", precision)  # type: ignore[arg-type] # a loop over literals
         assert dtype == placement.autocast
         assert 2 == len(placement.reasons)
+
+
+@pytest.mark.parametrize(
+    ("gain", "precision"), [(0.01, "float32"), (1.2, "float32"), (1.9, "bfloat16")]
+)
+def test_bfloat16_is_chosen_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, gain: float, precision: str
+) -> None:
+    """By the fastest of some measurements, a slow one among them or not; the reason says how much.
+
+    The clock is a fake: each product in bfloat16 takes 1 s, or 50, and each in float32 `gain`.
+    """
+    durations = [seconds for slow in (1, 50, 1, 1) for seconds in (gain * slow, slow, gain, 1.0)]
+    readings = iter([reading for seconds in durations for reading in (0.0, seconds)])
+    monkeypatch.setattr("yocto_train.devices.time.perf_counter", lambda: next(readings))
+    chosen, why = measure_precision(8)
+    assert precision == chosen
+    assert f"{gain:.1f} times" in why
 
 
 # --- what does not fit each other, found before step 0 -------------------------------------------

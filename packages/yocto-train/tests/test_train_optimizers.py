@@ -103,10 +103,13 @@ def test_muon_equals_one_matrix_at_a_time(
 
 
 @pytest.mark.property
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**32))
-@example(4, 4, 0)
-@example(6, 2, 1)
-def test_muon_agrees_with_torch(rows: int, columns: int, seed: int) -> None:
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@given(rows=st.integers(1, 6), columns=st.integers(1, 6), seed=st.integers(0, 2**32))
+@example(rows=4, columns=4, seed=0)
+@example(rows=6, columns=2, seed=1)
+def test_muon_agrees_with_torch(
+    dtype: torch.dtype | None, rows: int, columns: int, seed: int
+) -> None:
     """R8: the same step as torch's, to its precision.
 
     torch.optim.Muon iterates in bfloat16, so it agrees with ours to that precision, and it keeps
@@ -115,7 +118,7 @@ def test_muon_agrees_with_torch(rows: int, columns: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(rows, columns, generator=generator)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    muon = Muon([(ours, [rows])], lr=0.02, momentum=0.9, weight_decay=0.1)
+    muon = Muon([(ours, [rows])], lr=0.02, momentum=0.9, weight_decay=0.1, dtype=dtype)
     reference = torch.optim.Muon(
         [theirs], lr=0.02, momentum=0.9, weight_decay=0.1, nesterov=True, ns_steps=5
     )

@@ -90,7 +90,7 @@ class CausalSelfAttention(nn.Module):
             cache: keys and values of earlier tokens; ours are appended.
         """
         B, T, C = x.shape
-        q, k, v = self.qkv(x).split(self.sizes, dim=2)
+        q, k, v = self.qkv(x).to(x.dtype).split(self.sizes, dim=2)
         q = q.view(B, T, self.n_head, self.head_dim)
         k = k.view(B, T, self.kv_heads, self.head_dim)
         v = v.view(B, T, self.kv_heads, self.head_dim)
@@ -100,15 +100,18 @@ class CausalSelfAttention(nn.Module):
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (B, K, S, D)
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=mask is None and T > 1,
-            dropout_p=self.dropout if self.training else 0.0,
-            enable_gqa=self.kv_heads != self.n_head,
-        )  # (B, H, T, D)
+        # On a CPU, bfloat16 makes products faster and this slower: it stays in float32 there.
+        half = x.device.type != "cpu" and torch.is_autocast_enabled(x.device.type)
+        with torch.autocast(x.device.type, enabled=half):
+            y = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                is_causal=mask is None and T > 1,
+                dropout_p=self.dropout if self.training else 0.0,
+                enable_gqa=self.kv_heads != self.n_head,
+            )  # (B, H, T, D)
         return self.proj(y.transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return] # nn.Module.__call__ is untyped
 
 

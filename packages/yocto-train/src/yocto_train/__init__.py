@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from yocto_train.checkpoint import Checkpoint
 from yocto_train.config import TrainConfig
-from yocto_train.devices import Placement, place
+from yocto_train.devices import Placement, measure_precision, place
 from yocto_train.distributed import World, joined
 from yocto_train.errors import (
     CheckpointError,
@@ -67,6 +67,7 @@ __all__ = [
     "load_checkpoint",
     "lr_factor",
     "make_optimizers",
+    "measure_precision",
     "memory_bytes",
     "orthogonalize",
     "place",

@@ -17,10 +17,17 @@ from yocto_train.config import TrainConfig
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def make_optimizers(model: GPT, config: TrainConfig) -> list[Optimizer]:
+def make_optimizers(
+    model: GPT, config: TrainConfig, *, autocast: torch.dtype | None = None
+) -> list[Optimizer]:
     """The optimizers of a run; together their groups hold each parameter exactly once.
 
     Every group carries "peak_lr", which the schedule's factor multiplies.
+
+    Args:
+        model: whose parameters.
+        config: how to train.
+        autocast: the dtype of the model's matrix products; Muon's are in bfloat16 if those are.
     """
     roles = model.parameter_roles()
     matrices = [weight for weight, _ in roles.matrices]
@@ -34,6 +41,7 @@ def make_optimizers(model: GPT, config: TrainConfig) -> list[Optimizer]:
         momentum=config.muon_momentum,
         weight_decay=config.weight_decay,
         iterations=config.muon_iterations,
+        dtype=torch.bfloat16 if autocast == torch.bfloat16 else None,
     )
     # Embeddings are rows picked by ids, and decaying rows that were not picked only forgets them.
     return [_adamw([], rest, config), muon]
@@ -108,7 +116,7 @@ class Muon(Optimizer):
     """Momentum, orthogonalised: each matrix moves by a nearly orthogonal update (Jordan 2024).
 
     M <- mu M + (1-mu) G;  N = mu M + (1-mu) G;  W <- (1 - lr wd) W - lr s orthogonalize(N),
-    with s = sqrt(max(1, rows / columns)). Computed in the parameters' dtype.
+    with s = sqrt(max(1, rows / columns)).
 
     Matrices of one shape, or of its transpose, are stacked: one batched product replaces dozens of
     small ones, which on a CPU costs a third less time.
@@ -120,6 +128,8 @@ class Muon(Optimizer):
         momentum: mu.
         weight_decay: wd, decoupled.
         iterations: of Newton-Schulz.
+        dtype: in which those are computed, None for the parameters' own; bfloat16 takes half the
+            time where a machine has it, and changes the singular values by less than 0.01.
     """
 
     def __init__(
@@ -130,6 +140,7 @@ class Muon(Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         iterations: int = 5,
+        dtype: torch.dtype | None = None,
     ) -> None:
         group = {"params": [weight for weight, _ in matrices], "peak_lr": lr}
         defaults = {
@@ -139,7 +150,7 @@ class Muon(Optimizer):
             "iterations": iterations,
         }
         super().__init__([group], defaults)
-        self._stacks = _make_stacks(matrices)
+        self._stacks, self._dtype = _make_stacks(matrices), dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override] # torch's overloads
@@ -164,7 +175,8 @@ class Muon(Optimizer):
         if key not in state:
             state[key] = torch.zeros_like(grads)
         momentum: Tensor = state[key].lerp_(grads, 1 - group["momentum"])
-        update = orthogonalize(grads.lerp_(momentum, group["momentum"]), group["iterations"])
+        nesterov = grads.lerp_(momentum, group["momentum"])
+        update = orthogonalize(nesterov.to(self._dtype or grads.dtype), group["iterations"])
         for i, (weight, first) in enumerate(stack.places):
             move = update[i].mT if stack.flipped[i] else update[i]
             rows, columns = move.shape

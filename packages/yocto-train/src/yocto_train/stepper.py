@@ -39,7 +39,7 @@ class Stepper:
     ) -> None:
         self.model, self.config, self.placement, self.world = model, config, placement, world
         self._module = world.wrap(model)  # before the optimizers: it may replace weights
-        self.optimizers = make_optimizers(model, config)
+        self.optimizers = make_optimizers(model, config, autocast=placement.autocast)
         self.scaler = torch.amp.GradScaler(
             placement.device.type, enabled=placement.autocast == torch.float16
         )
