@@ -1,13 +1,23 @@
-"""What yocto-train says before and after a run."""
+"""What yocto-train says before and after a run, and what its report tells."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from yocto_train import Checkpoint, Run, Trainer
+from yocto_train import Checkpoint, Event, Run, Stopped, Trainer
 
 from yocto_cli.command import next_command
+from yocto_cli.history import History
+from yocto_cli.ladder import Rung
+from yocto_cli.report import Report
 from yocto_cli.terminal import one_line
 
+_STATES = {
+    "finished": "finished",
+    "requested": "stopped, and can be resumed",
+    "no progress": "ended early, as it made no more progress",
+}
 # With these changed, a run is to the bit what it would have been.
 _HARMLESS = {
     "log_interval", "eval_interval", "eval_iters", "save_interval", "keep", "patience",
@@ -17,14 +27,18 @@ _HARMLESS = {
 
 def summary(trainer: Trainer, run: Run, data_dir: Path) -> str:
     """What is going to be trained, on what, for how long."""
+    facts = {"run": f"{run.path}, seed {trainer.config.seed}", **_facts(trainer, data_dir)}
+    return "\n".join(f"{name:8}{one_line(text)}" for name, text in facts.items())
+
+
+def _facts(trainer: Trainer, data_dir: Path) -> dict[str, str]:
     model, config = trainer.model.config, trainer.config
     arch = "modern" if model.positions == "rotary" else "gpt2"
     tokens, parameters = trainer.train_data.n_tokens, model.n_parameters
     epochs = config.max_iters * config.batch_size * model.block_size / tokens
     processes = f", {trainer.world.size} processes" if trainer.world.size > 1 else ""
-    lines = {
-        "run": f"{one_line(str(run.path))}, seed {config.seed}",
-        "data": f"{one_line(str(data_dir))}: {tokens:,} tokens to train on, "
+    return {
+        "data": f"{data_dir}: {tokens:,} tokens to train on, "
         f"{trainer.val_data.n_tokens:,} to validate, {model.vocab_size:,} ids",
         "model": f"{arch}, {model.n_layer} layers, {model.n_head} heads, {model.n_embd} wide, "
         f"context {model.block_size}: {parameters:,} parameters",
@@ -32,7 +46,47 @@ def summary(trainer: Trainer, run: Run, data_dir: Path) -> str:
         f"({epochs:.1f} epochs) with {config.optimizer}",
         "device": ", ".join(trainer.placement.reasons) + processes,
     }
-    return "\n".join(f"{name:8}{text}" for name, text in lines.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a report tells beside the course of the run.
+
+    Attributes:
+        config: the text of config.toml.
+        data_dir: where the data is.
+        rungs: the loss ladder.
+    """
+
+    config: str
+    data_dir: Path
+    rungs: tuple[Rung, ...]
+
+
+def report_of(trainer: Trainer, run: Run, history: History, about: About, event: Event) -> Report:
+    """The report as of an event."""
+    progress, max_iters = trainer.progress, trainer.config.max_iters
+    is_char = getattr(trainer.tokenizer, "kind", None) == "char"
+    ckpt = ckpt_to_talk_to(trainer, run)
+    state = _STATES[event.reason] if isinstance(event, Stopped) else "training"
+    return Report(
+        name=run.name,
+        status=f"{state} · step {progress.step:,} of {max_iters:,}",
+        history=history,
+        rungs=about.rungs,
+        max_iters=max_iters,
+        best_step=progress.best_step,
+        best_loss=progress.best_loss,
+        bits=progress.best_loss / math.log(2) if is_char and progress.best_loss else None,
+        unit="character" if is_char else "token",
+        n_parameters=trainer.model.config.n_parameters,
+        facts=[*_facts(trainer, about.data_dir).items(), ("seed", str(trainer.config.seed))],
+        commands=[
+            ("Talk to it", next_command("yocto-chat", "--ckpt", ckpt)),
+            ("Watch it learn", next_command("yocto-sample", "--timelapse", str(run.path))),
+        ],
+        config=about.config,
+    )
 
 
 def resumed(

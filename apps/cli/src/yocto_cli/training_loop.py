@@ -5,24 +5,30 @@ import dataclasses
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from yocto_train import Event, Run, Sampled, Stopped, Trainer
+from yocto_train import Evaluated, Event, Run, Sampled, Stopped, Trainer
 
+from yocto_cli import report
 from yocto_cli.display import Display, LinePrinter, make_display, say
 from yocto_cli.errors import WorkFailedError
 from yocto_cli.history import History
 from yocto_cli.ladder import Rung, ladder_of_files
-from yocto_cli.summary import farewell
+from yocto_cli.summary import About, farewell, report_of
+from yocto_cli.tensorboard import Board
 
 
-def train(trainer: Trainer, run: Run) -> int:
+def train(trainer: Trainer, run: Run, *, config: str, data_dir: Path, board: Board | None) -> int:
     """Run the trainer to its end; returns the exit code.
 
     Args:
         trainer: ready, and restored if it is to be.
         run: its directory, locked.
+        config: the text of config.toml.
+        data_dir: where the data is.
+        board: a writer for TensorBoard.
     """
     if not trainer.world.is_main:  # one of the processes speaks and writes for all of them
         with _stop_signals(trainer, run) as caught:
@@ -30,7 +36,9 @@ def train(trainer: Trainer, run: Run) -> int:
                 pass
         return 128 + caught[0] if caught else 0
     history, rungs = History.of(run), _rungs(trainer)
-    recorder = _Recorder(run, history)
+    recorder = _Recorder(
+        trainer, run, history, About(config=config, data_dir=data_dir, rungs=rungs), board
+    )
     display: Display = LinePrinter()
     if trainer.world.size == 1:
         display = make_display(trainer, run, history=history, rungs=rungs)
@@ -56,10 +64,18 @@ def _rungs(trainer: Trainer) -> tuple[Rung, ...]:
 
 
 class _Recorder:
-    """Writes events to the run's files and its history; a full disk is said once."""
+    """Writes events to the run's files, its history and its report; a full disk is said once."""
 
-    def __init__(self, run: Run, history: History) -> None:
-        self._run, self._history = run, history
+    def __init__(
+        self,
+        trainer: Trainer,
+        run: Run,
+        history: History,
+        about: "About",
+        board: Board | None,
+    ) -> None:
+        self._trainer, self._run, self._history = trainer, run, history
+        self._about, self._board = about, board
         self._failed: set[str] = set()
 
     def record(self, event: Event) -> None:
@@ -71,6 +87,13 @@ class _Recorder:
             row["path"] = row["path"].name
         with self._tolerating(file):
             self._run.record(file, row)
+        if isinstance(event, Evaluated | Sampled | Stopped):
+            with self._tolerating(report.NAME):
+                found = report_of(self._trainer, self._run, self._history, self._about, event)
+                report.write_report(self._run.path, found)
+        if self._board is not None:
+            with self._tolerating("the files of TensorBoard"):
+                self._board.take(event)
 
     @contextlib.contextmanager
     def _tolerating(self, file: str) -> Iterator[None]:

@@ -3,6 +3,7 @@
 This module is imported after the flags have been parsed: it brings torch in.
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import Tokenizer
 from yocto_train import Checkpoint, Run, TrainConfig, Trainer, World, joined
 
+from yocto_cli import tensorboard
 from yocto_cli.arguments import dump_toml
 from yocto_cli.command import describe_error
 from yocto_cli.display import say
@@ -38,6 +40,8 @@ def start(arguments: TrainArguments, resume: Path | None) -> int:
         raise UsageError(
             f"--parallel {parallel} needs torchrun; run: {TORCHRUN} --parallel {parallel}"
         )
+    if arguments.run.tensorboard:
+        tensorboard.require()  # before any work
     with joined(parallel or "ddp", device=arguments.run.device) as world:
         try:
             return _train(arguments, resume, world)
@@ -71,17 +75,21 @@ def _train(arguments: TrainArguments, resume: Path | None, world: World) -> int:
             say(summary(trainer, run, data_dir))
             say(described(model, config, trainer.time_step()))
         return 0
-    with world.lock(run):
+    with world.lock(run), contextlib.ExitStack() as stack:
         lines = [summary(trainer, run, data_dir)]
         if resume:
             checkpoint = run.latest() if resume == run.path else Checkpoint.open(resume)
             changes = trainer.restore(checkpoint)
             lines.insert(0, resumed(checkpoint, changes, max_iters=config.max_iters))
         full = resolved(arguments, model, config, data_dir=str(data_dir), run_name=run.name)
+        text = dump_toml(full)
         if world.is_main:
-            run.write_config(dump_toml(full))
+            run.write_config(text)
             say("\n".join(lines))
-        return train(trainer, run)
+        board = None
+        if arguments.run.tensorboard and world.is_main:
+            board = stack.enter_context(tensorboard.opened(run.path, step=trainer.progress.step))
+        return train(trainer, run, config=text, data_dir=data_dir, board=board)
 
 
 def _new_run(flags: RunFlags, name: str) -> Path:

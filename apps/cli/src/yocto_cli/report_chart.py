@@ -1,0 +1,126 @@
+"""The curve of report.html: lines in an SVG, and their labels in HTML above it.
+
+The SVG is stretched to whatever width there is, with strokes that keep theirs. Labels are no part
+of it, so on a phone they are as large as the rest of the text.
+"""
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from yocto_cli.ladder import Rung
+
+Points = Sequence[tuple[int, float]]
+
+_SIDE = 1000.0  # of the SVG's square of coordinates
+_MOST_POINTS = 600
+_STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """What the curve shows.
+
+    Attributes:
+        losses: step and smoothed training loss.
+        evaluations: step and validation loss.
+        rungs: the loss ladder.
+        max_iters: the step at the right edge.
+        best_step: the evaluation to point out, if there is one.
+    """
+
+    losses: Points
+    evaluations: Points
+    rungs: Sequence[Rung]
+    max_iters: int
+    best_step: int | None
+
+
+def chart_html(chart: Chart) -> str:
+    """The chart as HTML; a sentence where there is nothing to draw yet."""
+    losses = [(step, loss) for step, loss in chart.losses if math.isfinite(loss)]
+    evaluations = [(step, loss) for step, loss in chart.evaluations if math.isfinite(loss)]
+    values = [loss for _, loss in (*losses, *evaluations)]
+    if not values:
+        return '<p class="quiet">The first figures are still to come.</p>'
+    low = min(values)
+    high = max(*values, *(rung.loss for rung in chart.rungs)) if chart.rungs else max(values)
+    margin = max(0.05 * (high - low), 0.02)
+    scale = _Scale(low=low - margin, high=high + margin, last=max(chart.max_iters, 1))
+    lines = [
+        *(_level(scale, rung.loss, "rung") for rung in chart.rungs),
+        _polyline(scale, _thinned(losses), "train"),
+        _polyline(scale, evaluations, "val"),
+        *(_dot(scale, step, loss, best=step == chart.best_step) for step, loss in evaluations),
+    ]
+    labels = [
+        *(_tick(scale, value) for value in ticks(low, high)),
+        *(_rung_label(scale, rung) for rung in chart.rungs),
+    ]
+    return (
+        '<div class="chart" role="img" aria-label="Loss by step: training and validation">'
+        f'<svg viewBox="0 0 {_SIDE:g} {_SIDE:g}" preserveAspectRatio="none">'
+        f"{''.join(lines)}</svg>{''.join(labels)}</div>"
+        f'<p class="axis"><span>step 0</span><span>{chart.max_iters:,}</span></p>'
+    )
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Between three and seven round values from `low` to `high`, as far as there are."""
+    step = next((step for step in _STEPS if (high - low) / step <= 6), _STEPS[-1])
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [round(number * step, 2) for number in range(first, last + 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scale:
+    low: float
+    high: float
+    last: int
+
+    def x(self, step: float) -> float:
+        """From the left, in parts of one."""
+        return min(max(step / self.last, 0.0), 1.0)
+
+    def y(self, loss: float) -> float:
+        """From the top, in parts of one."""
+        return min(max((self.high - loss) / (self.high - self.low), 0.0), 1.0)
+
+
+def _polyline(scale: _Scale, points: Points, kind: str) -> str:
+    path = " ".join(
+        f"{_SIDE * scale.x(step):.1f},{_SIDE * scale.y(loss):.1f}" for step, loss in points
+    )
+    return f'<polyline class="{kind}" points="{path}"/>' if points else ""
+
+
+def _level(scale: _Scale, loss: float, kind: str) -> str:
+    y = f"{_SIDE * scale.y(loss):.1f}"
+    return f'<line class="{kind}" x1="0" x2="{_SIDE:g}" y1="{y}" y2="{y}"/>'
+
+
+def _dot(scale: _Scale, step: int, loss: float, *, best: bool) -> str:
+    # A line of no length with round ends stays round however the picture is stretched.
+    where = f"{_SIDE * scale.x(step):.1f} {_SIDE * scale.y(loss):.1f}"
+    words = f"step {step:,}: validation loss {loss:.4f}{', the best' if best else ''}"
+    kind = "dot best" if best else "dot"
+    return f'<path class="{kind}" d="M{where}h0"><title>{words}</title></path>'
+
+
+def _tick(scale: _Scale, value: float) -> str:
+    return f'<span class="tick" style="top:{100 * scale.y(value):.2f}%">{value:g}</span>'
+
+
+def _rung_label(scale: _Scale, rung: Rung) -> str:
+    top = 100 * scale.y(rung.loss)
+    return (
+        f'<span class="rung-label" style="top:{top:.2f}%">{html.escape(rung.name)} '
+        f"<b>{rung.loss:.2f}</b></span>"
+    )
+
+
+def _thinned(points: Iterable[tuple[int, float]]) -> Points:
+    every = list(points)
+    stride = -(-len(every) // _MOST_POINTS)
+    return [*every[:: max(stride, 1)], *every[-1:]]
