@@ -141,6 +141,17 @@ def slow(session: nox.Session) -> None:
     run_pytest(session, DISTRIBUTIONS["yocto-train"] / "tests", "-m", "slow")
 
 
+@nox.session(default=False)
+def faults(session: nox.Session) -> None:
+    """System calls that fail or are the last ones, kill -9, damaged files: nothing may be lost.
+
+    Arguments go to the campaign: `nox -s faults -- --rounds 5 --every 10` is a short one.
+    """
+    session.install(*wheels(session, list(DISTRIBUTIONS)))
+    with session.chdir(ROOT / "tests"):
+        session.run("python", "-m", "faults", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
 @nox.session
 def integration(session: nox.Session) -> None:
     """What crosses packages: command lines as subprocesses, README, packaging."""

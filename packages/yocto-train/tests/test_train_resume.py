@@ -145,6 +145,24 @@ def test_stopped_and_resumed_again_and_again(
     assert_equal_state(straight, trainer)
 
 
+def test_resumed_files_are_the_same_bytes(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    """What a resumed run saves is, file for file, what the run that was never stopped saves."""
+    ends = []
+    for stop in (None, 5):
+        run = Run(tmp_path / f"stopped-{stop}")
+        run.create()
+        trainer = make_trainer(run=run, **KINDS[1], max_iters=8)
+        for event in trainer.run():
+            if event.step == stop:
+                trainer.request_stop()
+        if stop:
+            trainer = make_trainer(run=run, **KINDS[1], max_iters=8)
+            trainer.restore(run.latest())
+            list(trainer.run())
+        ends.append(Checkpoint.open(run.path / "step-00000008").manifest)
+    assert ends[0] == ends[1]
+
+
 SCRIPT = """
 import sys, torch
 torch.set_num_threads(1)

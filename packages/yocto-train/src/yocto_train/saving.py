@@ -9,6 +9,7 @@ import errno
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def _write_files(
     directory: Path, model: GPT, state: Mapping[str, Any], tokenizer: SavableTokenizer | None
 ) -> dict[str, files.FileFacts]:
     """All files but the manifest, each forced to the disk."""
-    content = {"format": STATE_FORMAT, "format_version": 1, **state}
+    content = _unshared({"format": STATE_FORMAT, "format_version": 1, **state})
     written = {
         "model.pt": files.write_new(directory / "model.pt", model.save),
         "opt.pt": files.write_new(directory / "opt.pt", lambda file: save_pt(content, file)),
@@ -117,6 +118,21 @@ def _write_files(
             size = os.fstat(file.fileno()).st_size
             written[path.name] = files.FileFacts(bytes=size, sha256=files.sha256_of(file))
     return written
+
+
+def _unshared(value: Any) -> Any:
+    """The same value, which is written as the same bytes wherever its parts came from.
+
+    A pickle names an object that occurs twice instead of repeating it. Equal texts are one object
+    in a state that was built here, and two in one that was loaded.
+    """
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {_unshared(key): _unshared(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_unshared(item) for item in value)
+    return value
 
 
 def _commit(temporary: Path, final: Path, record: Manifest) -> Written:
