@@ -1,6 +1,7 @@
 """A small GPT: the model, its key/value cache, its text generation.
 
-Read config.py, layers.py and gpt.py first; then cache.py, sampling.py, generation.py, text.py.
+Read config.py, layers.py and gpt.py first; then cache.py, sampling.py, generation.py, text.py. How
+generation is made fast is in packed.py, decoding.py and inference.py.
 """
 
 from importlib.metadata import version
@@ -16,6 +17,12 @@ from yocto_model.errors import (
 )
 from yocto_model.generation import Context, Step, stream, window_start
 from yocto_model.gpt import GPT, ParameterRoles
+from yocto_model.inference import (
+    INFERENCE_KINDS,
+    InferenceGPT,
+    InferenceKind,
+    inference_copy,
+)
 from yocto_model.sampling import SamplingOptions
 from yocto_model.storage import load as load_pt
 from yocto_model.storage import save as save_pt
@@ -26,9 +33,12 @@ __version__ = version("yocto-model")
 __all__ = [
     "ARCHITECTURES",
     "GPT",
+    "INFERENCE_KINDS",
     "ConfigError",
     "Context",
     "GPTConfig",
+    "InferenceGPT",
+    "InferenceKind",
     "InputError",
     "KVCache",
     "ModelError",
@@ -41,6 +51,7 @@ __all__ = [
     "TextGenerator",
     "TextStream",
     "Token",
+    "inference_copy",
     "load_pt",
     "save_pt",
     "stream",

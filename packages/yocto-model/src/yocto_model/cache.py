@@ -57,15 +57,25 @@ class KVCache:
         Raises:
             InputError: there is no room for T more tokens.
         """
+        self._check_room(k.shape[2])
         end = self.length + k.shape[2]
-        if end > self.capacity:
-            raise InputError(
-                f"the cache holds {self.length} of {self.capacity} tokens, and {k.shape[2]} more "
-                "do not fit; truncate it or make a larger one"
-            )
         self.keys[layer, :, :, self.length : end] = k
         self.values[layer, :, :, self.length : end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def room(self, n_tokens: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Every layer's keys and values with `n_tokens` more, which the caller is to write.
+
+        Returns:
+            For each layer keys, and for each layer values, (B, K, length + n_tokens, D): views of
+            the storage. `advance` counts the new ones.
+
+        Raises:
+            InputError: there is no room for so many.
+        """
+        self._check_room(n_tokens)
+        end = self.length + n_tokens
+        return self.keys[:, :, :, :end].unbind(0), self.values[:, :, :, :end].unbind(0)
 
     def advance(self, n_tokens: int) -> None:
         """Count `n_tokens` as held, after every layer has appended them."""
@@ -87,3 +97,10 @@ class KVCache:
         twin.capacity, twin.length, twin.padding = self.capacity, self.length, self.padding
         twin.keys, twin.values = self.keys.clone(), self.values.clone()
         return twin
+
+    def _check_room(self, n_tokens: int) -> None:
+        if self.length + n_tokens > self.capacity:
+            raise InputError(
+                f"the cache holds {self.length} of {self.capacity} tokens, and {n_tokens} more "
+                "do not fit; truncate it or make a larger one"
+            )

@@ -1,0 +1,151 @@
+"""One token through a GPT, as `GPT.hidden_states` computes it, in as few operations as will do.
+
+For a single token the operations are so small that starting each, a microsecond or two, is most of
+their cost. Saved here: calls of modules, views that a sequence needs and a token does not, separate
+work for queries and keys. layers.py and gpt.py say what is computed; a test holds the two equal for
+models of every kind.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from yocto_model.cache import KVCache
+from yocto_model.layers import Block, CausalSelfAttention, rotate
+
+if TYPE_CHECKING:
+    from yocto_model.gpt import GPT
+
+Function = Callable[[Tensor], Tensor]
+Rotary = tuple[Tensor, Tensor]
+
+
+class OneToken:
+    """A model's layers, looked up once, to take one token of each row through.
+
+    Args:
+        model: its modules must not be replaced afterwards.
+    """
+
+    def __init__(self, model: "GPT") -> None:
+        self.model = model
+        blocks = cast("Iterable[Block]", model.blocks)
+        self.layers = [
+            (norm(block.ln_1), Attention(block.attn), norm(block.ln_2), block.mlp)
+            for block in blocks
+        ]
+        self.ln_f = norm(model.ln_f)
+
+    def __call__(self, idx: Tensor, cache: KVCache) -> Tensor:
+        """Read one token per row.
+
+        Args:
+            idx: int64 (B, 1).
+            cache: has room for one more token; the new ones are added to it.
+
+        Returns:
+            (B, 1, C), the normalised residual stream.
+        """
+        model, positions, unseen = self.model, torch.tensor([cache.length], device=idx.device), None
+        if cache.padding is not None:
+            positions = (cache.length - cache.padding).clamp(min=0)  # (B,)
+            unseen = padding_mask(cache, cache.padding)
+        x = F.embedding(idx[:, 0], model.token_emb.weight)  # (B, C)
+        rotary = None
+        if model.pos_emb is not None:
+            x = x + model.pos_emb.weight[positions]
+        else:
+            rotary = model.cos[positions, None], model.sin[positions, None]  # (1 or B, 1, D)
+        all_keys, all_values = cache.room(1)
+        for (ln_1, attention, ln_2, mlp), keys, values in zip(
+            self.layers, all_keys, all_values, strict=True
+        ):
+            x = x + attention(ln_1(x), rotary, keys, values, unseen)
+            x = x + mlp(ln_2(x))
+        cache.advance(1)
+        return self.ln_f(x)[:, None]
+
+
+class Attention:
+    """`CausalSelfAttention` of one token per row: (B, C) -> (B, C)."""
+
+    def __init__(self, attention: CausalSelfAttention) -> None:
+        self.qkv, self.proj = attention.qkv, attention.proj
+        self.heads = [attention.n_head, attention.kv_heads, attention.kv_heads]
+        self.head_dim, self.scale = attention.head_dim, attention.head_dim**-0.5
+        self.norm: Function | None = None
+        if isinstance(attention.q_norm, nn.RMSNorm) and isinstance(attention.k_norm, nn.RMSNorm):
+            gains: list[Tensor] = [attention.q_norm.weight] * attention.n_head
+            gains += [attention.k_norm.weight] * attention.kv_heads
+            self.norm = rms_norm(torch.stack(gains), attention.q_norm.eps)
+
+    def __call__(
+        self, x: Tensor, rotary: Rotary | None, keys: Tensor, values: Tensor, unseen: Tensor | None
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, C).
+            rotary: cosine and sine of the rows' positions, (1 or B, 1, D), or None.
+            keys: (B, K, S, D), views of the cache; the last token's place is to be filled.
+            values: the same shape.
+            unseen: (B, 1, 1, S), minus infinity at what a row may not look at, else 0; or None.
+        """
+        B, (n_head, kv_heads, _) = x.shape[0], self.heads
+        heads = self.qkv(x).view(B, n_head + 2 * kv_heads, self.head_dim)
+        qk, v = heads.split([n_head + kv_heads, kv_heads], dim=1)  # (B, H + K, D), (B, K, D)
+        if self.norm is not None:
+            qk = self.norm(qk)
+        if rotary is not None:
+            qk = rotate(qk, *rotary)
+        q, k = qk.split([n_head, kv_heads], dim=1)
+        keys[:, :, -1], values[:, :, -1] = k, v
+        # The query heads that share keys stand where a sequence's tokens would: (B, K, H / K, D).
+        q = q.reshape(B, kv_heads, n_head // kv_heads, self.head_dim)
+        if B == 1:
+            y = F.scaled_dot_product_attention(q, keys, values, attn_mask=unseen)
+        else:  # the same in three operations, faster here for several rows
+            scores = (q * self.scale).flatten(0, 1) @ keys.flatten(0, 1).mT  # (B K, H / K, S)
+            if unseen is not None:
+                scores.view(B, kv_heads, -1, scores.shape[-1]).add_(unseen)
+            y = scores.softmax(dim=-1) @ values.flatten(0, 1)  # (B K, H / K, D)
+        return self.proj(y.view(B, -1))  # type: ignore[no-any-return] # nn.Module.__call__ is untyped
+
+
+def norm(module: nn.Module) -> Function:
+    """The normalisation that a module of `make_norm` computes."""
+    if isinstance(module, nn.LayerNorm):
+        shape, weight, bias, eps = module.normalized_shape, module.weight, module.bias, module.eps
+        return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
+    return rms_norm(cast("Tensor", module.weight), cast("float", module.eps))
+
+
+def rms_norm(gain: Tensor, eps: float | None) -> Function:
+    """`x / sqrt(mean(x^2) + eps) * gain`; torch's own takes twice as long for a few rows.
+
+    With C values in a row, sqrt(mean(x^2) + eps) is hypot(|x|, sqrt(C eps)) / sqrt(C).
+    """
+    width = gain.shape[-1]
+    floor = gain.new_tensor(math.sqrt(width * (eps or torch.finfo(gain.dtype).eps)))
+    gain = gain.detach() * math.sqrt(width)
+
+    def normalise(x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x / torch.hypot(length, floor) * gain
+
+    return normalise
+
+
+def padding_mask(cache: KVCache, padding: Tensor) -> Tensor:
+    """(B, 1, 1, S): minus infinity at each row's padding, 0 elsewhere, for one more token.
+
+    A token sees itself even where it is padding: a softmax over nothing would be NaN.
+    """
+    places = torch.arange(cache.length + 1, device=padding.device)  # (S,)
+    unseen = (places < padding[:, None]) & (places < cache.length)  # (B, S)
+    mask = torch.zeros(unseen.shape, dtype=cache.keys.dtype, device=cache.keys.device)
+    return mask.masked_fill_(unseen, -math.inf)[:, None, None]

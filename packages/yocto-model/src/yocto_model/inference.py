@@ -1,0 +1,204 @@
+"""Inference copies: a trained model with its matrices packed so that tokens are made fastest."""
+
+import time
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from yocto_model.cache import KVCache
+from yocto_model.decoding import OneToken
+from yocto_model.errors import InputError, quoted
+from yocto_model.gpt import GPT
+from yocto_model.packed import BFloat16, Float16, Float32, Int8, Packed, fits_float16
+
+InferenceKind = Literal["auto", "float32", "float16", "bfloat16", "int8"]
+INFERENCE_KINDS: tuple[InferenceKind, ...] = get_args(InferenceKind)
+
+# What a kind packs with: the first that works here.
+_PACKINGS: dict[str, tuple[type[Packed], ...]] = {
+    "float32": (Float32,),
+    "float16": (Float16, BFloat16, Float32),
+    "bfloat16": (BFloat16, Float32),
+    "int8": (Int8, BFloat16, Float32),
+}
+_NAMES = {Float32: "float32", Float16: "float16", BFloat16: "bfloat16", Int8: "int8"}
+
+# "auto" looks no further for models whose matrices the processor's caches hold: there is little to
+# gain, and the exact weights give the same text on every machine.
+_SMALL_WEIGHTS = 4_000_000
+# It takes coarser weights only for a clear gain, so that a busy moment does not decide.
+_WORTH_IT = 1.25
+
+
+class InferenceGPT(GPT):
+    """A GPT that only generates: packed matrices, and a short way for a token at a time.
+
+    Made by `inference_copy`. Its weights are fixed: it cannot be trained, moved or saved.
+
+    Attributes:
+        kind: what its matrices are: "float32", "float16", "bfloat16" or "int8".
+        reason: in a few words, why this kind.
+        bytes_per_token: size of the matrices, all of which each token reads.
+    """
+
+    kind: str
+    reason: str
+    bytes_per_token: int
+    _one_token: OneToken
+
+    def hidden_states(self, idx: Tensor, *, cache: KVCache | None = None) -> Tensor:
+        """As in `GPT`."""
+        if cache is None or idx.dim() != 2 or idx.shape[1] != 1 or self._is_full(cache):
+            return super().hidden_states(idx, cache=cache)
+        return self._one_token(idx, cache)
+
+    def _is_full(self, cache: KVCache) -> bool:
+        return cache.length >= self.config.block_size
+
+    def save(self, *_: object) -> None:
+        """Refused: a model's file holds what was trained.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("an inference copy cannot be saved; save the model it was made from")
+
+    def _apply(self, *_: object, **__: object) -> "InferenceGPT":
+        raise InputError(
+            "an inference copy cannot be moved or converted; make another of the moved model"
+        )
+
+
+def inference_copy(model: GPT, kind: InferenceKind = "auto") -> InferenceGPT:
+    """An independent copy of a model that generates faster; the model itself stays as it is.
+
+    All but the matrices is float32 in every kind: embeddings, norms, attention and its cache, the
+    sums between layers.
+
+    Args:
+        model: trained, on any device.
+        kind: "float32" gives the model's logits up to the order of summation (about 1e-6 of
+            them); "float16" rounds weights only (about 5e-4), "bfloat16" weights and activations
+            (about 8e-3), "int8" both to 8 bits (about 3e-2). Where this machine or this torch
+            lacks what a kind needs, the next finer one takes its place, and `reason` says why.
+            "auto" measures and takes the fastest but int8, which is for who asks for it; float32
+            for a small model.
+
+    Returns:
+        The copy, in evaluation mode.
+
+    Raises:
+        InputError: an unknown kind, or the model is an inference copy already.
+    """
+    if kind not in INFERENCE_KINDS:
+        raise InputError(
+            f"unknown kind of weights {quoted(kind)}; choose from {', '.join(INFERENCE_KINDS)}"
+        )
+    if isinstance(model, InferenceGPT):
+        raise InputError("this is an inference copy already; copy the model it was made from")
+    return _copy(model, *(_fastest(model) if kind == "auto" else _first_usable(model, kind)))
+
+
+def _copy(model: GPT, packing: type[Packed], reason: str) -> InferenceGPT:
+    linears = _linears(model)
+    matrices = {f"{name}.{part}" for name in linears for part in ("weight", "bias")}
+    kept = {
+        name: weight.detach().float().clone()
+        for name, weight in model.state_dict().items()
+        if name not in matrices
+    }
+    with torch.device("meta"):  # no memory and no time for weights that are replaced
+        copy = InferenceGPT(model.config)
+    copy.load_state_dict(kept, strict=False, assign=True)
+    for name, buffer in model.named_buffers():  # tables of rotary positions
+        copy.register_buffer(name, buffer.float().clone(), persistent=False)
+    copy.bytes_per_token = 0
+    for name, linear in linears.items():
+        packed = packing(linear)
+        copy.set_submodule(name, packed)
+        copy.bytes_per_token += packed.n_bytes
+    copy.requires_grad_(False).eval()
+    copy.kind, copy.reason = _NAMES[packing], reason
+    copy._one_token = OneToken(copy)  # noqa: SLF001 - we make it
+    return copy
+
+
+def _first_usable(model: GPT, kind: str) -> tuple[type[Packed], str]:
+    """The packing for a kind that is asked for, and why it is not another."""
+    failures: list[str] = []
+    for packing in _PACKINGS[kind][:-1]:
+        failure = _obstacle(model, packing)
+        if failure is None:
+            return packing, "; ".join(failures) or "as asked"
+        failures.append(f"{_NAMES.get(packing, packing.__name__)}: {failure}")
+    return _PACKINGS[kind][-1], "; ".join(failures) or "as asked"
+
+
+def _obstacle(model: GPT, packing: type[Packed]) -> str | None:
+    """Why this model cannot be packed so, or None."""
+    if packing is Float16 and not all(fits_float16(m.weight) for m in _linears(model).values()):
+        return "a weight is too large"
+    return why_not(packing, model.token_emb.weight.device.type)
+
+
+def _linears(model: GPT) -> dict[str, nn.Linear]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+
+
+def why_not(packing: type[Packed], device: str) -> str | None:
+    """Why a packing does not work on this kind of device, found by trying it; None if it does."""
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(64, 32, device="cpu")
+    with torch.no_grad():
+        linear.weight.normal_(generator=generator)
+        linear.bias.normal_(generator=generator)
+        x = torch.randn(3, 64, generator=generator)
+        expected = linear(x)
+        try:
+            got = packing(linear.to(device))(x.to(device)).cpu()
+        except (RuntimeError, AttributeError, NotImplementedError) as error:
+            return str(error).partition("\n")[0][:100] or type(error).__name__
+    if not bool((got - expected).norm() <= 0.05 * expected.norm()):
+        return "wrong results on this machine"
+    return None
+
+
+def _fastest(model: GPT) -> tuple[type[Packed], str]:
+    """The packing that "auto" takes, and why.
+
+    Measured are the products of one token with the first block and the head, the least of some
+    rounds, so that other work on the machine counts little.
+    """
+    linears = list(_linears(model).values())  # those of the first block come first, the head last
+    n_weights = sum(linear.weight.numel() for linear in linears)
+    if n_weights < _SMALL_WEIGHTS:
+        return Float32, "a small model"
+    per_block = (len(linears) - 1) // model.config.n_layer
+    device = model.token_emb.weight.device
+    best: type[Packed] = Float32
+    best_ms, found = 0.0, []
+    for packing, name in _NAMES.items():  # from fine to coarse
+        if packing is Int8 or _obstacle(model, packing) is not None:
+            continue
+        block = _milliseconds([packing(linear) for linear in linears[:per_block]], device)
+        head = _milliseconds([packing(linears[-1])], device)
+        took = model.config.n_layer * block + head
+        found.append(f"{name} {took:.2f}")
+        if packing is Float32 or took * _WORTH_IT < best_ms:
+            best, best_ms = packing, took
+    return best, f"measured, ms of products per token: {', '.join(found)}"
+
+
+def _milliseconds(matrices: list[Packed], device: torch.device, rounds: int = 5) -> float:
+    """The least time in which a single row is multiplied by each of some matrices."""
+    rows = [torch.ones(1, matrix.in_features, device=device) for matrix in matrices]
+    least = float("inf")
+    with torch.inference_mode():
+        for _ in range(rounds):
+            begun = time.perf_counter()
+            for matrix, row in zip(matrices, rows, strict=True):
+                y = matrix(row)
+            y.sum().item()  # other devices than the CPU work on until they are asked
+            least = min(least, time.perf_counter() - begun)
+    return least * 1e3

@@ -1,0 +1,308 @@
+"""Inference copies: how near each kind is to the model, and that the model is left alone."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from yocto_model import (
+    GPT,
+    INFERENCE_KINDS,
+    Context,
+    GPTConfig,
+    InferenceGPT,
+    InferenceKind,
+    InputError,
+    KVCache,
+    SamplingOptions,
+    inference,
+    inference_copy,
+    stream,
+)
+from yocto_model.decoding import OneToken
+from yocto_model.packed import BFloat16, Float16, Float32, Int8, Packed
+
+MakeModel = Callable[[GPTConfig, int], GPT]
+SEEDS = st.integers(0, 2**40)
+GPT2 = GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8)
+MODERN = GPTConfig.from_arch(
+    "modern", vocab_size=11, block_size=8, n_layer=2, n_head=4, n_kv_head=2, n_embd=16
+)
+# The largest error of an output, as a fraction of |x| times the length of its weights.
+TOLERANCE = {Float32: 1e-6, Float16: 1e-3, BFloat16: 1e-2, Int8: 2e-2}
+HERE = [packing for packing in TOLERANCE if inference.why_not(packing, "cpu") is None]
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_ids(config: GPTConfig, rows: int, length: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(config.vocab_size, (rows, length), generator=generator)
+
+
+def linear(n_in: int, n_out: int, seed: int, *, bias: bool) -> nn.Linear:
+    made = nn.Linear(n_in, n_out, bias=bias)
+    with torch.no_grad():
+        for number, weight in enumerate(made.parameters()):
+            weight.copy_(random(*weight.shape, seed=seed + number))
+    return made
+
+
+# --- one token -------------------------------------------------------------------------------
+
+
+@pytest.mark.property
+@given(config=st.from_type(GPTConfig), seed=SEEDS, rows=st.integers(1, 3), data=st.data())
+@example(config=GPT2, seed=0, rows=2, data=None)
+@example(config=MODERN, seed=0, rows=1, data=None)
+def test_one_token_is_what_the_whole_model_makes_of_it(
+    make_model: MakeModel, config: GPTConfig, seed: int, rows: int, data: st.DataObject | None
+) -> None:
+    """The short way through any model equals `hidden_states`, padded or not, cache and all."""
+    model = make_model(config, seed)
+    ids = random_ids(config, rows, config.block_size, seed)
+    padding = None
+    if data is not None and data.draw(st.booleans()):
+        pads = st.lists(st.integers(0, config.block_size), min_size=rows, max_size=rows)
+        padding = torch.tensor(data.draw(pads))
+    caches = [KVCache(config, rows, padding=padding, dtype=torch.float64) for _ in range(2)]
+    one_token = OneToken(model)
+    with torch.no_grad():
+        for token in torch.split(ids, 1, dim=1):
+            expected = model.hidden_states(token, cache=caches[0])
+            np.testing.assert_allclose(one_token(token, caches[1]), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(caches[1].keys, caches[0].keys, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(caches[1].values, caches[0].values, rtol=1e-9, atol=1e-9)
+    assert config.block_size == caches[1].length
+
+
+# --- packed matrices -------------------------------------------------------------------------
+
+
+@pytest.mark.property
+@pytest.mark.parametrize("packing", HERE)
+@given(
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 70), st.booleans()),
+    rows=st.lists(st.integers(1, 4), min_size=1, max_size=2),
+    seed=SEEDS,
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+)
+@example(shape=(64, 192, True), rows=[1], seed=0, scale=1.0)
+@example(shape=(192, 64, False), rows=[2, 3], seed=0, scale=1.0)
+def test_a_packed_matrix_is_as_near_as_it_says(
+    packing: type[Packed],
+    shape: tuple[int, int, bool],
+    rows: list[int],
+    seed: int,
+    scale: float,
+) -> None:
+    """Each output is within its kind's tolerance of the exact product, whatever the shape."""
+    n_in, n_out, bias = shape
+    exact = linear(n_in, n_out, seed, bias=bias)
+    x = random(*rows, n_in, seed=seed + 7) * scale
+    got = packing(exact)(x)
+    wide = copy.deepcopy(exact).double()
+    error = (wide(x.double()) - got.double()).abs()
+    size = x.double().norm(dim=-1, keepdim=True) * wide.weight.norm(dim=1)
+    offset = wide.bias.abs() if bias else 0.0
+    assert torch.float32 == got.dtype
+    assert (*rows, n_out) == got.shape
+    assert bool((error <= TOLERANCE[packing] * size + 1e-6 * offset).all())
+
+
+@pytest.mark.parametrize("packing", HERE)
+def test_a_row_of_zeros_gives_the_bias(packing: type[Packed]) -> None:
+    """No scale is divided by zero: neither that of a row nor that of an output without weights."""
+    exact = linear(8, 5, 0, bias=True)
+    with torch.no_grad():
+        exact.weight[2] = 0
+    y, bias = packing(exact)(torch.stack([torch.zeros(8), torch.ones(8)])), exact.bias.detach()
+    np.testing.assert_allclose(y[0], bias, rtol=1e-6)
+    np.testing.assert_allclose(y[1, 2], bias[2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("packing", "n_bytes"), [(Float32, 4), (Float16, 2), (BFloat16, 2), (Int8, 1)]
+)
+def test_bytes_are_counted(packing: type[Packed], n_bytes: int) -> None:
+    """`n_bytes` is what a token reads of a matrix."""
+    if packing in HERE:
+        assert n_bytes * 15 == packing(linear(3, 5, 0, bias=True)).n_bytes
+
+
+@pytest.mark.skipif(Int8 not in HERE, reason="needs torch's 8-bit operators")
+@pytest.mark.property
+@given(seed=SEEDS, n=st.integers(2, 5), loud=st.floats(1, 1e4))
+def test_an_8_bit_row_does_not_depend_on_its_neighbours(seed: int, n: int, loud: float) -> None:
+    """Its own scale, whole-number sums: to the bit the row alone, beside however loud a row."""
+    matrix, x = Int8(linear(24, 17, seed, bias=True)), random(n, 24, seed=seed)
+    x[1:] *= loud
+    assert torch.equal(matrix(x[:1])[0], matrix(x)[0])
+
+
+# --- copies ----------------------------------------------------------------------------------
+
+
+@pytest.mark.property
+@given(config=st.from_type(GPTConfig), seed=SEEDS, data=st.data())
+@example(config=GPT2, seed=0, data=None)
+@example(config=MODERN, seed=0, data=None)
+def test_a_float32_copy_has_the_models_logits(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject | None
+) -> None:
+    """Up to 1e-5 of the largest, read at once or in any chunks, single tokens among them."""
+    model = make_model(config, seed).float()
+    fast = inference_copy(model, "float32")
+    ids = random_ids(config, 2, config.block_size, seed)
+    sizes = [1] * config.block_size if data is None else []
+    while sum(sizes) < config.block_size:
+        sizes.append(data.draw(st.integers(1, config.block_size - sum(sizes))))  # type: ignore[union-attr] # None only with sizes
+    cache = KVCache(config, 2)
+    with torch.no_grad():
+        expected = make_model(config, seed)(ids)
+        atol = 1e-5 * max(1.0, float(expected.abs().max()))
+        np.testing.assert_allclose(fast(ids), expected, rtol=0, atol=atol)
+        parts = [fast(part, cache=cache) for part in torch.split(ids, sizes, dim=1)]
+    np.testing.assert_allclose(torch.cat(parts, dim=1), expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("kind", INFERENCE_KINDS)
+@pytest.mark.parametrize("config", [GPT2, MODERN], ids=["gpt2", "modern"])
+def test_a_copy_leaves_the_model_alone(kind: InferenceKind, config: GPTConfig) -> None:
+    """Not a bit, gradient or flag of the model changes, and no memory is shared with it."""
+    model = GPT(config, generator=torch.Generator().manual_seed(0)).train()
+    model(torch.tensor([[1, 2]])).sum().backward()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    gradients = [parameter.grad for parameter in model.parameters()]
+    fast = inference_copy(model, kind)
+    first = fast.generate([[1, 2]], 12, seed=0)
+    assert list(before) == list(model.state_dict())
+    assert all(map(torch.equal, before.values(), model.state_dict().values()))
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        assert parameter.grad is gradient
+        assert parameter.requires_grad
+    assert model.training
+    assert not fast.training
+    with torch.no_grad():
+        for weight in [*model.parameters(), *model.buffers()]:
+            weight.fill_(0.1)
+    assert torch.equal(first, fast.generate([[1, 2]], 12, seed=0))
+
+
+@pytest.mark.property
+@given(config=st.from_type(GPTConfig), seed=SEEDS, data=st.data())
+@example(config=GPT2, seed=0, data=None)
+@example(config=MODERN, seed=0, data=None)
+def test_a_copys_batch_is_its_rows_one_by_one(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject | None
+) -> None:
+    """Rows of unequal length, beyond the window too, have the logits that each has alone."""
+    fast = inference_copy(make_model(config, seed).float(), "float32")
+    token = st.integers(0, config.vocab_size - 1)
+    row = st.lists(token, min_size=1, max_size=config.block_size + 2)
+    rows = data.draw(st.lists(row, min_size=2, max_size=4)) if data else [[1], [2, 3, 4], [5] * 9]
+    context = Context(fast, rows)
+    generators = [torch.Generator().manual_seed(b) for b in range(len(rows))]
+    for step in stream(context, 6, options=SamplingOptions(), generators=generators):
+        for b, ids in enumerate(context.rows):
+            alone = Context(fast, [ids[:-1]]).next_logits()[0]
+            atol = 1e-4 * max(1.0, float(alone.abs().max()))
+            np.testing.assert_allclose(step.logits[b], alone, rtol=0, atol=atol)
+
+
+def test_a_float64_model_is_copied_too(make_model: MakeModel) -> None:
+    """The copy is float32 whatever the model is, so that kinds mean one thing."""
+    fast = inference_copy(make_model(MODERN, 0), "float32")
+    assert torch.float32 == fast(torch.tensor([[1]])).dtype == fast.token_emb.weight.dtype
+
+
+# --- which kind ------------------------------------------------------------------------------
+
+
+def test_what_does_not_work_here_is_replaced_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kind that fails when tried, or computes nonsense, gives way to the next, with a reason."""
+
+    class Missing(Packed):
+        def __init__(self, linear: nn.Linear) -> None:
+            raise RuntimeError("no such operator\nand more")
+
+    class Wrong(Float32):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 1.1
+
+    monkeypatch.setitem(inference._PACKINGS, "int8", (Missing, Wrong, BFloat16))
+    fast = inference_copy(GPT(GPT2), "int8")
+    assert (fast.kind, "as asked") == ("bfloat16", inference_copy(GPT(GPT2), "bfloat16").reason)
+    assert "Missing: no such operator; Wrong: wrong results on this machine" == fast.reason
+
+
+def test_a_weight_beyond_float16_is_not_clipped() -> None:
+    """Such a model is packed as bfloat16, which reaches as far as float32, and that is said."""
+    model = GPT(GPT2)
+    with torch.no_grad():
+        model.head.weight[0, 0] = 1e5
+    fast = inference_copy(model, "float16")
+    assert ("bfloat16", "float16: a weight is too large") == (fast.kind, fast.reason)
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected"),
+    [
+        ({Float32: 2.0, Float16: 1.0, BFloat16: 0.9}, "float16"),  # not clearly faster than that
+        ({Float32: 2.0, Float16: 1.7, BFloat16: 1.5}, "bfloat16"),
+        ({Float32: 2.0, Float16: 1.7, BFloat16: 1.7}, "float32"),
+    ],
+)
+def test_auto_takes_what_is_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, measured: dict[type[Packed], float], expected: str
+) -> None:
+    """From fine to coarse, a quarter faster at least; never 8 bits; the reason has the figures."""
+    monkeypatch.setattr(inference, "_SMALL_WEIGHTS", 0)
+    monkeypatch.setattr(inference, "why_not", lambda *_: None)
+    monkeypatch.setattr(
+        inference, "_milliseconds", lambda matrices, _: measured[type(matrices[0])] / 3
+    )  # two blocks and the head
+    fast = inference_copy(GPT(GPT2), "auto")
+    if set(measured) <= set(HERE):
+        assert expected == fast.kind
+    assert f"float32 {measured[Float32]:.2f}" in fast.reason
+
+
+def test_auto_measures_a_model_of_some_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small model stays float32 unmeasured; else the copy is of a kind that was measured."""
+    small = inference_copy(GPT(GPT2))
+    assert ("float32", "a small model") == (small.kind, small.reason)
+    monkeypatch.setattr(inference, "_SMALL_WEIGHTS", 1)
+    fast = inference_copy(GPT(GPT2))
+    assert f"{fast.kind} " in fast.reason
+    assert 0 < fast.bytes_per_token <= 4 * GPT2.n_parameters
+
+
+# --- what is refused -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (lambda fast, path: fast.save(path), "cannot be saved"),
+        (lambda fast, _: fast.double(), "cannot be moved or converted"),
+        (lambda fast, _: fast.to("cpu"), "cannot be moved or converted"),
+        (lambda fast, _: inference_copy(fast), "inference copy already"),
+        (lambda _, __: inference_copy(GPT(GPT2), "int4"), "'int4'; choose from auto, float32"),  # type: ignore[arg-type] # it is wrong
+    ],
+)
+def test_what_a_copy_cannot_do_is_refused(
+    act: Callable[[InferenceGPT, Path], Any], said: str, tmp_path: Path
+) -> None:
+    """In one line, and no file is written."""
+    with pytest.raises(InputError, match=said):
+        act(inference_copy(GPT(GPT2), "float32"), tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
