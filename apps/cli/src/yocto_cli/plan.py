@@ -14,7 +14,9 @@ from yocto_train import (
     Trainer,
     choose,
     dropout_for,
+    measure_precision,
     memory_bytes,
+    place,
 )
 
 from yocto_cli.errors import UsageError
@@ -26,7 +28,9 @@ _SIZE_FLAGS = ("n_layer", "n_head", "n_embd", "block_size")
 def planned(
     arguments: TrainArguments, train_data: TokenDataset, val_data: TokenDataset
 ) -> TrainArguments:
-    """The flags with a size and a number of steps that fit the time; unchanged if both are given.
+    """The flags with everything that is measured: size and steps that fit the time, precision.
+
+    What was given stays as it is.
 
     Args:
         arguments: the flags.
@@ -45,7 +49,7 @@ def planned(
     # A preset is taken as it stands, and so are nanoGPT's settings.
     as_it_stands = arguments.model.preset is not None or recipe_name(arguments) == "gpt2"
     if arguments.training.max_iters is not None or (minutes is None and as_it_stands):
-        return arguments
+        return _with_precision(arguments, train_data, val_data)
     free = not as_it_stands and not any(
         getattr(arguments.model, name) is not None for name in _SIZE_FLAGS
     )
@@ -53,7 +57,8 @@ def planned(
     seconds = 60 * (DEFAULT_MINUTES if minutes is None else minutes)
 
     def measured(size: Mapping[str, Any]) -> Candidate:
-        return _measure(_sized(arguments, size), size, train_data, val_data)
+        sized = _with_precision(_sized(arguments, size), train_data, val_data)
+        return _measure(sized, size, train_data, val_data)
 
     candidate, iters = choose(seconds, measured, sizes=sizes)
     dropout = dropout_for(iters * candidate.tokens_per_step / train_data.n_tokens)
@@ -61,7 +66,8 @@ def planned(
         with_dropout = dataclasses.replace(arguments.model, dropout=dropout)
         arguments = dataclasses.replace(arguments, model=with_dropout)
         candidate, iters = choose(seconds, measured, sizes=[candidate.size])
-    return _sized(arguments, candidate.size, max_iters=iters)
+    chosen = _sized(arguments, candidate.size, max_iters=iters)
+    return _with_precision(chosen, train_data, val_data)
 
 
 def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float | None) -> str:
@@ -101,6 +107,22 @@ def _sized(
         model=dataclasses.replace(arguments.model, **shape),
         training=dataclasses.replace(arguments.training, **training),
     )
+
+
+def _with_precision(
+    arguments: TrainArguments, train_data: TokenDataset, val_data: TokenDataset
+) -> TrainArguments:
+    """The flags with a precision instead of "auto" on a CPU, so that config.toml repeats the run."""
+    shortest = min(train_data.n_tokens, val_data.n_tokens)
+    model, train = settings(
+        arguments, vocab_size=train_data.vocab_size or 0, shortest_split=shortest
+    )
+    placement = place(arguments.run.device, train.precision)
+    if train.precision != "auto" or placement.device.type != "cpu":
+        return arguments
+    precision, _ = measure_precision(model.n_embd)
+    training = dataclasses.replace(arguments.training, precision=precision)
+    return dataclasses.replace(arguments, training=training)
 
 
 def _measure(

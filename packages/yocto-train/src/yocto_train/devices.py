@@ -91,7 +91,7 @@ def _device(name: str) -> tuple[torch.device, str]:
 
 def _autocast(device: torch.device, precision: Precision) -> tuple[torch.dtype | None, str]:
     if precision == "float32":
-        return None, "float32 (asked for)"
+        return None, "float32 (as set)"
     if precision == "auto":
         if device.type != "cuda":
             return None, f"float32 (the default on {device.type})"
@@ -103,4 +103,4 @@ def _autocast(device: torch.device, precision: Precision) -> tuple[torch.dtype |
             f"float16 trains only on cuda, and the device is {device.type}; use float32 or bfloat16"
         )
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float16
-    return dtype, f"{precision} (asked for)"
+    return dtype, f"{precision} (as set)"
