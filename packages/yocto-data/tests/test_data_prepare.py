@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import io
 import json
 import os
 import threading
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from yocto_data import (
@@ -237,6 +239,80 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
     assert content(outs[0]) == content(outs[1])
     meta = DataMeta.load(outs[0])
     assert sum(map(len, texts)) + 78_000 + 301 == meta.train.tokens + meta.val.tokens
+
+
+@pytest.fixture(scope="module")
+def pieces() -> sentencepiece.SentencePieceProcessor:
+    """A BPE model whose pieces begin with spaces, and may hold line ends."""
+    model = io.BytesIO()
+    text = "the  thing is named by it.\n  the  name is a thing:\n\n  so it is. "
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([text] * 9),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=310,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        allow_whitespace_only_pieces=True,
+        minloglevel=2,
+    )
+    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+
+
+@pytest.mark.property
+@given(
+    words=st.lists(st.sampled_from([" the", "thing", " is", "\n", " ", ".", "\u00e9"]), min_size=9),
+    chunk_chars=st.integers(1, 12),
+)
+@example(words=[" the", " ", " ", "thing", "\n\n", " is"] * 20, chunk_chars=1)
+def test_chunks_of_real_pieces(
+    new_directory: NewDirectory,
+    pieces: sentencepiece.SentencePieceProcessor,
+    words: list[str],
+    chunk_chars: int,
+) -> None:
+    """D7: with sentencepiece, too, safely cut pieces have the ids of each split encoded at once."""
+    folder, text = new_directory(), "a" + "".join(words) + "a"
+    (folder / "a.txt").write_bytes(text.encode())
+    meta = prepare(
+        folder / "a.txt",
+        folder / "out",
+        tokenizer=piece_tokenizer(pieces),
+        val_ratio=0.5,
+        chunk_chars=chunk_chars,
+    )
+    cut = int(len(text) * 0.5)
+    assert meta.text is not None
+    for name, part in (("train", text[:cut]), ("val", text[cut:])):
+        ids = load_bin(folder / "out" / f"{name}.bin").tolist()
+        assert part == pieces.decode(ids)
+        if meta.text.unsafe_cuts == 0:
+            assert pieces.encode(part) == ids
+
+
+def piece_tokenizer(pieces: sentencepiece.SentencePieceProcessor) -> Any:
+    return types.SimpleNamespace(
+        vocab_size=pieces.get_piece_size(), encode=pieces.encode, decode=pieces.decode
+    )
+
+
+def test_workers_change_no_piece(
+    tmp_path: Path, pieces: sentencepiece.SentencePieceProcessor
+) -> None:
+    """D7: a sentencepiece model sent to workers gives the files of one process, to the byte."""
+    (tmp_path / "a.txt").write_text("so it is: the thing is\nnamed by  it. " * 2000)
+    for workers in (1, 2):
+        prepare(
+            tmp_path / "a.txt",
+            tmp_path / f"out{workers}",
+            tokenizer=piece_tokenizer(pieces),
+            workers=workers,
+            chunk_chars=5000,
+        )
+    assert content(tmp_path / "out1") == content(tmp_path / "out2")
 
 
 def test_a_fault_in_a_worker_names_the_document(tmp_path: Path) -> None:

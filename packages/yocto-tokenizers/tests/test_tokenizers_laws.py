@@ -1,8 +1,11 @@
 """The laws of section "The ladder and the protocol", each checked on every rung."""
 
+import multiprocessing
+import operator
 import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +205,25 @@ def test_copies_are_the_same_tokenizer(tokenizer: Tokenizer, copies: list[Tokeni
         assert dict(tokenizer.special_tokens) == dict(copy.special_tokens)
 
 
+@pytest.fixture(scope="session")
+def worker() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def test_a_worker_gets_the_same_tokenizer(
+    tokenizer: Tokenizer, worker: ProcessPoolExecutor, corpus: str
+) -> None:
+    """T7: in another process it gives the same ids, the same bytes and the same fingerprint."""
+    ids = range(tokenizer.vocab_size)
+    for call in (
+        operator.methodcaller("encode", corpus),
+        operator.methodcaller("decode_bytes", ids),
+        operator.methodcaller("fingerprint"),
+    ):
+        assert call(tokenizer) == worker.submit(call, tokenizer).result()
+
+
 def test_saving_twice_gives_the_same_bytes(tokenizer: Tokenizer, tmp_path: Path) -> None:
     """A copy saves what the original saved, byte for byte."""
     first = tokenizer.save(tmp_path / "first")
@@ -244,8 +266,8 @@ def test_stream_never_shows_half_a_character(
 
 @pytest.mark.parametrize(
     "text",
-    ["a" * 1_000_000, " " * 1_000_000, RANDOM_LETTERS],
-    ids=["letters", "spaces", "random"],
+    ["a" * 1_000_000, "^" * 1_000_000, " " * 1_000_000, RANDOM_LETTERS],
+    ids=["letters", "symbols", "spaces", "random"],
 )
 def test_repetition_is_not_quadratic(tokenizer: Tokenizer, text: str) -> None:
     """T10: a million equal characters come back; quadratic code would need hours."""

@@ -1,9 +1,11 @@
 """BPE: lossless on all of Unicode, equal to one call of the library, trained alike every time."""
 
+import importlib.util
 import io
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -236,3 +238,17 @@ def test_threads_share_a_tokenizer(trained: SentencePieceTokenizer, corpus: str)
     with ThreadPoolExecutor(4) as pool:
         for part, got in enumerate(pool.map(work, range(4))):
             assert expected[part::4] == got
+
+
+def test_a_model_in_use_elsewhere() -> None:
+    """Golden: ids of Mistral's first model, which comes with the package mistral-common."""
+    package = importlib.util.find_spec("mistral_common")
+    if package is None or package.origin is None:
+        pytest.skip("mistral-common is not installed")
+    model = Path(package.origin).parent / "data" / "tokenizer.model.v1"
+    tokenizer = SentencePieceTokenizer.load(model)
+    golden = [733, 16289, 28793, 1824, 28742, 28713, 272, 1204, 302, 28705, 28782, 648, 28705]
+    golden += [28782, 28804, 733, 28748, 16289, 28793]
+    text = "[INST] What's the result of 5 + 5? [/INST]"
+    assert golden == tokenizer.encode(text)
+    assert f" {text}" == tokenizer.decode(golden)

@@ -200,3 +200,13 @@ def test_the_librarys_own_example() -> None:
     tokenizer = SentencePieceTokenizer.train("abracadabra", vocab_size=reserved + len(golden))
     pieces = [tokenizer.decode([i]) for i in range(reserved, tokenizer.vocab_size)]
     assert golden == pieces
+
+
+def test_minbpes_example() -> None:
+    """Golden: minbpe's "aaabdaaabac" with three merges is 258 100 258 97 99: aaab d aaab a c."""
+    merges_and_characters = 3 + len("abcd")
+    tokenizer = SentencePieceTokenizer.train(
+        "aaabdaaabac", vocab_size=1 + len(CHAT_TOKENS) + 1 + 256 + merges_and_characters
+    )
+    pieces = [tokenizer.decode([i]) for i in tokenizer.encode("aaabdaaabac")]
+    assert ["aaab", "d", "aaab", "a", "c"] == pieces
