@@ -79,6 +79,7 @@ ol { margin: 0; padding: 0; list-style: none; }
   position: relative; margin-left: .3rem; padding: 0 0 2rem 1.6rem;
   border-left: 1px solid var(--line);
 }
+.samples li:last-child { padding-bottom: 0; }
 .samples li::before {
   content: ""; position: absolute; left: -.3rem; top: .5rem; width: .55rem; height: .55rem;
   border-radius: 50%; background: var(--val);

@@ -1,7 +1,7 @@
 """yocto-train: train a model on a text, save it, and say how to talk to it."""
 
 import re
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from yocto_cli.arguments import UsageError, load, run_command
@@ -25,9 +25,9 @@ Examples:
   {TORCHRUN} --parallel ddp"""
 
 
-def main() -> None:
-    """The command."""
-    sys.exit(run_command(run, prog=PROG))
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of yocto-train; returns the exit code."""
+    return run_command(run, prog=PROG, argv=argv)
 
 
 def run(argv: list[str]) -> int:

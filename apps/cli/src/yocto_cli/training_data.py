@@ -6,7 +6,7 @@ This module is imported after the flags have been parsed: it brings torch in.
 import hashlib
 from pathlib import Path
 
-from yocto_data import DataMeta
+from yocto_data import DataMeta, ShortDataError
 from yocto_tokenizers import Tokenizer, load_tokenizer
 
 from yocto_cli.display import say
@@ -17,6 +17,7 @@ from yocto_cli.tokenizer_flags import check_mode, named_tokenizer
 from yocto_cli.train_arguments import DataFlags
 
 DEFAULT_TEXT = Path("data") / "philosophy.txt"
+_SHORTEST_CONTEXT = 8
 
 
 def data_directory(flags: DataFlags) -> Path:
@@ -36,7 +37,19 @@ def data_directory(flags: DataFlags) -> Path:
     text = Path(flags.text_path or DEFAULT_TEXT)
     directory = Path(flags.data_dir or Path("data") / f"{text.stem}-char")
     if not (directory / "meta.json").is_file() or not _made_from(directory, text):
-        prepare_char(str(text), directory, val_ratio=flags.val_ratio, force=flags.data_dir is None)
+        try:
+            prepare_char(
+                str(text),
+                directory,
+                val_ratio=flags.val_ratio,
+                force=flags.data_dir is None,
+                block_size=_SHORTEST_CONTEXT,
+            )
+        except ShortDataError as error:
+            raise UsageError(
+                f"{one_line(str(text))} is too short: a model needs some thousand characters to "
+                "learn from, and a part of them to be tested on; give a longer text"
+            ) from error
         say(f"prepared {one_line(str(text))} at character level in {one_line(str(directory))}")
     return directory
 

@@ -1,0 +1,64 @@
+"""What the installed commands run first: a Ctrl-C is quiet even while modules are imported.
+
+Imports take up to seconds, and an interrupt in the middle of one ends in a traceback of somebody
+else's module, or in a module that is half there. So during imports it ends the process at once;
+anywhere else it is the KeyboardInterrupt that commands expect. This module imports next to nothing
+itself.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+
+_STOPPED = 130
+
+
+def prepare() -> None:
+    """yocto-prepare."""
+    start("yocto_cli.prepare", "yocto-prepare")
+
+
+def train() -> None:
+    """yocto-train."""
+    start("yocto_cli.train", "yocto-train")
+
+
+def sample() -> None:
+    """yocto-sample."""
+    start("yocto_cli.sample", "yocto-sample")
+
+
+def start(module: str, prog: str) -> None:
+    """Run the `main` of a module, and exit with what it returns.
+
+    Args:
+        module: imported here, so that its imports are covered, too.
+        prog: the command's name.
+    """
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        del number
+        if _is_importing(frame):
+            # Nothing of ours is half done during an import. Python's own way out would run into
+            # what is half imported.
+            os.write(2, f"{prog}: stopped\n".encode())
+            os._exit(_STOPPED)
+        raise KeyboardInterrupt
+
+    # A background job of a shell without job control ignores Ctrl-C, and should go on doing so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupted)
+    code = importlib.import_module(module).main()
+    # The work is done; what is left is Python taking itself apart.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
