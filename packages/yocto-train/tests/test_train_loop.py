@@ -218,6 +218,17 @@ def test_a_run_that_had_ended_ends_again(
     assert ["Started 6", "Stopped 6"] == names(list(again.run()))
 
 
+def test_already_there(run: Run, make_trainer: MakeTrainer) -> None:
+    """C17: resumed with fewer steps than it has made, a run ends at once and changes nothing."""
+    list(make_trainer(run=run, max_iters=6, eval_interval=3).run())
+    before = sorted((path, path.lstat().st_mtime_ns) for path in run.path.rglob("*"))
+    for fewer in (6, 4):
+        again = make_trainer(run=run, max_iters=fewer, eval_interval=3)
+        again.restore(run.latest())
+        assert ["Started 6", "Stopped 6"] == names(list(again.run()))
+    assert before == sorted((path, path.lstat().st_mtime_ns) for path in run.path.rglob("*"))
+
+
 def test_a_loss_that_is_no_number_is_never_the_best(
     run: Run, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

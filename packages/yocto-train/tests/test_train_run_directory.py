@@ -291,17 +291,21 @@ def test_places_that_cannot_be_written(path: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value).replace("n\x00l", "")
 
 
+@pytest.mark.parametrize("name", ["EACCES", "EROFS", "EDQUOT", "ENOSPC", "EIO"])
 @pytest.mark.parametrize("operation", ["create", "fsync_file", "replace", "make_directory"])
-def test_the_probe(operation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe(
+    operation: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """K12: creating, writing, syncing and renaming are all tried, and nothing of it stays."""
+    number = getattr(errno, name)
 
     def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
+        raise OSError(number, os.strerror(number))
 
     Run(tmp_path / "good").create()
     assert [] == list((tmp_path / "good").iterdir())
     monkeypatch.setattr(files, operation, refuse)
-    with pytest.raises(RunError, match="Read-only file system"):
+    with pytest.raises(RunError, match=os.strerror(number)):
         Run(tmp_path / "bad").create()
 
 
@@ -410,6 +414,20 @@ def test_config_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 # --- reading while it is written -----------------------------------------------------------------
+
+
+def test_reading_writes_nothing(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C21: where nothing may be written, everything can be read, and nothing is tried."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for operation in ("create", "make_directory", "rename", "replace", "symlink", "remove_file"):
+        monkeypatch.setattr(files, operation, refuse)
+    before = sorted((path, path.lstat().st_mtime_ns) for path in copied.rglob("*"))
+    for path in (copied, copied / "best.pt", copied / "step-00000002"):
+        load_checkpoint(lambda found: (found.load_model(), found.load_tokenizer()), path)
+    assert before == sorted((path, path.lstat().st_mtime_ns) for path in copied.rglob("*"))
 
 
 def test_all_pruned_before_the_first_is_read(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
