@@ -112,7 +112,8 @@ def types(session: nox.Session) -> None:
         "uv", "sync", "-q", "--active", external=True,
         env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
     )  # fmt: skip
-    session.run("mypy", *(str(path / "src") for path in MEMBERS.values()), "noxfile.py")
+    sources = (str(path / "src") for path in MEMBERS.values())
+    session.run("mypy", *sources, "noxfile.py", "release.py")
     for path in (ROOT, *MEMBERS.values()):  # one at a time: each has a conftest of its own
         session.run("mypy", str(path / "tests"))
 
@@ -158,6 +159,46 @@ def integration(session: nox.Session) -> None:
     session.install(*wheels(session, list(DISTRIBUTIONS)))
     session.install("pytest>=8.3", "hypothesis>=6.120")
     run_pytest(session, ROOT / "tests")
+
+
+@nox.session
+def consumer(session: nox.Session) -> None:
+    """A typed script that uses every package: checked and run against the wheels alone."""
+    session.install(*wheels(session, list(DISTRIBUTIONS)), "mypy>=1.14")
+    with session.chdir(session.create_tmp()):
+        script = str(ROOT / "tests" / "consumer.py")
+        session.run("mypy", "--strict", "--config-file", "", script)
+        session.run("python", "-W", "error", script)
+
+
+@nox.session(default=False)
+@nox.parametrize("distribution", list(DISTRIBUTIONS), ids=list(DISTRIBUTIONS))
+def minimums(session: nox.Session, distribution: str) -> None:
+    """A package's tests with the lowest versions that it says it works with."""
+    session.install(
+        "--resolution", "lowest-direct",
+        *wheels(session, closure(distribution)),
+        *project(distribution)["dependency-groups"]["test"],
+    )  # fmt: skip
+    run_pytest(session, DISTRIBUTIONS[distribution] / "tests", "-m", "not slow")
+
+
+@nox.session(default=False)
+@nox.parametrize("distribution", list(DISTRIBUTIONS), ids=list(DISTRIBUTIONS))
+def coverage(session: nox.Session, distribution: str) -> None:
+    """Which branches of a package its own tests take."""
+    session.install(*wheels(session, closure(distribution)), "pytest-cov>=6")
+    session.install(*project(distribution)["dependency-groups"]["test"])
+    run_pytest(
+        session, DISTRIBUTIONS[distribution] / "tests", "-m", "not slow", "-p", "pytest_cov",
+        f"--cov={module(distribution)}", "--cov-branch", "--cov-report=term:skip-covered",
+    )  # fmt: skip
+
+
+@nox.session(default=False, venv_backend="none")
+def release(session: nox.Session) -> None:
+    """Raise a package's version: `nox -s release -- yocto-model minor`."""
+    session.run("python", str(ROOT / "release.py"), *session.posargs)
 
 
 @nox.session(default=False)
