@@ -137,7 +137,6 @@ def test_the_streamed_text_is_the_whole_text(
     pieces = list(out)
     expected, stopped = before_first_stop(stops, text_of(token.id for token in out.tokens))
     assert expected == "".join(pieces) == generator.generate("ab", n, stop=stops, seed=seed)
-    assert all(pieces)
     assert ("stop" if stopped else "length") == out.finish_reason
     assert out.prompt_ids == [0, 1]
     if not stopped:
@@ -184,6 +183,17 @@ def test_the_end_token_ends_the_text(
     if not stopped:
         assert cut == [token.id for token in out.tokens]
         assert ("eos" if EOS in drawn else "length") == out.finish_reason
+
+
+@pytest.mark.property
+@given(seed=SEEDS, n=st.integers(1, 40), stops=STOPS)
+def test_a_reader_may_leave_after_any_token(
+    generator: TextGenerator, seed: int, n: int, stops: list[str]
+) -> None:
+    """Each piece is that of one more token, even of one that completes no text."""
+    out = generator.stream("ab", n, stop=stops, seed=seed)
+    for count, _ in enumerate(out, start=1):
+        assert min(count, n) == len(out.tokens)
 
 
 def test_an_end_token_at_once_is_an_empty_reply(make_model: MakeModel) -> None:

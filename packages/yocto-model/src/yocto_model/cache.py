@@ -63,19 +63,21 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
-    def room(self, n_tokens: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Every layer's keys and values with `n_tokens` more, which the caller is to write.
+    def next_token(self) -> list[tuple[Tensor, ...]]:
+        """Room for one more token, layer by layer; `advance` counts it once it is written.
 
         Returns:
-            For each layer keys, and for each layer values, (B, K, length + n_tokens, D): views of
-            the storage. `advance` counts the new ones.
+            For each layer four views of the storage: keys and values (B, K, length + 1, D), then
+            of those the new token's keys and values (B, K, D), which the caller writes.
 
         Raises:
-            InputError: there is no room for so many.
+            InputError: the cache is full.
         """
-        self._check_room(n_tokens)
-        end = self.length + n_tokens
-        return self.keys[:, :, :, :end].unbind(0), self.values[:, :, :, :end].unbind(0)
+        self._check_room(1)
+        stored = (self.keys, self.values)
+        seen = [part[:, :, :, : self.length + 1].unbind(0) for part in stored]
+        new = [part[:, :, :, self.length].unbind(0) for part in stored]
+        return list(zip(*seen, *new, strict=True))
 
     def advance(self, n_tokens: int) -> None:
         """Count `n_tokens` as held, after every layer has appended them."""

@@ -60,11 +60,9 @@ class OneToken:
             x = x + model.pos_emb.weight[positions]
         else:
             rotary = model.cos[positions, None], model.sin[positions, None]  # (1 or B, 1, D)
-        all_keys, all_values = cache.room(1)
-        for (ln_1, attention, ln_2, mlp), keys, values in zip(
-            self.layers, all_keys, all_values, strict=True
-        ):
-            x = x + attention(ln_1(x), rotary, keys, values, unseen)
+        for layer, stored in zip(self.layers, cache.next_token(), strict=True):
+            ln_1, attention, ln_2, mlp = layer
+            x = x + attention(ln_1(x), rotary, stored, unseen)
             x = x + mlp(ln_2(x))
         cache.advance(1)
         return self.ln_f(x)[:, None]
@@ -84,15 +82,18 @@ class Attention:
             self.norm = rms_norm(torch.stack(gains), attention.q_norm.eps)
 
     def __call__(
-        self, x: Tensor, rotary: Rotary | None, keys: Tensor, values: Tensor, unseen: Tensor | None
+        self,
+        x: Tensor,
+        rotary: Rotary | None,
+        stored: tuple[Tensor, ...],
+        unseen: Tensor | None,
     ) -> Tensor:
         """Attend.
 
         Args:
             x: (B, C).
             rotary: cosine and sine of the rows' positions, (1 or B, 1, D), or None.
-            keys: (B, K, S, D), views of the cache; the last token's place is to be filled.
-            values: the same shape.
+            stored: this layer's part of `KVCache.next_token`.
             unseen: (B, 1, 1, S), minus infinity at what a row may not look at, else 0; or None.
         """
         B, (n_head, kv_heads, _) = x.shape[0], self.heads
@@ -103,7 +104,9 @@ class Attention:
         if rotary is not None:
             qk = rotate(qk, *rotary)
         q, k = qk.split([n_head, kv_heads], dim=1)
-        keys[:, :, -1], values[:, :, -1] = k, v
+        keys, values, new_k, new_v = stored
+        new_k.copy_(k)
+        new_v.copy_(v)
         # The query heads that share keys stand where a sequence's tokens would: (B, K, H / K, D).
         q = q.reshape(B, kv_heads, n_head // kv_heads, self.head_dim)
         if B == 1:

@@ -17,6 +17,7 @@ from torch import Tensor
 from yocto_model.errors import SamplingError, quoted
 
 _DROPPED = -math.inf
+_FEW = 512  # tokens that top-p sorts at first
 _NOT_FINITE = "the model's output is not finite; were its weights damaged?"
 
 
@@ -81,24 +82,37 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Keep exactly the k largest logits of each row, (B, V) -> (B, V); k = 0 keeps all."""
     if k == 0 or k >= logits.shape[-1]:
         return logits
-    kth = torch.topk(logits, k).values[:, -1:]  # (B, 1)
-    above = logits > kth
-    tied = logits == kth
-    # Fill the places that are left with tied tokens, lowest ids first.
-    room = k - above.sum(dim=-1, keepdim=True)
-    keep = above | (tied & (tied.cumsum(dim=-1) <= room))
-    return logits.masked_fill(~keep, _DROPPED)
+    smallest = torch.topk(logits, k).values[:, -1:]  # (B, 1)
+    return _keep_largest(logits, torch.full_like(smallest, k), smallest)
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep each row's smallest set of likeliest tokens with probability p or more, never none."""
     if p >= 1.0:
         return logits
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    probabilities = ordered.softmax(dim=-1, dtype=torch.float64)
-    before = probabilities.cumsum(dim=-1) - probabilities  # probability of the likelier tokens
-    drop = before >= p  # never the likeliest: before it there is exactly 0
-    return logits.masked_fill(drop.scatter(-1, order, drop), _DROPPED)
+    V = logits.shape[-1]
+    total = (logits - logits.amax(dim=-1, keepdim=True)).exp().sum(dim=-1, keepdim=True)
+    # Sorting a large vocabulary takes longer than a model; mostly a few of the likeliest suffice.
+    for n_sorted in (min(_FEW, V), V):
+        ordered = torch.topk(logits, n_sorted).values  # (B, n_sorted), largest first
+        weights = (ordered - ordered[:, :1]).exp()
+        before = (weights.cumsum(dim=-1) - weights) / total  # probability of the likelier tokens
+        count = (before < p).sum(dim=-1, keepdim=True)  # (B, 1); never 0: before the first is 0
+        if bool((count < n_sorted).all()):
+            break
+    return _keep_largest(logits, count, ordered.gather(-1, count - 1))
+
+
+def _keep_largest(logits: Tensor, count: Tensor, smallest: Tensor) -> Tensor:
+    """Keep the `count` (B, 1) largest of each row, the last of which is `smallest` (B, 1)."""
+    keep = logits >= smallest
+    if not bool((keep.sum(dim=-1, keepdim=True) == count).all()):
+        # Fill the places that are left with tied tokens, lowest ids first.
+        above = logits > smallest
+        tied = logits == smallest
+        room = count - above.sum(dim=-1, keepdim=True)
+        keep = above | (tied & (tied.cumsum(dim=-1) <= room))
+    return logits.masked_fill(~keep, _DROPPED)
 
 
 def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
@@ -106,7 +120,7 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
     if min_p == 0.0:
         return logits
     # A ratio of probabilities is a difference of logits: no softmax needed.
-    floor = logits.max(dim=-1, keepdim=True).values + math.log(min_p)
+    floor = logits.amax(dim=-1, keepdim=True) + math.log(min_p)
     return logits.masked_fill(logits < floor, _DROPPED)
 
 
@@ -140,7 +154,7 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     Raises:
         SamplingError: a row has NaN, plus infinity, or no finite logit.
     """
-    weights = (logits.double() - logits.max(dim=-1, keepdim=True).values).exp()
+    weights = (logits.double() - logits.amax(dim=-1, keepdim=True)).exp()
     cumulative = weights.cumsum(dim=-1)  # (B, V), not normalised
     total = cumulative[:, -1:]
     if not bool(torch.isfinite(total).all()):
@@ -148,7 +162,7 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     # The first id whose cumulative weight exceeds the target; its own weight is then above 0.
     ids = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True)
     # Rounding may carry u * total up to total itself: the last id with weight is meant.
-    last = (cumulative < total).sum(dim=-1, keepdim=True)
+    last = torch.searchsorted(cumulative, total.contiguous())
     return torch.minimum(ids, last)[:, 0]
 
 

@@ -118,6 +118,9 @@ class StopFilter:
 class TextStream(Iterator[str]):
     """Pieces of text as they are made; afterwards, what was made and why it ended.
 
+    Each token gives a piece, an empty one where it completes no character, is a special token or
+    may begin a stop string; what was held back to the end comes as one more.
+
     Attributes:
         prompt_ids: the ids that were continued.
         tokens: every token drawn so far.
@@ -251,8 +254,7 @@ class TextGenerator:
             if token == eos_id:
                 result.finish_reason = "eos"
                 break
-            if piece := stops.push(text):
-                yield piece
+            yield stops.push(text)  # an empty piece too: the reader may leave after any token
             if stops.stopped:
                 result.finish_reason = "stop"
                 return
