@@ -3,8 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from yocto_train import Trainer
 
 
 @dataclass(frozen=True)
@@ -91,3 +95,46 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 environment={},
             )
     return root
+
+
+@pytest.fixture(scope="session")
+def char_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The poem at character level."""
+    from yocto_cli.preparing import prepare_char
+
+    root = tmp_path_factory.mktemp("prepared")
+    (root / "poem.txt").write_text(POEM, encoding="utf-8")
+    prepare_char(str(root / "poem.txt"), root / "poem", val_ratio=0.2)
+    return root / "poem"
+
+
+@pytest.fixture
+def make_trainer(char_data: Path, tmp_path: Path) -> "Callable[..., Trainer]":
+    """Makes trainers of a tiny model; keywords are settings of the training."""
+
+    def make(**settings: Any) -> "Trainer":
+        import torch
+        from yocto_data import TokenDataset
+        from yocto_model import GPT, GPTConfig
+        from yocto_tokenizers import load_tokenizer
+        from yocto_train import Run, TrainConfig, Trainer
+
+        tokenizer = load_tokenizer(char_data)
+        config = GPTConfig(
+            vocab_size=tokenizer.vocab_size, n_layer=1, n_head=2, n_embd=8, block_size=16
+        )
+        defaults: dict[str, Any] = {
+            "max_iters": 8, "batch_size": 2, "warmup_iters": 0, "eval_interval": 4,
+            "eval_iters": 1, "sample_interval": 4, "sample_tokens": 8, "log_interval": 2,
+        }  # fmt: skip
+        return Trainer(
+            GPT(config, generator=torch.Generator().manual_seed(1)),
+            TokenDataset(char_data / "train.bin", config.block_size),
+            TokenDataset(char_data / "val.bin", config.block_size),
+            TrainConfig(**{**defaults, **settings}),
+            run=Run(tmp_path / "runs" / "tiny"),
+            tokenizer=tokenizer,
+            device="cpu",
+        )
+
+    return make
