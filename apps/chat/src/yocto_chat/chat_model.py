@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from yocto_cli.model_arguments import ModelArguments
+from yocto_cli.models import replaced_dtype
 from yocto_model import SamplingOptions, TextStream
 from yocto_tokenizers import Tokenizer
 from yocto_train import Run
@@ -44,6 +45,8 @@ class ChatModel:
         best_step: the step that best.pt points to, if there is one.
         run: the run directory.
         sha256: of model.pt, which identifies the model in a saved conversation.
+        weights: what they are while it speaks, such as "float16".
+        replaced: why they are not what was asked for, if they are not.
     """
 
     speaker: Speaker
@@ -56,6 +59,8 @@ class ChatModel:
     best_step: int | None = None
     run: Path | None = None
     sha256: str | None = None
+    weights: str = "float32"
+    replaced: str | None = None
 
 
 def open_model(named: ModelArguments) -> ChatModel:
@@ -75,9 +80,11 @@ def open_model(named: ModelArguments) -> ChatModel:
         block_size=generator.model.config.block_size,
         name=checkpoint.run.name,
         step=checkpoint.step,
-        n_parameters=sum(weight.numel() for weight in generator.model.parameters()),
+        n_parameters=generator.model.config.n_parameters,
         val_loss=checkpoint.val_loss,
         best_step=int(best.name.removeprefix("step-")) if best else None,
         run=checkpoint.run,
         sha256=checkpoint.manifest.files["model.pt"].sha256,
+        weights=getattr(generator.model, "kind", "float32"),
+        replaced=replaced_dtype(named.dtype, generator),
     )

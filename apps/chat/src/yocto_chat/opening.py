@@ -14,7 +14,8 @@ def opening(chat: Chat) -> tuple[list[str], list[str]]:
     if chat.window < model.block_size:
         window += f" of {model.block_size}"
     loss = [] if model.val_loss is None else [f"val {model.val_loss:.3f}"]
-    facts = [model.name, f"step {model.step}", size, *loss, window]
+    kind = [] if model.weights == "float32" else [f"{model.weights} weights"]
+    facts = [model.name, f"step {model.step}", size, *loss, window, *kind]
     return facts, [*_remarks(chat), "/help lists the commands, Ctrl-D leaves."]
 
 
@@ -29,4 +30,6 @@ def _remarks(chat: Chat) -> list[str]:
     if model.best_step is not None and model.best_step != model.step:
         best = f"--ckpt {model.run}/best.pt"
         remarks.append(f"Its loss was lowest at step {model.best_step}: {best}")
+    if model.replaced is not None:
+        remarks.append(model.replaced)
     return remarks

@@ -24,6 +24,8 @@ class ModelArguments:
     """The same, for a vocabulary of characters."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
+    """Of the weights while it writes; auto: float32, or for a larger model what is fastest here."""
 
     def open(self, *, ckpt: str | None = None) -> "tuple[Checkpoint, TextGenerator]":
         """Open what the flags name; see `models.load_generator` for what it raises.
@@ -40,4 +42,5 @@ class ModelArguments:
             vocab_path=self.vocab_path,
             mode=self.mode,
             device=self.device,
+            dtype=self.dtype,
         )

@@ -6,7 +6,14 @@ This module brings torch in, so commands import it after they have parsed their 
 import re
 from pathlib import Path
 
-from yocto_model import ModelError, TextGenerator, window_start
+from yocto_model import (
+    InferenceGPT,
+    InferenceKind,
+    ModelError,
+    TextGenerator,
+    inference_copy,
+    window_start,
+)
 from yocto_tokenizers import Tokenizer, TokenizerError, UnknownCharacterError
 from yocto_train import Checkpoint, find_checkpoint, place
 
@@ -25,6 +32,7 @@ def load_generator(
     vocab_path: str | None = None,
     mode: Mode | None = None,
     device: str = "auto",
+    dtype: InferenceKind = "auto",
 ) -> tuple[Checkpoint, TextGenerator]:
     """Open a checkpoint and everything needed to continue text with it.
 
@@ -35,6 +43,7 @@ def load_generator(
         vocab_path: the same, for a vocabulary of characters.
         mode: "char" or "token", if the user said so.
         device: "auto" or what torch calls a device.
+        dtype: of the weights; see `yocto_model.inference_copy`.
 
     Raises:
         UsageError: flags contradict each other or the checkpoint.
@@ -48,7 +57,7 @@ def load_generator(
     check_mode(mode, tokenizer, where=str(checkpoint.directory))
     model = checkpoint.load_model(device=placement.device)
     try:
-        return checkpoint, TextGenerator(model, tokenizer)
+        return checkpoint, TextGenerator(inference_copy(model, dtype), tokenizer)
     except ModelError as error:
         raise UsageError(f"{one_line(str(checkpoint.directory))}: {error}") from error
 
@@ -82,18 +91,26 @@ def _tokenizer_of(checkpoint: Checkpoint, named: Tokenizer | None) -> Tokenizer:
 
 
 def model_line(checkpoint: Checkpoint, generator: TextGenerator) -> str:
-    """The model in one line: where, step, size, window, validation loss, device."""
+    """The model in one line: where, step, size, window, validation loss, device, weights."""
     model = generator.model
-    parameters = sum(weight.numel() for weight in model.parameters())
     units = "characters" if _is_char(generator) else "tokens"
     facts = [
         f"{one_line(str(checkpoint.run))} step {checkpoint.step}",
-        f"{counted(parameters)} parameters",
+        f"{counted(model.config.n_parameters)} parameters",
         f"sees {model.config.block_size} {units}",
     ]
     if checkpoint.val_loss is not None:
         facts.append(f"val loss {checkpoint.val_loss:.3f}")
-    return ", ".join([*facts, str(next(model.parameters()).device)])
+    kind = [f"{model.kind} weights"] if isinstance(model, InferenceGPT) else []
+    return ", ".join([*facts, str(model.token_emb.weight.device), *kind])
+
+
+def replaced_dtype(dtype: str, generator: TextGenerator) -> str | None:
+    """Why the weights are not what --dtype asked for, in a line; None if they are."""
+    model = generator.model
+    if dtype == "auto" or not isinstance(model, InferenceGPT) or dtype == model.kind:
+        return None
+    return f"--dtype {dtype} is {model.kind} here: {one_line(model.reason)}"
 
 
 def counted(n: int) -> str:

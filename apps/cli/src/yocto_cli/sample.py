@@ -90,7 +90,9 @@ def _introduce(
 
     ids = models.prompt_ids(generator, prompt)
     say(models.model_line(checkpoint, generator))
-    for note in notes(arguments.sampling, generator, len(ids)):
+    found = [models.replaced_dtype(arguments.model.dtype, generator)]
+    found += notes(arguments.sampling, generator, len(ids))
+    for note in filter(None, found):
         say(f"note: {note}")
     return ids
 
