@@ -1,14 +1,19 @@
 """Tokens per second of training at nanoGPT's architecture, batch and optimizer, ours over its.
 
 NANOGPT=... uv run nox -s bench -- steps
+
+Ours runs in the precision that it chooses for this CPU, and in float32 as nanoGPT does. A last line
+tells which part of a step is neither forward, backward nor optimizer.
 """
 
 import statistics
 import time
+from pathlib import Path
+from typing import Any
 
 from common import machine, prepared, trainer, vocab_size
 from peer import Peer, nanogpt
-from yocto_train import RECIPES
+from yocto_train import RECIPES, Trainer, measure_precision
 
 SHAPES = {
     "0.8M, context 64, batch 12": (
@@ -21,38 +26,80 @@ SHAPES = {
 ROUNDS = 5
 
 
+def ours(data_dir: Path, shape: dict[str, Any], batch: int, precision: str) -> Trainer:
+    """A trainer of nanoGPT's variant of GPT-2: no biases, exact GELU."""
+    train = {**RECIPES["gpt2"].train, "batch_size": batch, "max_iters": 10_000,
+             "eval_interval": 100_000, "log_interval": 100_000, "precision": precision}  # fmt: skip
+    made = trainer(data_dir, {**shape, "bias": False, "activation": "gelu"}, train, "gpt2")
+    made.model.train()
+    return made
+
+
+def seconds_of(made: Trainer, steps: int) -> float:
+    """Seconds per step."""
+    begun = time.perf_counter()
+    for _ in range(steps):
+        made._step()  # noqa: SLF001 - a step without the events around it
+    return (time.perf_counter() - begun) / steps
+
+
+def rest_of_a_step(made: Trainer, steps: int) -> float:
+    """The part of a step's time outside forward, backward and optimizer."""
+    inside = [0.0]
+
+    def timed(owner: Any, name: str) -> None:
+        call = getattr(owner, name)
+
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            begun = time.perf_counter()
+            result = call(*arguments, **options)
+            inside[0] += time.perf_counter() - begun
+            return result
+
+        setattr(owner, name, wrapped)
+
+    stepper = made.stepper
+    timed(stepper, "_accumulate")
+    timed(stepper, "_update")
+    batch = stepper.sampler.batch
+    waiting = [0.0]
+
+    def timed_batch(step: int) -> Any:  # within _accumulate, but not forward or backward
+        begun = time.perf_counter()
+        result = batch(step)
+        waiting[0] += time.perf_counter() - begun
+        return result
+
+    stepper.sampler.batch = timed_batch  # type: ignore[method-assign]
+    total = seconds_of(made, steps) * steps
+    return (total - inside[0] + waiting[0]) / total
+
+
 def main() -> None:
     machine()
     data_dir = prepared()
     module = nanogpt()
     for name, (shape, batch, steps) in SHAPES.items():
-        train = {**RECIPES["gpt2"].train, "batch_size": batch, "max_iters": 10_000,
-                 "eval_interval": 100_000, "log_interval": 100_000}  # fmt: skip
-        # nanoGPT's variant: no biases, exact GELU.
-        run = trainer(data_dir, {**shape, "bias": False, "activation": "gelu"}, train, "gpt2")
-        run.model.train()
+        precision, why = measure_precision(shape["n_embd"])
+        made = {kind: ours(data_dir, shape, batch, kind) for kind in {precision, "float32"}}
         peer = module and Peer(
             module, data_dir, **shape, batch_size=batch, vocab_size=vocab_size(data_dir),
             max_iters=10_000, seed=1337,
         )  # fmt: skip
-        ours, theirs = [], []
-        for _ in range(ROUNDS + 1):  # in turns, so that both see the same machine
-            begun = time.perf_counter()
-            for _ in range(steps):
-                run._step()  # noqa: SLF001 - a step without the events around it
-            ours.append((time.perf_counter() - begun) / steps)
+        seconds: dict[str, list[float]] = {kind: [] for kind in (*made, "nanoGPT")}
+        for _ in range(ROUNDS + 1):  # in turns, so that all see the same machine
+            for kind, each in made.items():
+                seconds[kind].append(seconds_of(each, steps))
             if peer:
-                theirs.append(peer.train(steps) / steps)
+                seconds["nanoGPT"].append(peer.train(steps) / steps)
         tokens = batch * shape["block_size"]
-        mine = statistics.median(ours[1:])
-        print(f"{name}: yocto {tokens / mine:,.0f} tokens/s", end="")
-        if peer:
-            print(
-                f", nanoGPT {tokens / statistics.median(theirs[1:]):,.0f} tokens/s, "
-                f"ratio {statistics.median(theirs[1:]) / mine:.2f}",
-                end="",
-            )
-        print()
+        middle = {kind: statistics.median(times[1:]) for kind, times in seconds.items() if times}
+        print(f"{name} (auto: {precision}, {why})")
+        for kind, each_seconds in middle.items():
+            ratio = f", ratio {middle['nanoGPT'] / each_seconds:.2f}" if peer else ""
+            print(f"  {kind:9}{tokens / each_seconds:9,.0f} tokens/s{ratio}", flush=True)
+        rest = rest_of_a_step(made[precision], 3 * steps)
+        print(f"  outside forward, backward and optimizer: {100 * rest:.1f} % of a step")
 
 
 main()

@@ -112,7 +112,7 @@ def _sized(
 def _with_precision(
     arguments: TrainArguments, train_data: TokenDataset, val_data: TokenDataset
 ) -> TrainArguments:
-    """The flags with a precision instead of "auto" on a CPU, so that config.toml repeats the run."""
+    """The flags with a precision for "auto" on a CPU, so that config.toml repeats the run."""
     shortest = min(train_data.n_tokens, val_data.n_tokens)
     model, train = settings(
         arguments, vocab_size=train_data.vocab_size or 0, shortest_split=shortest
