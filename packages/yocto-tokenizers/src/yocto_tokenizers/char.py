@@ -62,6 +62,10 @@ class CharTokenizer(BaseTokenizer):
             vocab_size=len(self._itos), special_tokens={name: self._stoi[name] for name in names}
         )
         self._code_points = np.array([ord(letter) for letter in letters], dtype="<u4")
+        # One byte per character where each has one in Latin-1, else four: both are plain arrays of
+        # code points to Python.
+        self._codec = "latin-1" if self._code_points.max() < 256 else "utf-32-le"
+        self._decoding = self._code_points.astype(np.uint8 if self._codec == "latin-1" else "<u4")
         # Ids of characters are below the vocabulary size, so that the largest value of the table's
         # type is free to mean "unknown" up to a size of 65535.
         self._table_dtype: np.dtype[np.unsignedinteger[Any]] = np.dtype(
@@ -135,8 +139,8 @@ class CharTokenizer(BaseTokenizer):
         checked = checked_ids(ids, self.vocab_size)
         if self._special_tokens:
             checked = checked[checked < self._character_count]
-        text: str = self._code_points[checked].tobytes().decode("utf-32-le")
-        return text
+        # "clip" spares a second check of the range.
+        return str(self._decoding.take(checked, mode="clip").data, self._codec)
 
     def decode_bytes(self, ids: Ids) -> bytes:
         """The characters of the ids as UTF-8."""
