@@ -98,9 +98,12 @@ class Stepper:
         """Cut the gradient down to `grad_clip`; returns the norm that it had before."""
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        # An infinite limit clips nothing; the norm is wanted in any case.
-        limit = self.config.grad_clip or math.inf
-        return float(self.world.whole(torch.nn.utils.clip_grad_norm_(self._parameters, limit)))
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        value = float(self.world.whole(norm))
+        if 0 < self.config.grad_clip < value:  # most steps need no pass over the gradients
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self.config.grad_clip, norm)
+        return value
 
     def _check_finite(self, step: int, loss: float, norm: float) -> None:
         # A float16 overflow is the scaler's business: it skips the update and lowers its scale.
