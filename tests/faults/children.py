@@ -42,16 +42,25 @@ class Child:
         os.close(reading)
 
     def until_ready(self) -> None:
-        """Return when it waits for `go`.
+        """Return when it waits for `go`; RuntimeError if it never does."""
+        self._until(lambda: self._memory[0] != 0)
 
-        Raises:
-            RuntimeError: it ended before, or never came there.
-        """
-        for _ in range(SECONDS * 1_000):
-            if self._memory[0]:
-                return
+    def until_saved(self, count: int) -> None:
+        """Return when it has reported so many saved steps; RuntimeError if it never does."""
+        self._until(lambda: self._memory[-5] >= count)
+
+    @property
+    def last_saved(self) -> int:
+        """The last step that it reported as saved; also while it runs, and after a kill."""
+        return int.from_bytes(self._memory[-4:], "little")
+
+    def _until(self, is_so: Callable[[], bool]) -> None:
+        ends = time.monotonic() + SECONDS
+        while not is_so():
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended or time.monotonic() > ends:
+                raise RuntimeError(f"a child does not come to where it was expected: {self.told}")
             time.sleep(0.001)
-        raise RuntimeError("a child did not get ready")
 
     def go(self) -> None:
         """Let it begin."""
@@ -74,7 +83,7 @@ class Child:
     @property
     def told(self) -> dict[str, Any]:
         """The steps that were "saved", and the "error" it ended with: whether it is "ours"."""
-        text = self._memory[:].rstrip(b"\0")
+        text = self._memory[:-5].rstrip(b"\0")
         return json.loads(text) if text else {"saved": []}
 
     def _work(self, work: Work, gate: int) -> NoReturn:
@@ -83,11 +92,13 @@ class Child:
 
         def tell(**entries: object) -> None:
             told.update(entries)
-            text = json.dumps(told).encode()[: len(self._memory)]
+            text = json.dumps(told).encode()
             self._memory[: len(text)] = text
 
         def saved(step: int) -> None:
             tell(saved=[*told["saved"], step])
+            self._memory[-4:] = step.to_bytes(4, "little")
+            self._memory[-5] = min(255, len(told["saved"]))
 
         def wait() -> None:
             tell()

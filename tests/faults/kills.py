@@ -1,13 +1,15 @@
 """kill -9 at random moments: resumed each time, a run ends where one that was let alone ends."""
 
 import random
+import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from yocto_train import Run
 
-from .children import Child
+from .children import Child, Work
 from .ledger import Ledger
 from .victim import Stage, snapshot, train
 
@@ -23,22 +25,21 @@ def kill(stage: Stage, root: Path, ledger: Ledger, *, rounds: int) -> None:
         ledger: what it counts in.
         rounds: how often it is killed.
     """
-    steps = 60 + 10 * rounds
+    steps = 20 + 13 * rounds
     begun = time.perf_counter()
     straight = train(stage.data, root / "straight", max_iters=steps, save_interval=1)
     each = (time.perf_counter() - begun) / steps
     path, newest = root / "killed", 0
     moments = random.Random(rounds)  # noqa: S311 - no secret
     for turn in range(rounds + 1):
-        child = Child(lambda wait, saved: train(stage.data, path, max_iters=steps, save_interval=1))
+        saves = moments.randrange(9)
+        child = Child(_until(saves + 4 if turn < rounds else steps + 1, stage, path, steps))
         if turn < rounds:
-            # Some steps each at most, so that no round comes to the end by itself.
-            time.sleep(moments.uniform(0.0, 10 * each))
+            child.until_saved(saves)
+            time.sleep(moments.uniform(0.0, each))
             child.kill()
         code = child.wait()
-        if turn < rounds and code == 0:
-            continue  # it had ended already: no fault
-        problem, newest = _look(path, code, newest, killed=turn < rounds)
+        problem, newest = _look(path, code, max(newest, child.last_saved), killed=turn < rounds)
         ledger.count(KIND if turn < rounds else "the run after all kills", problem)
     run = Run(path)
     weights = run.latest().load_model().state_dict()
@@ -51,6 +52,24 @@ def kill(stage: Stage, root: Path, ledger: Ledger, *, rounds: int) -> None:
         ledger.count("its final weights", None)
 
 
+def _until(most: int, stage: Stage, path: Path, steps: int) -> Work:
+    """Train, but wait for the end after so many saves: the killer may be late on a busy machine."""
+
+    def work(wait: Callable[[], None], saved: Callable[[int], None]) -> None:
+        left = most
+
+        def save(step: int) -> None:
+            nonlocal left
+            saved(step)
+            left -= 1
+            if left == 0:
+                signal.pause()
+
+        train(stage.data, path, max_iters=steps, save_interval=1, saved=save)
+
+    return work
+
+
 def _look(path: Path, code: int | None, before: int, *, killed: bool) -> tuple[str | None, int]:
     """What is wrong after a round, or None; and the newest step."""
     if code != (-9 if killed else 0):
@@ -61,5 +80,5 @@ def _look(path: Path, code: int | None, before: int, *, killed: bool) -> tuple[s
     if newest.skipped:
         return f"half a checkpoint: {newest.skipped[0]}", newest.step
     if newest.step < before:
-        return f"step {before} was there before, step {newest.step} is the newest now", newest.step
+        return f"step {before} was saved before, step {newest.step} is the newest now", newest.step
     return None, newest.step
