@@ -97,7 +97,7 @@ class BatchSampler:
         if self.mode == "epoch":
             return self._epoch_starts(step * self.batch_size + first, rows)
         words = self._words(step, self.batch_size)[first : first + rows]
-        return (words % np.uint64(len(self.dataset))).astype(np.int64)
+        return (words % np.uint64(len(self.dataset))).view(np.int64)
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """This rank's rows of a step: x and y, int64, shape (batch_size // world_size, T) each."""

@@ -11,6 +11,7 @@ import numpy as np
 # NumPy then gathers entropy that is never used.
 _generator = np.random.Philox(0)
 _one_at_a_time = threading.Lock()
+_NO_WORDS_LEFT = np.zeros(4, dtype=np.uint64)
 
 
 def random_words(*, key: tuple[int, int], stream: tuple[int, int], count: int) -> np.ndarray:
@@ -33,11 +34,12 @@ def random_words(*, key: tuple[int, int], stream: tuple[int, int], count: int) -
             "counter": np.array((0, 0, *stream), dtype=np.uint64),
             "key": np.array(key, dtype=np.uint64),
         },
-        "buffer": np.zeros(4, dtype=np.uint64),
-        "buffer_pos": 4,  # used up: the next word is drawn afresh
+        "buffer": _NO_WORDS_LEFT,
+        "buffer_pos": 4,  # all used: the next word is drawn afresh
         "has_uint32": 0,
         "uinteger": 0,
     }
     with _one_at_a_time:
         _generator.state = state
-        return np.asarray(_generator.random_raw(count))
+        words: np.ndarray = _generator.random_raw(count)
+        return words
