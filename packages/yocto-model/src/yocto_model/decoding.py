@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from yocto_model.cache import KVCache
-from yocto_model.layers import Block, CausalSelfAttention, rotate
+from yocto_model.layers import MLP, Block, CausalSelfAttention, rotate
 
 if TYPE_CHECKING:
     from yocto_model.gpt import GPT
@@ -35,7 +35,7 @@ class OneToken:
         self.model = model
         blocks = cast("Iterable[Block]", model.blocks)
         self.layers = [
-            (norm(block.ln_1), Attention(block.attn), norm(block.ln_2), block.mlp)
+            (norm(block.ln_1), Attention(block.attn), norm(block.ln_2), mlp(block.mlp))
             for block in blocks
         ]
         self.ln_f = norm(model.ln_f)
@@ -50,16 +50,17 @@ class OneToken:
         Returns:
             (B, 1, C), the normalised residual stream.
         """
-        model, positions, unseen = self.model, torch.tensor([cache.length], device=idx.device), None
+        model, unseen = self.model, None
+        positions: int | Tensor = cache.length
         if cache.padding is not None:
-            positions = (cache.length - cache.padding).clamp(min=0)  # (B,)
+            positions = (cache.length - cache.padding).clamp(min=0)[:, None]  # (B, 1)
             unseen = padding_mask(cache, cache.padding)
-        x = F.embedding(idx[:, 0], model.token_emb.weight)  # (B, C)
+        x = F.embedding(idx, model.token_emb.weight)[:, 0]  # (B, C)
         rotary = None
         if model.pos_emb is not None:
-            x = x + model.pos_emb.weight[positions]
+            x = x + model.pos_emb.weight[positions].view(-1, x.shape[1])  # (1 or B, C) added
         else:
-            rotary = model.cos[positions, None], model.sin[positions, None]  # (1 or B, 1, D)
+            rotary = model.cos[positions], model.sin[positions]  # (D,) or (B, 1, D)
         for layer, stored in zip(self.layers, cache.next_token(), strict=True):
             ln_1, attention, ln_2, mlp = layer
             x = x + attention(ln_1(x), rotary, stored, unseen)
@@ -72,7 +73,7 @@ class Attention:
     """`CausalSelfAttention` of one token per row: (B, C) -> (B, C)."""
 
     def __init__(self, attention: CausalSelfAttention) -> None:
-        self.qkv, self.proj = attention.qkv, attention.proj
+        self.qkv, self.proj = product(attention.qkv), product(attention.proj)
         self.heads = [attention.n_head, attention.kv_heads, attention.kv_heads]
         self.head_dim, self.scale = attention.head_dim, attention.head_dim**-0.5
         self.norm: Function | None = None
@@ -92,18 +93,19 @@ class Attention:
 
         Args:
             x: (B, C).
-            rotary: cosine and sine of the rows' positions, (1 or B, 1, D), or None.
+            rotary: cosine and sine of the rows' positions, (D,) or (B, 1, D), or None.
             stored: this layer's part of `KVCache.next_token`.
             unseen: (B, 1, 1, S), minus infinity at what a row may not look at, else 0; or None.
         """
         B, (n_head, kv_heads, _) = x.shape[0], self.heads
-        heads = self.qkv(x).view(B, n_head + 2 * kv_heads, self.head_dim)
-        qk, v = heads.split([n_head + kv_heads, kv_heads], dim=1)  # (B, H + K, D), (B, K, D)
-        if self.norm is not None:
-            qk = self.norm(qk)
-        if rotary is not None:
-            qk = rotate(qk, *rotary)
-        q, k = qk.split([n_head, kv_heads], dim=1)
+        heads = self.qkv(x).view(B, -1, self.head_dim)  # (B, H + 2 K, D)
+        if self.norm is not None or rotary is not None:
+            qk, v = heads.split_with_sizes([n_head + kv_heads, kv_heads], 1)
+            qk = qk if self.norm is None else self.norm(qk)  # (B, H + K, D)
+            qk = qk if rotary is None else rotate(qk, *rotary)
+            q, k = qk.split_with_sizes([n_head, kv_heads], 1)
+        else:
+            q, k, v = heads.split_with_sizes(self.heads, 1)
         keys, values, new_k, new_v = stored
         new_k.copy_(k)
         new_v.copy_(v)
@@ -116,7 +118,18 @@ class Attention:
             if unseen is not None:
                 scores.view(B, kv_heads, -1, scores.shape[-1]).add_(unseen)
             y = scores.softmax(dim=-1) @ values.flatten(0, 1)  # (B K, H / K, D)
-        return self.proj(y.view(B, -1))  # type: ignore[no-any-return] # nn.Module.__call__ is untyped
+        return self.proj(y.view(B, -1))
+
+
+def product(module: nn.Module) -> Function:
+    """A linear layer's own function: calling the module would look for hooks first."""
+    return cast("Function", module.forward)
+
+
+def mlp(module: MLP) -> Function:
+    """`MLP` without the calls of its modules."""
+    up, bend, down = product(module.up), module.bend, product(module.proj)
+    return lambda x: down(bend(up(x)))
 
 
 def norm(module: nn.Module) -> Function:

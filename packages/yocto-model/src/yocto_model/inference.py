@@ -47,6 +47,7 @@ class InferenceGPT(GPT):
     bytes_per_token: int
     _one_token: OneToken
 
+    @torch.inference_mode()  # less to keep track of than with no_grad
     def hidden_states(self, idx: Tensor, *, cache: KVCache | None = None) -> Tensor:
         """As in `GPT`."""
         if cache is None or idx.dim() != 2 or idx.shape[1] != 1 or self._is_full(cache):

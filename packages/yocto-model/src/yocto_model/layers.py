@@ -128,15 +128,16 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Widen, bend, narrow."""
-        x = self.up(x)  # (B, T, F), or (B, T, 2F) for SwiGLU
+        return self.proj(self.bend(self.up(x)))  # type: ignore[no-any-return] # nn.Module.__call__ is untyped
+
+    def bend(self, x: Tensor) -> Tensor:
+        """The activation: (B, T, F), or (B, T, 2F) for SwiGLU, to (B, T, F)."""
         if self.activation == "swiglu":
             gate, value = x.chunk(2, dim=-1)
-            x = F.silu(gate) * value  # (B, T, F)
-        elif self.activation == "relu2":
-            x = F.relu(x).square()
-        else:
-            x = F.gelu(x, approximate="tanh" if self.activation == "gelu_tanh" else "none")
-        return self.proj(x)  # type: ignore[no-any-return] # nn.Module.__call__ is untyped
+            return F.silu(gate) * value
+        if self.activation == "relu2":
+            return F.relu(x).square()
+        return F.gelu(x, approximate="tanh" if self.activation == "gelu_tanh" else "none")
 
 
 class Block(nn.Module):
