@@ -10,7 +10,7 @@ from hypothesis import register_random
 from yocto_data import TokenDataset, prepare
 from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import CharTokenizer
-from yocto_train import Run, TrainConfig, Trainer, World
+from yocto_train import Evaluated, Event, Run, StepDone, TrainConfig, Trainer, World
 
 TEXT = """\
 Nobody asked the lighthouse whether it wished to turn. It turned, and the ships went home.
@@ -125,3 +125,21 @@ def make_trainer(
         )
 
     return make
+
+
+def _story(events: list[Event]) -> list[str]:
+    """What a run reported, exactly: floats as hexadecimal."""
+    lines = []
+    for event in events:
+        if isinstance(event, StepDone):
+            numbers = event.loss, event.smoothed_loss, event.lr, event.grad_norm, event.epoch
+            lines.append(f"step {event.step} " + " ".join(map(float.hex, numbers)))
+        elif isinstance(event, Evaluated):
+            lines.append(f"eval {event.step} {event.loss.hex()} {event.best_step} {event.is_best}")
+    return lines
+
+
+@pytest.fixture(scope="session")
+def story() -> Callable[[list[Event]], list[str]]:
+    """`story(events)`: what a run reported of steps and evaluations, exactly."""
+    return _story

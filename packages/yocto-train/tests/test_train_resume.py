@@ -18,16 +18,14 @@ from yocto_tokenizers import CharTokenizer
 from yocto_train import (
     Checkpoint,
     CheckpointError,
-    Evaluated,
     Event,
     Run,
     StepDone,
     Trainer,
-    save_checkpoint,
 )
-from yocto_train.stepper import mixed_seed
 
 MakeTrainer = Callable[..., Trainer]
+Story = Callable[[list[Event]], list[str]]
 KINDS: list[dict[str, Any]] = [
     {"arch": "gpt2", "optimizer": "adamw", "sampling": "random", "schedule": "cosine"},
     {"arch": "modern", "optimizer": "muon", "sampling": "epoch", "schedule": "wsd"},
@@ -35,18 +33,6 @@ KINDS: list[dict[str, Any]] = [
     {"arch": "modern", "optimizer": "adamw", "sampling": "epoch", "schedule": "wsd"},
 ]
 NAMES = ["-".join(kind.values()) for kind in KINDS]
-
-
-def story(events: list[Event]) -> list[str]:
-    """What a run reported, exactly: floats as hexadecimal."""
-    lines = []
-    for event in events:
-        if isinstance(event, StepDone):
-            numbers = event.loss, event.smoothed_loss, event.lr, event.grad_norm, event.epoch
-            lines.append(f"step {event.step} " + " ".join(map(float.hex, numbers)))
-        elif isinstance(event, Evaluated):
-            lines.append(f"eval {event.step} {event.loss.hex()} {event.best_step} {event.is_best}")
-    return lines
 
 
 def tensors(value: Any, where: str = "") -> dict[str, Tensor]:
@@ -82,6 +68,7 @@ def assert_equal_state(expected: Trainer, actual: Trainer) -> None:
 def saved_everywhere(
     request: pytest.FixtureRequest,
     make_trainer: MakeTrainer,
+    story: Story,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[dict[str, Any], Run, Trainer, list[str]]:
     """A run of 30 steps that kept a checkpoint of every one."""
@@ -96,7 +83,9 @@ def saved_everywhere(
 
 
 def test_resumed_at_every_step(
-    saved_everywhere: tuple[dict[str, Any], Run, Trainer, list[str]], make_trainer: MakeTrainer
+    saved_everywhere: tuple[dict[str, Any], Run, Trainer, list[str]],
+    make_trainer: MakeTrainer,
+    story: Story,
 ) -> None:
     """R1 for each k of 30, or of 12.
 
@@ -117,7 +106,11 @@ def test_resumed_at_every_step(
     ("kind", "stops"), [(KINDS[0], (7,)), (KINDS[1], (5, 11, 21)), (KINDS[2], (13, 14))]
 )
 def test_stopped_and_resumed_again_and_again(
-    kind: dict[str, Any], stops: tuple[int, ...], make_trainer: MakeTrainer, tmp_path: Path
+    kind: dict[str, Any],
+    stops: tuple[int, ...],
+    make_trainer: MakeTrainer,
+    story: Story,
+    tmp_path: Path,
 ) -> None:
     """A run that is asked to stop, resumed.
 
@@ -212,140 +205,6 @@ def test_resumed_in_a_new_process(
     assert 9 == resumed.progress.step
     list(resumed.run())
     assert_equal_state(straight, resumed)
-
-
-# --- negative controls: each saved item is needed ------------------------------------------------
-
-
-def with_state(
-    run: Run, checkpoint: Checkpoint, change: Callable[[dict[str, Any]], None]
-) -> Checkpoint:
-    """The same checkpoint in another run directory, with its state changed."""
-    state = checkpoint.load_state()
-    for key in ("format", "format_version"):
-        del state[key]
-    change(state)
-    run.create()
-    found = checkpoint.manifest
-    written = save_checkpoint(
-        run.path, checkpoint.load_model(), state, tokenizer=checkpoint.load_tokenizer(),
-        data=found.data, val_loss=found.val_loss, environment=found.environment,
-    )  # fmt: skip
-    return Checkpoint.open(written.directory)
-
-
-@pytest.fixture
-def stopped(make_trainer: MakeTrainer, tmp_path: Path) -> tuple[Checkpoint, list[str]]:
-    """A checkpoint of step 8 of 16, evaluated, and the straight run's story from there."""
-    options = {"max_iters": 16, "eval_interval": 4, "optimizer": "muon", "save_interval": 8}
-    run = Run(tmp_path / "first")
-    run.create()
-    expected = story(list(make_trainer(run=run, **options).run()))
-    tail = [line for line in expected if int(line.split()[1]) > 8]
-    return Checkpoint.open(run.path / "step-00000008"), tail
-
-
-def go_on(checkpoint: Checkpoint, make_trainer: MakeTrainer) -> list[str]:
-    trainer = make_trainer(max_iters=16, eval_interval=4, optimizer="muon")
-    trainer.restore(checkpoint)
-    return story(list(trainer.run()))
-
-
-def test_the_control_itself(
-    stopped: tuple[Checkpoint, list[str]], make_trainer: MakeTrainer, tmp_path: Path
-) -> None:
-    """With nothing dropped, the copied checkpoint goes on exactly."""
-    copy = with_state(Run(tmp_path / "copy"), stopped[0], lambda state: None)
-    assert stopped[1] == go_on(copy, make_trainer)
-
-
-@pytest.mark.parametrize("part", ["progress", "optimizers", "scaler", "config", "sampler"])
-def test_a_state_without_a_part_is_refused(
-    part: str, stopped: tuple[Checkpoint, list[str]], make_trainer: MakeTrainer, tmp_path: Path
-) -> None:
-    """Whatever is missing from opt.pt, the run does not go on without it."""
-    checkpoint = with_state(Run(tmp_path / "copy"), stopped[0], lambda state: state.pop(part))
-    with pytest.raises(CheckpointError, match=f"lacks {part}"):
-        make_trainer(optimizer="muon").restore(checkpoint)
-
-
-def forget_adam(state: dict[str, Any]) -> None:
-    for entry in state["optimizers"][0]["state"].values():
-        for name in ("exp_avg", "exp_avg_sq"):
-            entry[name] = torch.zeros_like(entry[name])
-
-
-def forget_adam_step(state: dict[str, Any]) -> None:
-    for entry in state["optimizers"][0]["state"].values():
-        entry["step"] = torch.ones_like(entry["step"])
-
-
-def forget_muon(state: dict[str, Any]) -> None:
-    for entry in state["optimizers"][1]["state"].values():
-        for name in entry:
-            entry[name] = torch.zeros_like(entry[name])
-
-
-def forget(**values: object) -> Callable[[dict[str, Any]], None]:
-    return lambda state: state["progress"].update(values)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        forget_adam, forget_adam_step, forget_muon,
-        forget(loss_sum=0.0), forget(loss_weight=0.0),
-        forget(best_loss=0.5),
-        forget(step=7), forget(evaluated_step=None),
-    ],
-    ids=[
-        "moments of AdamW", "steps of AdamW", "momentum of Muon", "smoothed loss", "its weight",
-        "best loss", "step", "evaluated step",
-    ],
-)  # fmt: skip
-def test_each_saved_item_matters(
-    change: Callable[[dict[str, Any]], None],
-    stopped: tuple[Checkpoint, list[str]],
-    make_trainer: MakeTrainer,
-    tmp_path: Path,
-) -> None:
-    """Negative control: forget one saved item, and the resumed run is no longer the same."""
-    checkpoint = with_state(Run(tmp_path / "copy"), stopped[0], change)
-    assert stopped[1] != go_on(checkpoint, make_trainer)
-
-
-def test_stale_evaluations_matter(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    """Negative control: with the count of stale evaluations forgotten, early stopping is late."""
-    run = Run(tmp_path / "run")
-    run.create()
-    trainer = make_trainer(run=run, max_iters=30, eval_interval=2, patience=3)
-    trainer.progress.best_loss, trainer.progress.best_step = 0.0, 0  # never reached
-    for event in trainer.run():
-        if event.step == 4:
-            trainer.request_stop()
-    checkpoint = run.latest()
-    ends: list[int] = []
-    for change in (lambda state: None, forget(stale_evaluations=0)):
-        copy = with_state(Run(tmp_path / f"copy{len(ends)}"), checkpoint, change)
-        resumed = make_trainer(max_iters=30, eval_interval=2, patience=3)
-        resumed.restore(copy)
-        ends.append(list(resumed.run())[-1].step)
-    assert [6, 8] == ends
-
-
-def test_dropout_seeds_matter(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Negative control: with seeds that depend on the process, resumed losses would differ.
-
-    Ours are a fixed function of seed, step, part and rank, each in its own way.
-    """
-    assert mixed_seed(1, 2, 3, 4) == mixed_seed(1, 2, 3, 4)
-    numbers = [(1, 2, 3, 4), (2, 2, 3, 4), (1, 3, 3, 4), (1, 2, 4, 4), (1, 2, 3, 5), (1, 23, 4, 0)]
-    seeds = {mixed_seed(*four) for four in numbers}
-    assert 6 == len(seeds)
-    assert all(0 <= seed < 2**63 for seed in seeds)
-    plain = story(list(make_trainer(max_iters=4).run()))
-    monkeypatch.setattr("yocto_train.stepper.mixed_seed", lambda *numbers: 7 + sum(numbers))
-    assert plain != story(list(make_trainer(max_iters=4).run()))
 
 
 def test_the_scaler_is_saved(make_trainer: MakeTrainer, tmp_path: Path) -> None:

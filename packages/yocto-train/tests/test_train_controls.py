@@ -1,0 +1,221 @@
+"""Negative controls of resuming: each saved item is needed, for without it the run is another."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from yocto_model import GPT
+from yocto_train import (
+    Checkpoint,
+    CheckpointError,
+    Evaluated,
+    Event,
+    Run,
+    Sampled,
+    Saved,
+    Trainer,
+    save_checkpoint,
+)
+from yocto_train.progress import Progress
+from yocto_train.stepper import mixed_seed
+
+MakeTrainer = Callable[..., Trainer]
+Story = Callable[[list[Event]], list[str]]
+GoOn = Callable[[Checkpoint], list[str]]
+
+
+def with_state(
+    run: Run, checkpoint: Checkpoint, change: Callable[[dict[str, Any]], None]
+) -> Checkpoint:
+    """The same checkpoint in another run directory, with its state changed."""
+    state = checkpoint.load_state()
+    for key in ("format", "format_version"):
+        del state[key]
+    change(state)
+    run.create()
+    found = checkpoint.manifest
+    written = save_checkpoint(
+        run.path, checkpoint.load_model(), state, tokenizer=checkpoint.load_tokenizer(),
+        data=found.data, val_loss=found.val_loss, environment=found.environment,
+    )  # fmt: skip
+    return Checkpoint.open(written.directory)
+
+
+@pytest.fixture
+def stopped(
+    make_trainer: MakeTrainer, story: Story, tmp_path: Path
+) -> tuple[Checkpoint, list[str]]:
+    """A checkpoint of step 8 of 16, evaluated, and the straight run's story from there."""
+    options = {"max_iters": 16, "eval_interval": 4, "optimizer": "muon", "save_interval": 8}
+    run = Run(tmp_path / "first")
+    run.create()
+    expected = story(list(make_trainer(run=run, **options).run()))
+    tail = [line for line in expected if int(line.split()[1]) > 8]
+    return Checkpoint.open(run.path / "step-00000008"), tail
+
+
+@pytest.fixture
+def go_on(make_trainer: MakeTrainer, story: Story) -> Callable[[Checkpoint], list[str]]:
+    """`go_on(checkpoint)`: the story of a run that is resumed there."""
+
+    def go(checkpoint: Checkpoint) -> list[str]:
+        trainer = make_trainer(max_iters=16, eval_interval=4, optimizer="muon")
+        trainer.restore(checkpoint)
+        return story(list(trainer.run()))
+
+    return go
+
+
+def test_the_control_itself(
+    stopped: tuple[Checkpoint, list[str]], go_on: GoOn, tmp_path: Path
+) -> None:
+    """With nothing dropped, the copied checkpoint goes on exactly."""
+    copy = with_state(Run(tmp_path / "copy"), stopped[0], lambda state: None)
+    assert stopped[1] == go_on(copy)
+
+
+@pytest.mark.parametrize("part", ["progress", "optimizers", "scaler", "config", "sampler"])
+def test_a_state_without_a_part_is_refused(
+    part: str, stopped: tuple[Checkpoint, list[str]], make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    """Whatever is missing from opt.pt, the run does not go on without it."""
+    checkpoint = with_state(Run(tmp_path / "copy"), stopped[0], lambda state: state.pop(part))
+    with pytest.raises(CheckpointError, match=f"lacks {part}"):
+        make_trainer(optimizer="muon").restore(checkpoint)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Progress)])
+def test_progress_without_a_field_is_refused(
+    field: str, stopped: tuple[Checkpoint, list[str]], make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    """Of where the run stood nothing may be missing, and nothing be there that is not known."""
+
+    def lose(state: dict[str, Any]) -> None:
+        del state["progress"][field]
+
+    for name, change in {"less": lose, "more": forget(unknown=1)}.items():
+        checkpoint = with_state(Run(tmp_path / name), stopped[0], change)
+        with pytest.raises(CheckpointError, match="does not hold where the run stood"):
+            make_trainer(optimizer="muon").restore(checkpoint)
+
+
+def forget_adam(state: dict[str, Any]) -> None:
+    for entry in state["optimizers"][0]["state"].values():
+        for name in ("exp_avg", "exp_avg_sq"):
+            entry[name] = torch.zeros_like(entry[name])
+
+
+def forget_adam_step(state: dict[str, Any]) -> None:
+    for entry in state["optimizers"][0]["state"].values():
+        entry["step"] = torch.ones_like(entry["step"])
+
+
+def forget_muon(state: dict[str, Any]) -> None:
+    for entry in state["optimizers"][1]["state"].values():
+        for name in entry:
+            entry[name] = torch.zeros_like(entry[name])
+
+
+def forget(**values: object) -> Callable[[dict[str, Any]], None]:
+    return lambda state: state["progress"].update(values)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        forget_adam, forget_adam_step, forget_muon,
+        forget(loss_sum=0.0), forget(loss_weight=0.0),
+        forget(best_loss=0.5),
+        forget(step=7), forget(evaluated_step=None),
+    ],
+    ids=[
+        "moments of AdamW", "steps of AdamW", "momentum of Muon", "smoothed loss", "its weight",
+        "best loss", "step", "evaluated step",
+    ],
+)  # fmt: skip
+def test_each_saved_item_matters(
+    change: Callable[[dict[str, Any]], None],
+    stopped: tuple[Checkpoint, list[str]],
+    go_on: GoOn,
+    tmp_path: Path,
+) -> None:
+    """Negative control: forget one saved item, and the resumed run is no longer the same."""
+    checkpoint = with_state(Run(tmp_path / "copy"), stopped[0], change)
+    assert stopped[1] != go_on(checkpoint)
+
+
+def test_the_weights_matter(
+    stopped: tuple[Checkpoint, list[str]], go_on: GoOn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: with the last bit of the embeddings changed, the resumed run is another."""
+    load = Checkpoint.load_model
+
+    def load_other(checkpoint: Checkpoint) -> GPT:
+        model = load(checkpoint)
+        with torch.no_grad():
+            model.token_emb.weight.view(torch.int32)[:] ^= 1
+        return model
+
+    monkeypatch.setattr(Checkpoint, "load_model", load_other)
+    assert stopped[1] != go_on(stopped[0])
+
+
+def test_the_best_step_and_the_last_sample_matter(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    """Negative control: forgotten, best.pt would point elsewhere, and a sample be written twice."""
+    options = {"max_iters": 8, "eval_interval": 4, "sample_interval": 4, "sample_tokens": 2}
+    run = Run(tmp_path / "run")
+    run.create()
+    for event in (first := make_trainer(run=run, **options)).run():
+        if isinstance(event, Saved):
+            first.request_stop()
+    # As after an evaluation that nothing will beat.
+    ends: list[object] = []
+    for change in (forget(best_loss=0.0), forget(best_loss=0.0, best_step=None, sampled_step=None)):
+        copy = with_state(Run(tmp_path / f"copy{len(ends)}"), run.latest(), change)
+        resumed = make_trainer(**options)
+        resumed.restore(copy)
+        events = list(resumed.run())
+        best = [event.best_step for event in events if isinstance(event, Evaluated)]
+        ends.append((best, [event.step for event in events if isinstance(event, Sampled)]))
+    assert [([4], [8]), ([None], [4, 8])] == ends
+
+
+def test_stale_evaluations_matter(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    """Negative control: with the count of stale evaluations forgotten, early stopping is late."""
+    run = Run(tmp_path / "run")
+    run.create()
+    trainer = make_trainer(run=run, max_iters=30, eval_interval=2, patience=3)
+    trainer.progress.best_loss, trainer.progress.best_step = 0.0, 0  # never reached
+    for event in trainer.run():
+        if event.step == 4:
+            trainer.request_stop()
+    checkpoint = run.latest()
+    ends: list[int] = []
+    for change in (lambda state: None, forget(stale_evaluations=0)):
+        copy = with_state(Run(tmp_path / f"copy{len(ends)}"), checkpoint, change)
+        resumed = make_trainer(max_iters=30, eval_interval=2, patience=3)
+        resumed.restore(copy)
+        ends.append(list(resumed.run())[-1].step)
+    assert [6, 8] == ends
+
+
+def test_dropout_seeds_matter(
+    make_trainer: MakeTrainer, story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: with seeds that depend on the process, resumed losses would differ.
+
+    Ours are a fixed function of seed, step, part and rank, each in its own way.
+    """
+    assert mixed_seed(1, 2, 3, 4) == mixed_seed(1, 2, 3, 4)
+    numbers = [(1, 2, 3, 4), (2, 2, 3, 4), (1, 3, 3, 4), (1, 2, 4, 4), (1, 2, 3, 5), (1, 23, 4, 0)]
+    seeds = {mixed_seed(*four) for four in numbers}
+    assert 6 == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    plain = story(list(make_trainer(max_iters=4).run()))
+    monkeypatch.setattr("yocto_train.stepper.mixed_seed", lambda *numbers: 7 + sum(numbers))
+    assert plain != story(list(make_trainer(max_iters=4).run()))
