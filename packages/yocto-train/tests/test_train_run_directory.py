@@ -274,6 +274,37 @@ def test_leftovers_are_cleared_under_the_lock(copied: Path) -> None:
     assert copied.parent.is_dir()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+def test_a_lock_on_a_full_disk(copied: Path) -> None:
+    """K9: the text in the lock may be lost; the lock is held, and giving it back is no error."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Run(copied).lock():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # as if the disk were full
+        try:
+            with files.locked(copied / "other", "me") as taken:
+                assert taken
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert b"" == (copied / "other").read_bytes()
+
+
+def test_a_directory_that_cannot_be_listed(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K12: clearing up after a crash can wait; that it failed stops no training."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (copied / ".tmp-left").mkdir()
+    monkeypatch.setattr(Path, "glob", refuse)
+    with Run(copied).lock():
+        assert (copied / ".tmp-left").is_dir()
+    monkeypatch.undo()
+    with Run(copied).lock():
+        assert not (copied / ".tmp-left").exists()
+
+
 @pytest.mark.parametrize("below", ["missing", "a file"])
 def test_a_directory_that_cannot_be_locked(below: str, tmp_path: Path) -> None:
     """K12: no directory, no lock: this package's error in one line."""

@@ -252,14 +252,14 @@ def locked(path: Path, owner: str) -> Iterator[bool]:
     Raises:
         OSError: the file cannot be opened.
     """
-    with path.open("ab+") as file:
+    # Unbuffered: what could not be written would be tried again, and fail, when it is closed.
+    with path.open("ab+", buffering=0) as file:
         taken = _try_lock(file)
         if taken:
             # What the lock protects does not depend on its text, so a full disk does not matter.
             with contextlib.suppress(OSError):
                 file.truncate(0)
-                file.write(owner.encode())
-                file.flush()
+                write_all(file, owner.encode())
         yield taken
 
 

@@ -109,13 +109,20 @@ class Run:
                 raise RunError(f"cannot lock {self.path}: {reason(error)}") from error
             if not taken:
                 raise RunError(f"{self.path} is in use by {holder or 'another process'}")
-            for leftover in self.path.glob(".tmp-*"):
-                with contextlib.suppress(OSError):
-                    if is_directory(leftover):
-                        files.remove_tree(leftover)
-                    else:
-                        files.remove_file(leftover)
+            self._clear_up()
             yield
+
+    def _clear_up(self) -> None:
+        """Remove what a crash left behind; what cannot be removed stays for the next writer."""
+        leftovers: list[Path] = []
+        with contextlib.suppress(OSError):
+            leftovers = list(self.path.glob(".tmp-*"))
+        for leftover in leftovers:
+            with contextlib.suppress(OSError):
+                if is_directory(leftover):
+                    files.remove_tree(leftover)
+                else:
+                    files.remove_file(leftover)
 
     # --- checkpoints ---------------------------------------------------------------------------
 
