@@ -34,7 +34,7 @@ def train(trainer: Trainer, run: Run, *, config: str, data_dir: Path, board: Boa
         with _stop_signals(trainer, run) as caught:
             for _ in trainer.run():
                 pass
-        return 128 + caught[0] if caught else 0
+        return _exit_code(caught)
     history, rungs = History.of(run), _rungs(trainer)
     recorder = _Recorder(
         trainer, run, history, About(config=config, data_dir=data_dir, rungs=rungs), board
@@ -49,7 +49,14 @@ def train(trainer: Trainer, run: Run, *, config: str, data_dir: Path, board: Boa
             display.show(event)
             stopped = isinstance(event, Stopped) and event.reason == "requested"
     say(farewell(trainer, run, stopped=stopped))
-    return 128 + caught[0] if caught else 0
+    return _exit_code(caught)
+
+
+def _exit_code(caught: list[int]) -> int:
+    """130 after Ctrl-C, 143 after SIGTERM or a terminal that was closed, 0 otherwise."""
+    if not caught:
+        return 0
+    return 128 + (signal.SIGINT if caught[0] == signal.SIGINT else signal.SIGTERM)
 
 
 def _rungs(trainer: Trainer) -> tuple[Rung, ...]:

@@ -1,0 +1,159 @@
+"""report.html: a page without scripts, whatever the model wrote."""
+
+import html.parser
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from yocto_cli import report as module
+from yocto_cli.history import History, Sample
+from yocto_cli.ladder import Rung
+from yocto_cli.report import Report, page, write_report
+from yocto_cli.report_chart import ticks
+
+HOSTILE = "</p><script>alert(1)</script>&amp;\"'<img src=x onerror=y>\x1b[2J\ud800"
+VOID = {"meta", "br", "hr"}
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects tags, attributes and text, and notices tags that are not closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert [] == reader.open
+    return reader
+
+
+def report(text: str = "a sample", **changes: object) -> Report:
+    fields: dict[str, object] = {
+        "name": "run",
+        "status": "training",
+        "history": History(
+            losses=[(1, 3.0), (2, 2.5), (3, math.nan)],
+            evaluations={2: 2.6, 3: 2.4},
+            samples=[Sample(step=2, seed=1, prompt="The ", text=text)],
+        ),
+        "rungs": (Rung(name="uniform", loss=4.0), Rung(name="letter pairs", loss=2.5)),
+        "max_iters": 4,
+        "best_step": 3,
+        "best_loss": 2.4,
+        "bits": 3.46,
+        "unit": "character",
+        "n_parameters": 812_345,
+        "facts": [("data", "d")],
+        "commands": [("Talk to it", "uv run yocto-chat --ckpt r")],
+        "config": "seed = 1\n",
+    }
+    return Report(**{**fields, **changes})  # type: ignore[arg-type] # a mapping of its fields
+
+
+@pytest.mark.property
+@given(st.text() | st.just(HOSTILE))
+@example(HOSTILE)
+@example("")
+def test_text_from_outside_stays_text(text: str) -> None:
+    """No text adds a tag or an attribute, in any of the places where it can stand."""
+    usual = read(page(report()))
+    facts, commands = [(text, text)], [(text, text)]
+    changed = read(
+        page(report(text, name=text, status=text, facts=facts, commands=commands, config=text))
+    )
+    assert usual.tags == changed.tags
+
+
+def test_the_page_is_alone_and_says_what_it_should() -> None:
+    """No script, no handler, no address: it opens offline, and reads on a phone and at night."""
+    text = page(report(HOSTILE))
+    reader = read(text)
+    assert {"script", "link", "img", "iframe", "a"}.isdisjoint(tag for tag, _ in reader.tags)
+    names = {name for _, attributes in reader.tags for name in attributes}
+    assert not {name for name in names if name.startswith("on") or name in ("src", "href")}
+    assert "http" not in text.replace("http-equiv", "")
+    assert "url(" not in text
+    assert "prefers-color-scheme: dark" in text
+    assert "width=device-width" in text
+    for words in ("2.400", "3.46", "0.81 M", "uniform", "uv run yocto-chat --ckpt r", "step 2"):
+        assert words in reader.text
+    assert "\u241b[2J" in reader.text
+    text.encode()
+
+
+def test_the_curve_is_where_the_figures_are() -> None:
+    """One line for training, one for validation, one for each rung; the best point is larger."""
+    tags = read(page(report())).tags
+    kinds = [attributes.get("class") for tag, attributes in tags if tag in ("polyline", "line")]
+    assert ["rung", "rung", "train", "val"] == kinds
+    dots = [attributes["class"] for tag, attributes in tags if tag == "path"]
+    assert ["dot", "dot best"] == dots
+    points = [a["points"] for tag, a in tags if tag == "polyline" and a["class"] == "train"]
+    assert points[0] is not None
+    xs = [float(point.split(",")[0]) for point in points[0].split()]
+    assert [250, 500] == sorted(set(xs))
+
+
+def test_a_run_that_has_just_begun_has_a_page() -> None:
+    """Nothing measured, nothing written: it says so instead of failing."""
+    empty = report(history=History(), best_loss=None, best_step=None, bits=None, rungs=())
+    text = read(page(empty)).text
+    assert "The first figures are still to come." in text
+    assert "No sample has been written yet." in text
+
+
+def test_of_many_samples_some_are_shown() -> None:
+    """The first, the last, and others spread between them."""
+    samples = [Sample(step=i, seed=1, prompt="", text="t") for i in range(1, 501)]
+    text = read(page(report(history=History(samples=samples)))).text
+    assert text.count("step 1\n") <= 1
+    steps = [s for s in samples if f"step {s.step}t" in text]
+    assert 24 == len(steps)
+    assert (1, 500) == (steps[0].step, steps[-1].step)
+
+
+@pytest.mark.property
+@given(st.floats(0, 15), st.floats(0.01, 12))
+@example(0.0, 0.01)
+def test_ticks_are_few_round_and_inside(low: float, width: float) -> None:
+    """At most seven labels, none beyond the axis."""
+    found = ticks(low, low + width)
+    assert len(found) <= 7
+    assert sorted(set(found)) == found
+    assert all(low - 0.01 <= tick <= low + width + 0.01 for tick in found)
+
+
+def test_a_page_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure leaves the old page, and nothing beside it."""
+    write_report(tmp_path, report(name="old"))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="space"):
+        write_report(tmp_path, report(name="new"))
+    assert [module.NAME] == [path.name for path in tmp_path.iterdir()]
+    assert "<h1>old</h1>" in (tmp_path / module.NAME).read_text(encoding="utf-8")

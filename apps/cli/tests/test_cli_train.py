@@ -1,0 +1,300 @@
+"""yocto-train from its flags to its end: lines, files, lists, resuming, signals."""
+
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from yocto_cli import tensorboard, train, training_loop
+from yocto_cli.train_arguments import ModelFlags, TrainArguments, settings
+from yocto_model import GPT, TextGenerator
+from yocto_train import RECIPES, Evaluated, Run, files
+
+TINY = [
+    "--n_layer=1", "--n_head=2", "--n_embd=8", "--block_size=16", "--batch_size=2",
+    "--device=cpu", "--sample_tokens=8",
+]  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path: Path, char_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory to be in; training there needs no preparation."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def training(run: Any, char_data: Path, home: Path) -> Callable[..., Any]:
+    """Trains a tiny model; gives exit code and output."""
+    return lambda *words: run(train.main, [*TINY, f"--data_dir={char_data}", *words])
+
+
+def test_lines_and_files_agree(training: Any, home: Path) -> None:
+    """Off a terminal: no escapes, one line per report, the figures of metrics.jsonl."""
+    done = training("--max_iters=8", "--log_interval=2", "--eval_interval=4", "--sample_interval=8")
+    assert done.code == 0, done.err
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.out)
+    run = home / "checkpoints" / "poem"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if row["event"] == "stepdone"]
+    lines = re.findall(r"^step=(\d+) loss=([\d.]+) ", done.out, re.MULTILINE)
+    assert [(str(row["step"]), f"{row['loss']:.4f}") for row in steps] == lines
+    evaluated = [row for row in rows if row["event"] == "evaluated"]
+    lines = re.findall(r"^step=(\d+) val_loss=([\d.]+) ", done.out, re.MULTILINE)
+    assert [(str(row["step"]), f"{row['loss']:.4f}") for row in evaluated] == lines
+    assert done.out.splitlines()[-1].startswith("talk:   uv run yocto-chat --ckpt checkpoints/poem")
+    assert "<h1>poem</h1>" in (run / "report.html").read_text()
+    assert "finished · step 8 of 8" in (run / "report.html").read_text()
+
+
+def test_a_short_run_is_not_spent_on_evaluations(training: Any, home: Path) -> None:
+    """Up to 25 steps there is one evaluation, one sample, one checkpoint: at the end."""
+    assert training("--max_iters=20").code == 0
+    run = home / "checkpoints" / "poem"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kinds = [(row["event"], row["step"]) for row in rows]
+    assert [20] == [step for kind, step in kinds if kind == "evaluated"]
+    assert [20] == [step for kind, step in kinds if kind == "saved"]
+    assert 1 == len((run / "samples.jsonl").read_text().splitlines())
+
+
+def test_resuming_from_a_step(training: Any, run: Any, home: Path) -> None:
+    """--resume takes a run, one of its steps, or a pointer; what is later is put aside."""
+    assert training("--max_iters=6", "--eval_interval=2", "--dropout=0").code == 0
+    path = home / "checkpoints" / "poem"
+    whole = (path / "metrics.jsonl").read_text()
+    done = run(train.main, ["--resume", "checkpoints/poem/step-00000004"])
+    assert done.code == 0, done.err
+    assert "after step 4" in done.out
+    losses = [
+        [(r["step"], r["loss"]) for r in map(json.loads, text.splitlines())
+         if r["event"] == "evaluated"]
+        for text in (whole, (path / "metrics.jsonl").read_text())
+    ]  # fmt: skip
+    assert losses[0] == losses[1]
+    assert 1 == len(list(path.glob("step-00000006.old-*")))
+    again = run(train.main, ["--resume=checkpoints/poem/latest.pt"])
+    assert "it is finished; --max_iters above 6 goes on with it" in again.out
+
+
+def test_what_a_search_for_a_checkpoint_passed_over_is_said(
+    training: Any, run: Any, home: Path
+) -> None:
+    """A damaged newest step is named, and training goes on from the one before."""
+    assert training("--max_iters=4", "--eval_interval=2").code == 0
+    (home / "checkpoints" / "poem" / "step-00000004" / "model.pt").write_bytes(b"torn")
+    done = run(train.main, ["--resume"])
+    assert done.code == 0, done.err
+    assert re.search(r"note: passed over: .*step-00000004/model.pt is damaged", done.out)
+    assert "after step 2" in done.out
+
+
+@pytest.mark.parametrize("name", ["nowhere", "step-00000001", "poem/best.pt"])
+def test_nothing_to_resume(refused: Any, home: Path, name: str) -> None:
+    """A missing run is never a silent fresh start."""
+    assert "nothing to resume" in refused(train.main, [f"--resume={name}"])
+    assert [] == list(home.iterdir())
+
+
+def test_the_list_of_runs(training: Any, run: Any, home: Path) -> None:
+    """Loss, size, steps, and the command to talk to each; broken ones are said to be so."""
+    assert training("--max_iters=4", "--eval_interval=4", "--run_name=good").code == 0
+    assert training("--max_iters=4", "--eval_interval=4", "--run_name=torn").code == 0
+    (home / "checkpoints" / "torn" / "step-00000004" / "model.pt").write_bytes(b"torn")
+    (home / "checkpoints" / "no run").mkdir()
+    (home / "checkpoints" / "begun").mkdir()
+    (home / "checkpoints" / "begun" / "config.toml").touch()
+    done = run(train.main, ["--list"])
+    assert done.code == 0, done.err
+    best = min(
+        row["loss"]
+        for line in (home / "checkpoints" / "good" / "metrics.jsonl").read_text().splitlines()
+        if (row := json.loads(line))["event"] == "evaluated"
+    )
+    assert re.search(
+        rf"^good +val loss {best:.4f} +0\.00M +4/4 steps +\d+s ago$", done.out, re.MULTILINE
+    )
+    assert "uv run yocto-chat --ckpt checkpoints/good\n" in done.out
+    assert re.search(r"^torn .*\n  broken: .*model.pt is damaged", done.out, re.MULTILINE)
+    assert "--ckpt checkpoints/torn" not in done.out
+    assert re.search(r"^begun +no checkpoint", done.out, re.MULTILINE)
+    assert "no run" not in done.out
+
+
+def test_a_list_of_nothing(refused: Any, home: Path) -> None:
+    """It says how to get a run."""
+    assert "no run in checkpoints; train one: uv run yocto-train" in refused(train.main, ["--list"])
+
+
+def test_presets_are_recipes() -> None:
+    """The flag offers exactly what yocto-train has, and takes each as it stands."""
+    hint = get_type_hints(ModelFlags)["preset"]
+    choices = [name for part in get_args(hint) for name in get_args(part)]
+    assert sorted(RECIPES) == sorted(choices)
+    for name, recipe in RECIPES.items():
+        flags = TrainArguments(model=ModelFlags(preset=name))  # type: ignore[arg-type] # a str
+        model, config = settings(flags, vocab_size=65, shortest_split=10_000)
+        assert {**model.to_dict(), **recipe.model} == model.to_dict()
+        assert {**config.to_dict(), **recipe.train} == config.to_dict()
+
+
+def test_a_text_that_is_too_short_is_named(refused: Any, home: Path) -> None:
+    """Nothing is prepared, and the message speaks of the text and not of a file of ours."""
+    (home / "short.txt").write_text("Hello there, world.")
+    words = refused(train.main, ["--text_path=short.txt"])
+    assert "yocto-train: error: short.txt is too short" in words
+    assert ["short.txt"] == [path.name for path in home.iterdir()]
+
+
+def test_parallel_needs_torchrun(refused: Any, home: Path, char_data: Path) -> None:
+    """Alone it would silently be no parallel training; the command to type is given."""
+    said = refused(train.main, ["--parallel=ddp", f"--data_dir={char_data}"])
+    assert "run: uv run torchrun --nproc-per-node 2 --no-python yocto-train --parallel ddp" in said
+
+
+def test_tensorboard_is_an_extra(
+    refused: Any, home: Path, char_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is missing, one line says how to install it, before any work."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    said = refused(train.main, ["--tensorboard", f"--data_dir={char_data}"])
+    assert "install it: uv pip install 'yocto-cli[tensorboard]'" in said
+    assert [] == list(home.iterdir())
+
+
+def test_tensorboard_gets_the_figures(
+    training: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same values as metrics.jsonl, in the run's directory; closed at the end."""
+    written: list[Any] = []
+
+    class Writer:
+        def __init__(self, path: str, *, purge_step: int | None) -> None:
+            written.append((path, purge_step))
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, step, value))
+
+        def add_text(self, name: str, text: str, step: int) -> None:
+            written.append((name, step))
+
+        def close(self) -> None:
+            written.append("closed")
+
+    monkeypatch.setattr(tensorboard, "require", lambda: Writer)
+    assert training("--tensorboard", "--max_iters=4", "--log_interval=2").code == 0
+    lines = (home / "checkpoints" / "poem" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert ("checkpoints/poem/tensorboard", None) == written[0]
+    for row in rows:
+        if row["event"] == "stepdone":
+            assert ("train/loss", row["step"], row["loss"]) in written
+        if row["event"] == "evaluated":
+            assert ("val/loss", row["step"], row["loss"]) in written
+    assert ("sample", 4) in written
+    assert "closed" == written[-1]
+
+
+def test_a_full_disk_is_said_once(training: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the report or the rows training still goes on to its end."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Run, "record", full)
+    monkeypatch.setattr("yocto_cli.report.write_report", full)
+    done = training("--max_iters=8", "--log_interval=2", "--eval_interval=4")
+    assert done.code == 0
+    for file in ("metrics.jsonl", "samples.jsonl", "report.html"):
+        assert 1 == done.out.count(f"warning: cannot write {file}: No space left on device")
+
+
+# --- signals -------------------------------------------------------------------------------------
+
+
+def once(number: int) -> Callable[[], None]:
+    """Sends a signal to this process the first time it is called."""
+    sent: list[int] = []
+
+    def send() -> None:
+        if not sent:
+            sent.append(number)
+            os.kill(os.getpid(), number)
+
+    return send
+
+
+def before(target: Any, name: str, action: Callable[[Any], None], patch: Any) -> None:
+    original = getattr(target, name)
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        action(arguments[0])
+        return original(*arguments, **options)
+
+    patch.setattr(target, name, wrapped)
+
+
+@pytest.mark.parametrize(
+    ("phase", "step"), [("step", 1), ("evaluation", 20), ("sampling", 20), ("saving", 20)]
+)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_saves_and_ends(
+    training: Any, monkeypatch: pytest.MonkeyPatch, name: str, phase: str, step: int
+) -> None:
+    """In each phase: its exit code, a checkpoint that resumes, the handlers from before."""
+    send = once(getattr(signal, name))
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        if phase == "sampling":
+            before(TextGenerator, "stream", lambda _: send(), patch)
+        elif phase == "saving":
+            before(files, "rename", lambda _: send(), patch)
+        else:
+            trains = phase == "step"
+            before(GPT, "forward", lambda gpt: send() if gpt.training is trains else None, patch)
+        done = training("--max_iters=40", "--eval_interval=20", "--sample_interval=20")
+    assert (130 if name == "SIGINT" else 143) == done.code
+    assert f"stopped after step {step}, saved" in done.out
+    assert "resume: uv run yocto-train --resume checkpoints/poem\n" in done.out
+    assert step == Run("checkpoints/poem").latest().step
+    assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+
+
+def test_a_second_ctrl_c_stops_at_once(
+    training: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing more is saved, and the last checkpoint is named."""
+    plain = training_loop._Recorder.record
+
+    def record(self: Any, event: Any) -> None:
+        plain(self, event)
+        if isinstance(event, Evaluated) and event.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            before(files, "rename", lambda _: os.kill(os.getpid(), signal.SIGINT), monkeypatch)
+
+    monkeypatch.setattr(training_loop._Recorder, "record", record)
+    done = training("--max_iters=8", "--eval_interval=2", "--sample_interval=0")
+    assert done.code == 1
+    assert "stopped at once, without saving; the last checkpoint is" in done.err
+    assert "checkpoints/poem/step-00000002\n" in done.err
+    assert Run("checkpoints/poem").latest().step == 2
+
+
+def test_the_key_q_ends_with_zero(
+    training: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person who asked for the end got what was asked for; the run can still be resumed."""
+    from yocto_train import Trainer
+
+    before(GPT, "forward", lambda _: asked[0].request_stop() if asked else None, monkeypatch)
+    asked: list[Trainer] = []
+    before(Trainer, "run", asked.append, monkeypatch)
+    done = training("--max_iters=40")
+    assert done.code == 0
+    assert "stopped after step 1, saved" in done.out
+    assert "resume: uv run yocto-train --resume checkpoints/poem" in done.out
