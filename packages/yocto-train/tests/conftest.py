@@ -1,5 +1,8 @@
 """What this package's tests share: a small data set, a tiny model, a trainer of it."""
 
+import ctypes
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,16 @@ def _no_waiting_for_disks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda descriptor: None)
         yield
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+@pytest.fixture(scope="session")
+def tied() -> dict[str, Any]:
+    """Options for subprocess: what is started ends with this process, however that ends."""
+    return {"preexec_fn": _end_with_parent} if sys.platform == "linux" else {}
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -248,7 +249,7 @@ def test_an_operation_fails(mode: Mode, number: int, stage: Stage, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_process_ends(stage: Stage, tmp_path: Path) -> None:
+def test_the_process_ends(stage: Stage, tmp_path: Path, tied: dict[str, Any]) -> None:
     """K1, K3, K4: the process ends at the operation, without any clearing up.
 
     The next run finds the old state or the new one and finishes what the undisturbed run is, byte
@@ -260,7 +261,9 @@ def test_the_process_ends(stage: Stage, tmp_path: Path) -> None:
     numbers = ",".join(map(str, chosen))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, str(stage.data), str(tmp_path), numbers]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, timeout=300, **tied
+    )
     assert [f"{n} 137" for n in chosen] == result.stdout.split("\n")[:-1]
     for n in chosen:
         stage.check(tmp_path / f"run-{n}")
@@ -362,6 +365,7 @@ def main() -> None:
     for n in map(int, numbers.split(",")):
         child = os.fork()
         if child == 0:
+            signal.alarm(60)  # whatever happens to the process that waits for it
             with Fault(at=n, mode="exit").injected():
                 train(data, root / f"run-{n}", until=99)
             os._exit(0)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -235,14 +236,16 @@ HOLD = (
 )
 
 
-def test_one_writer(copied: Path) -> None:
+def test_one_writer(copied: Path, tied: dict[str, Any]) -> None:
     """K16, K18: a second writer, in this or another process, is refused and told who has the run.
 
     The kernel frees the lock of a process that was killed, whatever the file still says.
     """
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(copied)], stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(copied)], stdout=subprocess.PIPE, text=True, **tied
+    )
     assert holder.stdout is not None
-    assert b"locked\n" == holder.stdout.readline()
+    assert "locked\n" == holder.stdout.readline()
     message = rf"in use by pid {holder.pid} on .* since 20"
     with pytest.raises(RunError, match=message), Run(copied).lock():
         pass
