@@ -63,6 +63,17 @@ def test_a_short_run_is_not_spent_on_evaluations(training: Any, home: Path) -> N
     assert 1 == len((run / "samples.jsonl").read_text().splitlines())
 
 
+@pytest.mark.parametrize(("interval", "expected"), [(3, [3, 6, 8]), (4, [4, 8]), (0, [])])
+def test_the_last_step_has_a_sample(
+    training: Any, home: Path, interval: int, expected: list[int]
+) -> None:
+    """Once, whether or not it is a multiple; none where none are wanted."""
+    assert training("--max_iters=8", f"--sample_interval={interval}").code == 0
+    path = home / "checkpoints" / "poem" / "samples.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    assert expected == [json.loads(line)["step"] for line in lines]
+
+
 def test_resuming_from_a_step(training: Any, run: Any, home: Path) -> None:
     """--resume takes a run, one of its steps, or a pointer; what is later is put aside."""
     assert training("--max_iters=6", "--eval_interval=2", "--dropout=0").code == 0

@@ -40,12 +40,21 @@ def _facts(trainer: Trainer, data_dir: Path) -> dict[str, str]:
     return {
         "data": f"{data_dir}: {tokens:,} tokens to train on, "
         f"{trainer.val_data.n_tokens:,} to validate, {model.vocab_size:,} ids",
-        "model": f"{arch}, {model.n_layer} layers, {model.n_head} heads, {model.n_embd} wide, "
+        "model": f"{arch}, {_many(model.n_layer, 'layer')}, {_many(model.n_head, 'head')}, "
+        f"{model.n_embd} wide, "
         f"context {model.block_size}: {parameters:,} parameters",
         "train": f"{config.max_iters:,} steps of {config.batch_size} x {model.block_size} tokens "
-        f"({epochs:.1f} epochs) with {config.optimizer}",
+        f"({_epochs(epochs)} epochs) with {config.optimizer}",
         "device": ", ".join(trainer.placement.reasons) + processes,
     }
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _epochs(number: float) -> str:
+    return f"{number:.1f}" if number >= 1 else f"{number:.2g}"
 
 
 @dataclass(frozen=True, kw_only=True)

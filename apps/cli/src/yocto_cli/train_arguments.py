@@ -214,7 +214,7 @@ def recipe_name(arguments: TrainArguments) -> str:
 
 def _part_of(iters: int) -> int:
     """An eighth of a run. To evaluate a very short one as often would take most of its time."""
-    return max(1, iters // 8, min(iters, _FEWEST_STEPS_BETWEEN))
+    return max(1, -(-iters // 8), min(iters, _FEWEST_STEPS_BETWEEN))
 
 
 def resolved(

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from yocto_train import Evaluated, Event, Run, Sampled, Stopped, Trainer
+from yocto_train import Evaluated, Event, Run, Sampled, StepDone, Stopped, Trainer
 
 from yocto_cli import report
 from yocto_cli.display import Display, LinePrinter, make_display, say
@@ -45,11 +45,19 @@ def train(trainer: Trainer, run: Run, *, config: str, data_dir: Path, board: Boa
     stopped = False
     with _stop_signals(trainer, run) as caught, display:
         for event in trainer.run():
+            if isinstance(event, StepDone) and event.step == trainer.config.max_iters:
+                _ask_for_last_sample(trainer)
             recorder.record(event)
             display.show(event)
             stopped = isinstance(event, Stopped) and event.reason == "requested"
     say(farewell(trainer, run, stopped=stopped))
     return _exit_code(caught)
+
+
+def _ask_for_last_sample(trainer: Trainer) -> None:
+    """What the finished model writes is worth seeing, whether or not its step is a multiple."""
+    if trainer.config.sample_interval:
+        trainer.request_sample()
 
 
 def _exit_code(caught: list[int]) -> int:
