@@ -171,7 +171,8 @@ def stream(
     for _ in range(max_new_tokens):
         logits = context.next_logits()[:, :vocab_size]
         uniforms = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
-        windows = [context.window(row) for row in range(len(context.rows))]
+        penalized = range(len(context.rows)) if options.repetition_penalty != 1.0 else ()
+        windows = [context.window(row) for row in penalized]
         ids = next_ids(logits, options, uniforms, windows).tolist()
         context.append(ids)
         yield Step(ids=ids, logits=logits)

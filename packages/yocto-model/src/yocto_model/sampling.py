@@ -178,7 +178,7 @@ def next_ids(
         logits: (B, V) of the position before.
         options: how to choose.
         uniforms: float64 (B,), each in [0, 1), on the CPU; not looked at when greedy.
-        contexts: B rows of ids, for the repetition penalty.
+        contexts: B rows of ids, for the repetition penalty; not looked at without it.
 
     Returns:
         int64 (B,).
