@@ -4,6 +4,7 @@ Run as a script by torchrun, this file is what each of the processes does.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -116,13 +117,23 @@ def end(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def launch(data: Path, tasks: list[dict[str, Any]], tmp_path: Path) -> list[dict[str, Any]]:
-    """Let two processes do some tasks, one after the other; rank 0's results."""
+Launch = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def launch(data_dir: Path, tmp_path: Path, tied: dict[str, Any]) -> Launch:
+    """`launch(tasks)`: let two processes do tasks, one after the other; rank 0's results."""
+    return lambda tasks: _launch(data_dir, tasks, tmp_path, tied)
+
+
+def _launch(
+    data: Path, tasks: list[dict[str, Any]], tmp_path: Path, tied: dict[str, Any]
+) -> list[dict[str, Any]]:
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         torchrun(str(data), str(tmp_path / "tasks.json")), env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **tied,
     )  # fmt: skip
     try:
         _, errors = process.communicate(timeout=600)
@@ -133,7 +144,9 @@ def launch(data: Path, tasks: list[dict[str, Any]], tmp_path: Path) -> list[dict
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_processes_are_one(parallel: str, data_dir: Path, tmp_path: Path) -> None:
+def test_two_processes_are_one(
+    parallel: str, data_dir: Path, tmp_path: Path, launch: Launch
+) -> None:
     """R3: losses, norms, evaluations, samples and weights equal one process's with the same batch.
 
     With both architectures and optimizers, tied and untied head, clipping and accumulation. A
@@ -146,7 +159,7 @@ def test_two_processes_are_one(parallel: str, data_dir: Path, tmp_path: Path) ->
         whole = {"options": options, "parallel": parallel, "run": None}
         half = {**whole, "run": str(tmp_path / name), "stop": 4}
         tasks += [whole, half]
-    results = launch(data_dir, tasks, tmp_path)
+    results = launch(tasks)
     for name, (whole, half) in zip(KINDS, [results[:2], results[2:]], strict=True):
         assert_alike(straight[name], whole)
         assert 4 == half["step"]
@@ -160,7 +173,7 @@ def test_two_processes_are_one(parallel: str, data_dir: Path, tmp_path: Path) ->
         assert 6 == Run(tmp_path / name).latest().step
         tasks.append({"options": options, "parallel": parallel, "run": str(tmp_path / name),
                       "resume": True})  # fmt: skip
-    for name, end in zip(KINDS, launch(data_dir, tasks, tmp_path), strict=True):
+    for name, end in zip(KINDS, launch(tasks), strict=True):
         assert straight[name]["weights"].keys() == end["weights"].keys()  # without any prefix
         tail = {
             key: [row for row in straight[name][key] if row[0] > 6]
@@ -175,14 +188,12 @@ def test_two_processes_are_one(parallel: str, data_dir: Path, tmp_path: Path) ->
         )
 
 
-def test_dropout_differs_between_ranks(data_dir: Path, tmp_path: Path) -> None:
+def test_dropout_differs_between_ranks(data_dir: Path, tmp_path: Path, launch: Launch) -> None:
     """With dropout the processes draw different masks, and a stopped run goes on to the bit."""
     options = {**KINDS["modern"], "dropout": 0.3}
     task = {"options": options, "parallel": "ddp", "run": str(tmp_path / "run")}
     straight = {**task, "run": None}
-    first, stopped, end = launch(
-        data_dir, [straight, {**task, "stop": 5}, {**task, "resume": True}], tmp_path
-    )
+    first, stopped, end = launch([straight, {**task, "stop": 5}, {**task, "resume": True}])
     assert first["losses"] == stopped["losses"] + end["losses"]
     assert first["weights"] == end["weights"]
     alone = go(make_trainer(data_dir, None, options), resume=False, stop=None)
@@ -190,7 +201,9 @@ def test_dropout_differs_between_ranks(data_dir: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def processes(data_dir: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def processes(
+    data_dir: Path, tmp_path: Path, tied: dict[str, Any]
+) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start two processes for one task, and end them whatever happens."""
     started: list[subprocess.Popen[str]] = []
 
@@ -200,7 +213,7 @@ def processes(data_dir: Path, tmp_path: Path) -> Iterator[Callable[..., subproce
             subprocess.Popen(
                 torchrun(str(data_dir), str(tmp_path / "tasks.json")), text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1"}, **tied,
             )
         )  # fmt: skip
         return started[-1]
@@ -286,6 +299,8 @@ def say(world: World, what: str, value: object) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not without torchrun
     data, tasks = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
     results = []
     parallel = tasks[0]["parallel"]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def train(data: Path, path: Path, steps: int) -> Trainer:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(data_dir: Path, tmp_path: Path) -> None:
+def test_killed_at_random_moments(data_dir: Path, tmp_path: Path, tied: dict[str, Any]) -> None:
     """Each round finds a sound checkpoint, at least as late as the one before, and clears up alone.
 
     In the end weights, losses and the files in the run directory are those of the run that was let
@@ -58,7 +59,10 @@ def test_killed_at_random_moments(data_dir: Path, tmp_path: Path) -> None:
     straight = train(data_dir, tmp_path / "straight", STEPS)
     command = [sys.executable, __file__, str(data_dir), str(tmp_path / "run"), str(ROUNDS)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False,
+        timeout=300 + 20 * ROUNDS, **tied,
+    )  # fmt: skip
     assert 0 == result.returncode, result.stderr[-2000:]
     rounds = [line.split() for line in result.stdout.splitlines()]
     assert ROUNDS == sum(how == str(-signal.SIGKILL) for how, _ in rounds)
@@ -92,6 +96,7 @@ def main() -> None:
     for turn in range(rounds + 1):
         child = os.fork()
         if child == 0:
+            signal.alarm(300)  # whatever happens to the process that waits for it
             train(data, path, STEPS)
             os._exit(0)
         if turn < rounds:

@@ -182,7 +182,7 @@ with trainer.run_directory.lock():
 
 @pytest.mark.slow
 def test_resumed_in_a_new_process(
-    make_trainer: MakeTrainer, data_dir: Path, tmp_path: Path
+    make_trainer: MakeTrainer, data_dir: Path, tmp_path: Path, tied: dict[str, Any]
 ) -> None:
     """Nothing hides in a process's memory: another one goes on, a third ends, to the bit."""
     options = {**KINDS[1], "max_iters": 12, "eval_interval": 5, "log_interval": 1}
@@ -199,7 +199,8 @@ def test_resumed_in_a_new_process(
         json.dumps(first.model.config.to_dict()), "9",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
-    subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=True, env=environment)
+    command = [sys.executable, "-c", SCRIPT, *arguments]
+    subprocess.run(command, check=True, env=environment, timeout=300, **tied)
     resumed = make_trainer(**options)
     resumed.restore(run.latest())
     assert 9 == resumed.progress.step
