@@ -154,6 +154,28 @@ def test_presets_are_recipes() -> None:
         assert {**config.to_dict(), **recipe.train} == config.to_dict()
 
 
+def test_two_trainings_at_once_have_two_names(
+    training: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that finds its name free and is overtaken takes the next; none is left half made."""
+    plain = Run.new
+    overtaken: list[Run] = []
+
+    def slow(root: str, name: str) -> Run:
+        found = plain(root, name)
+        if not overtaken:
+            overtaken.append(found)
+            found.path.mkdir(parents=True)
+        return found
+
+    monkeypatch.setattr(Run, "new", slow)
+    done = training("--max_iters=2")
+    assert done.code == 0, done.err
+    assert "run     checkpoints/poem-002" in done.out
+    assert training("--max_iters=2", "--sample_prompt=\u00e9").code == 2
+    assert ["poem", "poem-002"] == sorted(path.name for path in (home / "checkpoints").iterdir())
+
+
 def test_a_text_that_is_too_short_is_named(refused: Any, home: Path) -> None:
     """Nothing is prepared, and the message speaks of the text and not of a file of ours."""
     (home / "short.txt").write_text("Hello there, world.")

@@ -235,5 +235,7 @@ def _keys(facts: Facts, width: int) -> Line:
     if sum(cell_len(text) for text, _ in line) > width:
         line = []
         for key, name in _KEYS:
-            line += [(f" {key}", "bold"), (f" {name.split()[0]}", "dim")]
+            mark = "!" if key in facts.pending else ""
+            line += [(f" {key}", "bold"), (f" {name.split()[0]}{mark}", "dim")]
+        line += [(" ^C", "bold"), (" stop", "dim")]
     return fitting(line, width)

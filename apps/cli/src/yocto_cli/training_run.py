@@ -27,6 +27,8 @@ from yocto_cli.train_arguments import RunFlags, TrainArguments, from_dict, resol
 from yocto_cli.training_data import data_directory, open_data
 from yocto_cli.training_loop import train
 
+_ATTEMPTS = 20
+
 
 def start(arguments: TrainArguments, resume: Path | None) -> int:
     """Train, alone or as one of the processes that torchrun started; returns the exit code.
@@ -65,11 +67,17 @@ def _train(arguments: TrainArguments, resume: Path | None, world: World) -> int:
         vocab_size=meta.vocab_size,
         shortest_split=min(meta.train.tokens, meta.val.tokens),
     )
-    path = world.on_main(
-        lambda: str(run_of(resume) if resume else _new_run(arguments.run, data_dir.name))
-    )
+    name = data_dir.name
+    claims = resume is None and not arguments.run.plan
+    path = world.on_main(lambda: str(_run_path(arguments.run, name, resume, claims=claims)))
     run = Run(path)
-    trainer = _trainer(arguments, model, config, data_dir, tokenizer, run=run, world=world)
+    try:
+        trainer = _trainer(arguments, model, config, data_dir, tokenizer, run=run, world=world)
+    except BaseException:
+        if claims and world.is_main:
+            with contextlib.suppress(OSError):
+                run.path.rmdir()  # nothing is in it yet
+        raise
     if arguments.run.plan:
         if world.is_main:
             say(summary(trainer, run, data_dir))
@@ -92,11 +100,29 @@ def _train(arguments: TrainArguments, resume: Path | None, world: World) -> int:
         return train(trainer, run, config=text, data_dir=data_dir, board=board)
 
 
-def _new_run(flags: RunFlags, name: str) -> Path:
-    run = Run.new(flags.ckpt_dir, flags.run_name or name)
-    if flags.run_name and run.name != flags.run_name:
-        taken = one_line(str(Path(flags.ckpt_dir) / flags.run_name))
-        raise UsageError(f"{taken} is there; go on with --resume {taken}, or choose another name")
+def _run_path(flags: RunFlags, name: str, resume: Path | None, *, claims: bool) -> Path:
+    """The directory of the run; a new one is made at once, if it is to be claimed.
+
+    Two trainings that begin at the same moment thus get two names.
+    """
+    if resume is not None:
+        return run_of(resume)
+    for _ in range(_ATTEMPTS):
+        run = Run.new(flags.ckpt_dir, flags.run_name or name)
+        if flags.run_name and run.name != flags.run_name:
+            taken = one_line(str(Path(flags.ckpt_dir) / flags.run_name))
+            raise UsageError(
+                f"{taken} is there; go on with --resume {taken}, or choose another name"
+            )
+        if not claims:
+            break
+        try:
+            run.path.mkdir(parents=True)
+            break
+        except FileExistsError:  # another training was faster
+            continue
+        except OSError:  # said better when the run is locked
+            break
     return run.path
 
 
