@@ -179,16 +179,12 @@ def decoding(copy: InferenceGPT, n: int) -> Callable[[], object]:
     return call
 
 
-def read_rate() -> float:
-    """Bytes per second at which torch sums an array that fits no cache: what memory gives."""
-    array = torch.ones(100_000_000)
-    return array.nbytes / min(in_turns({"sum": array.sum}).values())
-
-
 def limit() -> None:
-    rate, n = read_rate(), 32
+    n, memory = 32, torch.ones(100_000_000)  # fits no cache: its sum reads as fast as memory gives
     ours = copies(LARGE, tuple(kind for kind in INFERENCE_KINDS if kind != "auto"))
-    seconds = in_turns({kind: decoding(copy, n) for kind, copy in ours.items()})
+    calls: dict[str, Callable[[], object]] = {k: decoding(copy, n) for k, copy in ours.items()}
+    seconds = in_turns({**calls, "memory": memory.sum})
+    rate = memory.nbytes / seconds["memory"]
     for kind, copy in ours.items():
         size, took = copy.bytes_per_token, seconds[kind] / n
         figures = (
