@@ -1,6 +1,7 @@
 """What is measured, for TensorBoard: another reader of the trainer's events, as an extra."""
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +79,7 @@ def require() -> "type[SummaryWriter]":
         UsageError: TensorBoard is not installed.
     """
     try:
+        importlib.import_module("tensorboard")  # torch's writer is made of it
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise UsageError(f"--tensorboard needs TensorBoard; install it: {INSTALL}") from error
