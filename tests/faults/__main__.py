@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import signal
 import sys
 import tempfile
 import time
@@ -26,11 +27,17 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    # Whoever ends it early gets the figures so far.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     begun, ledger = time.monotonic(), Ledger()
     silent: list[str] = []
     why: str | None = None
     complete = False
-    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory("yocto") as name:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        tempfile.TemporaryDirectory(prefix="yocto-faults-") as name,
+    ):
         root = Path(name)
         stage = Stage.build(root)
         why = obstacle()

@@ -4,7 +4,6 @@ import ctypes
 import json
 import mmap
 import os
-import select
 import signal
 import sys
 import time
@@ -34,6 +33,7 @@ class Child:
 
     def __init__(self, work: Work) -> None:
         self._memory = mmap.mmap(-1, 1 << 16)  # all zeros
+        self._code: int | None = None
         reading, self._gate = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -57,8 +57,7 @@ class Child:
     def _until(self, is_so: Callable[[], bool]) -> None:
         ends = time.monotonic() + SECONDS
         while not is_so():
-            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if ended or time.monotonic() > ends:
+            if self._has_ended() or time.monotonic() > ends:
                 raise RuntimeError(f"a child does not come to where it was expected: {self.told}")
             time.sleep(0.001)
 
@@ -68,13 +67,20 @@ class Child:
 
     def wait(self) -> int | None:
         """Its exit code, negative for a signal; None if it hung and had to be killed."""
-        descriptor = os.pidfd_open(self.pid)
-        ended = bool(select.select([descriptor], [], [], SECONDS)[0])
-        os.close(descriptor)
-        if not ended:
-            self.kill()
-        _, status = os.waitpid(self.pid, 0)
-        return os.waitstatus_to_exitcode(status) if ended else None
+        ends = time.monotonic() + SECONDS
+        while not self._has_ended():
+            if time.monotonic() > ends:
+                self.kill()
+                os.waitpid(self.pid, 0)
+                return None
+            time.sleep(0.001)
+        return self._code
+
+    def _has_ended(self) -> bool:
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code is not None
 
     def kill(self) -> None:
         """SIGKILL, wherever it is."""

@@ -7,6 +7,7 @@ Python, torch and the kernel.
 import itertools
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -112,6 +113,7 @@ def inject(stage: Stage, root: Path, ledger: Ledger, *, every: int) -> None:
         every: 1 for each call, 2 for every second one, and so on.
     """
     for scene, way, call in itertools.product(SCENES, WAYS, CALLS):
+        print(f"{scene}: {call} {way}", file=sys.stderr, flush=True)  # it takes minutes
         for n in itertools.count(1, every):
             outcome, path = disturbed(stage, root, scene, call, WAYS[way].format(n=n))
             if not outcome.touched and outcome.code is not None:
