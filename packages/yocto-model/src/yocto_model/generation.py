@@ -1,8 +1,8 @@
 """The token stream: read the prompt once, then draw, append, and repeat.
 
-A context that outgrows `block_size` is cut in hops of a quarter of it: see `window_start`. The cache
-is then read anew from the tokens that stay, once per hop, which at 10.65M parameters and a window of
-256 adds about a third to the time of a token.
+A context that outgrows `block_size` is cut in hops of a quarter of it: see `window_start`. The
+cache is then read anew from the tokens that stay, once per hop; at 10.65M parameters and a window
+of 256 that adds about a third to the time of a token.
 """
 
 import operator
