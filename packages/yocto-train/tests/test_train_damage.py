@@ -117,7 +117,7 @@ def test_cut_short(name: str, copied: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_missing(name: str, copied: Path) -> None:
-    """C1, C18: the message says which part is missing; writing text needs no opt.pt."""
+    """C1, C14, C18: the message says which part is missing; writing text needs no opt.pt."""
     (copied / "step-00000006" / name).unlink()
     assert "missing" in assert_refused(copied) or name == "manifest.json"
     expected = {"opt.pt": 6}.get(name, 4)
