@@ -84,6 +84,12 @@ def test_top_p_that_is_just_reached_is_enough(p: float, expected: set[int]) -> N
     assert expected == kept(keep_top_p(one_row([1.0] * 4), p))
 
 
+def test_top_p_of_a_large_flat_vocabulary_is_exact() -> None:
+    """G3: where more tokens are needed than are sorted at first, as many as suffice, lower ids."""
+    kept = torch.isfinite(keep_top_p(torch.zeros(2, 2048, dtype=torch.float64), 0.75))
+    assert [list(range(1536))] * 2 == [row.nonzero().flatten().tolist() for row in kept]
+
+
 @pytest.mark.property
 @given(row=LIVE, min_p=st.floats(0, 1))
 @example(row=[3.0, 3.0, 1.0], min_p=1.0)
