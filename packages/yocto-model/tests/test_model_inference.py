@@ -118,6 +118,14 @@ def test_a_packed_matrix_is_as_near_as_it_says(
     assert bool((error <= TOLERANCE[packing] * size + 1e-6 * offset).all())
 
 
+@pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="needs FBGEMM"
+)
+def test_where_torch_has_the_operators_every_kind_works() -> None:
+    """Nothing above is left out in silence because a packing computes nonsense."""
+    assert list(TOLERANCE) == HERE
+
+
 @pytest.mark.parametrize("packing", HERE)
 def test_a_row_of_zeros_gives_the_bias(packing: type[Packed]) -> None:
     """No scale is divided by zero: neither that of a row nor that of an output without weights."""
