@@ -81,7 +81,8 @@ def _device(name: str) -> tuple[torch.device, str]:
         available.append("mps")
     if name == "auto":
         best = next(kind for kind in ("cuda", "mps", "cpu") if kind in available)
-        threads = f", {torch.get_num_threads()} threads" if best == "cpu" else ""
+        count = torch.get_num_threads()
+        threads = f", {count} thread{'s' * (count > 1)}" if best == "cpu" else ""
         why = "the only device here" if len(available) == 1 else "the fastest kind here"
         return torch.device(best), f"{best} ({why}{threads})"
     if name not in available:
