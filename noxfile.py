@@ -204,7 +204,8 @@ def release(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Speed, as ratios against a peer measured in the same run; never a gate."""
-    session.install(*wheels(session, list(DISTRIBUTIONS)), "tokenizers>=0.21")
+    peers = ["tokenizers>=0.21", "transformers>=4.51"]
+    session.install(*wheels(session, list(DISTRIBUTIONS)), *peers)
     for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
         if not session.posargs or any(word in script.name for word in session.posargs):
             session.run("python", str(script))
