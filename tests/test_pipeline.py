@@ -154,7 +154,7 @@ BAD_TRAIN = {
     "no text": ([], "data/philosophy.txt"),
     "missing text": (["--text_path", "nowhere.txt"], "nowhere.txt"),
     "empty text": (["--text_path", "empty.txt"], "empty"),
-    "short text": (["--text_path", "short.txt"], "more text"),
+    "short text": (["--text_path", "short.txt"], "longer text"),
     "not UTF-8": (["--text_path", "latin1.txt"], "UTF-8"),
     "a directory without data": (["--data_dir", "."], "yocto-prepare"),
     "mode contradicts": (["--mode", "token", "--data_dir", "data/char"], "char"),
