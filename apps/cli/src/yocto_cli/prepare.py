@@ -2,6 +2,7 @@
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
@@ -22,7 +23,7 @@ _VOCAB_SIZE = 8000
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareArguments(CommandArguments):
+class PrepareArguments(CommandArguments, ABC):
     """What all three ways of cutting a text have in common."""
 
     text_path: tuple[str, ...]
@@ -48,9 +49,9 @@ class PrepareArguments(CommandArguments):
     workers: int = 0
     """Processes that encode; 0 takes one per core."""
 
+    @abstractmethod
     def learn(self, texts: "Iterator[str]") -> "Tokenizer":
         """Make the tokenizer that the flags describe."""
-        raise NotImplementedError
 
     def learning_flags(self) -> dict[str, object]:
         """The flags that only learning heeds, as far as they were given, and their values."""
