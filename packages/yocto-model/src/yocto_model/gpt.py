@@ -14,7 +14,7 @@ from yocto_model.cache import KVCache
 from yocto_model.config import GPTConfig
 from yocto_model.errors import ConfigError, InputError, ModelFileError
 from yocto_model.generation import generate_ids
-from yocto_model.layers import MLP, Block, CausalSelfAttention, make_norm, rotary_tables
+from yocto_model.layers import MLP, Block, CausalSelfAttention, Dropout, make_norm, rotary_tables
 from yocto_model.sampling import SamplingOptions
 
 
@@ -62,7 +62,7 @@ class GPT(nn.Module):
             # Computed, not learned: they stay out of the saved file.
             self.register_buffer("cos", cos.to(home), persistent=False)
             self.register_buffer("sin", sin.to(home), persistent=False)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = make_norm(config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)

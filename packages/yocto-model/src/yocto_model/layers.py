@@ -1,4 +1,4 @@
-"""The parts of a GPT, smallest first: norm, rotary positions, attention, MLP, block.
+"""The parts of a GPT, smallest first: norm, dropout, rotary positions, attention, MLP, block.
 
 Dimension letters, here and in the rest of the package:
 
@@ -20,6 +20,37 @@ def make_norm(config: GPTConfig) -> nn.Module:
     if config.norm == "rmsnorm":
         return nn.RMSNorm(config.n_embd, eps=config.norm_eps)
     return nn.LayerNorm(config.n_embd, eps=config.norm_eps, bias=config.bias)
+
+
+class Dropout(nn.Module):
+    """While training, zero each value with probability `p`, divide the others by 1 - p.
+
+    torch's own draws a number of 64 bits for each value, which on a CPU took a tenth of a training
+    step. Sixteen bits make p right to 1 / 65,536.
+
+    Args:
+        p: probability of zeroing, in [0, 1).
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape of floats; the same shape and dtype."""
+        if not self.training or self.p == 0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.p)
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+        words.random_(-(2**63), None)  # all 64 bits, thus four draws
+        draws = words.view(torch.int16)[: x.numel()].view(x.shape)  # uniform from -2^15
+        kept = draws >= round(self.p * 2**16) - 2**15
+        return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
+
+    def extra_repr(self) -> str:
+        """What torch prints in the brackets."""
+        return f"p={self.p}"
 
 
 def rotary_tables(config: GPTConfig) -> tuple[Tensor, Tensor]:
@@ -63,7 +94,7 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.layer = layer  # its place in the cache
         self.n_head, self.kv_heads = config.n_head, config.kv_heads
-        self.head_dim, self.dropout = config.head_dim, config.dropout
+        self.head_dim, self.dropout = config.head_dim, config.attention_dropout
         self.sizes = [heads * config.head_dim for heads in (self.n_head, *[self.kv_heads] * 2)]
         self.qkv = nn.Linear(config.n_embd, sum(self.sizes), bias=config.bias)
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
@@ -153,7 +184,7 @@ class Block(nn.Module):
         self.attn = CausalSelfAttention(config, layer)
         self.ln_2 = make_norm(config)
         self.mlp = MLP(config)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
 
     def forward(
         self,
