@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 from yocto_data import DataError
-from yocto_model import GPT
+from yocto_model import GPT, GPTConfig
 from yocto_train import (
+    RECIPES,
     Evaluated,
     Event,
     NonFiniteError,
@@ -127,6 +128,28 @@ def test_one_batch_can_be_overfitted(arch: str, optimizer: str, make_trainer: Ma
     losses = [event.loss for event in of_kind(StepDone, list(trainer.run()))]
     assert losses[0] == pytest.approx(math.log(trainer.model.config.vocab_size), abs=0.2)
     assert losses[-1] < 0.1
+
+
+@pytest.mark.parametrize("preset", sorted(RECIPES))
+def test_every_preset_can_overfit_one_batch(preset: str, make_trainer: MakeTrainer) -> None:
+    """With its own optimizer, rates and schedule, in 300 steps of a model 32 wide."""
+    recipe = RECIPES[preset]
+    fixed = {"max_iters": 300, "batch_size": 4, "accumulate": 1, "eval_interval": 300}
+    trainer = make_trainer(
+        model=GPT(
+            GPTConfig.from_arch(
+                recipe.arch,
+                **{**recipe.model, "vocab_size": 45, "block_size": 8, "n_layer": 2, "n_embd": 32},
+            ),
+            generator=torch.Generator().manual_seed(1),
+        ),
+        **{**recipe.train, **fixed},
+    )
+    batch = trainer.sampler.batch(0)
+    trainer.sampler.batch = lambda step: batch  # type: ignore[method-assign] # one batch for ever
+    losses = [event.loss for event in of_kind(StepDone, list(trainer.run()))]
+    assert losses[0] > 3
+    assert losses[-1] < 0.3
 
 
 @pytest.mark.parametrize("arch", ["gpt2", "modern"])

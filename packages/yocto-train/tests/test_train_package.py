@@ -20,9 +20,9 @@ def test_public_names() -> None:
         "Event", "Muon", "NonFiniteError", "Placement", "Recipe", "Run", "RunError", "Sampled",
         "SaveError", "Saved", "Started", "StepDone", "Stopped", "TrainConfig", "TrainConfigError",
         "TrainError", "Trainer", "World", "Written", "bits_per_byte", "bytes_per_token", "choose",
-        "dropout_for", "evaluate", "find_checkpoint", "joined", "load_checkpoint", "lr_factor",
-        "make_optimizers", "measure_precision", "memory_bytes", "orthogonalize", "place",
-        "save_checkpoint",
+        "compile_pays", "dropout_for", "evaluate", "find_checkpoint", "joined", "load_checkpoint",
+        "lr_factor", "make_optimizers", "measure_precision", "memory_bytes", "orthogonalize",
+        "place", "save_checkpoint",
     ] == yocto_train.__all__  # fmt: skip
     assert all(hasattr(yocto_train, name) for name in yocto_train.__all__)
 

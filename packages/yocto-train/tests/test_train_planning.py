@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from yocto_train import SIZES, Candidate, TrainConfigError, choose
-from yocto_train.planning import TOKENS_PER_PARAMETER, dropout_for, memory_bytes
+from yocto_train.planning import (
+    TOKENS_PER_PARAMETER,
+    compile_pays,
+    dropout_for,
+    memory_bytes,
+)
 
 property_test = pytest.mark.property
 
@@ -103,12 +108,25 @@ def test_the_nearest_to_three_tokens_per_parameter(seconds: float, speed: float)
 
 def test_too_short_a_time_says_so() -> None:
     """The message names the time and the way out."""
-    with pytest.raises(TrainConfigError, match=r"^1 seconds are too short for 50 steps"):
+    message = r"^1 seconds are too short for 50 steps .*; give more time, or choose .* yourself$"
+    with pytest.raises(TrainConfigError, match=message):
         choose(1, machine(1e3))
+
+
+def test_a_candidate_counts_steps_and_tokens() -> None:
+    """What is left beside the evaluations, in whole steps; tokens of all of them per weight."""
+    candidate = Candidate(
+        size={}, n_parameters=500, seconds_per_step=0.5, tokens_per_step=20, evaluation_seconds=2.0
+    )
+    assert candidate.iters(30.9, evaluations=8) == 29
+    assert candidate.iters(10.0, evaluations=8) == 0
+    assert candidate.tokens_per_parameter(100) == 4.0
 
 
 def test_dropout_grows_with_the_epochs() -> None:
     """None for a few epochs, more where each token is seen often."""
+    chosen = [dropout_for(epochs) for epochs in (0.1, 8, 8.5, 16, 16.5)]
+    assert chosen == [0.0, 0.0, 0.1, 0.1, 0.2]
     chosen = [dropout_for(epochs) for epochs in (0.1, 4, 12, 30)]
     assert sorted(chosen) == chosen
     assert chosen[0] == chosen[1] == 0 < chosen[2] < chosen[3] < 1
@@ -120,6 +138,43 @@ def test_memory_grows_with_each_part() -> None:
         "n_parameters": 1000, "n_layer": 2, "n_embd": 8, "n_hidden": 24, "vocab_size": 65,
         "tokens": 100,
     }  # fmt: skip
-    assert memory_bytes(**base) > 16 * base["n_parameters"]
+    kept, recomputed = 2 * (14 * 8 + 4 * 24), 2 * 8 + (14 * 8 + 4 * 24)
+    assert memory_bytes(**base) == 16 * 1000 + 4 * 100 * (kept + 3 * 65)
+    assert memory_bytes(**base, grad_checkpointing=True) == 16_000 + 400 * (recomputed + 3 * 65)
     for name, value in base.items():
-        assert memory_bytes(**base) < memory_bytes(**{**base, name: value * 2})
+        for checkpointing in (False, True):
+            small, large = (
+                memory_bytes(**sizes, grad_checkpointing=checkpointing)
+                for sizes in (base, {**base, name: value * 2})
+            )
+            assert small < large, (name, checkpointing)
+
+
+@given(n_layer=st.integers(2, 40), tokens=st.integers(1, 10**6))
+def test_checkpointing_takes_less_memory_the_more_layers_there_are(
+    n_layer: int, tokens: int
+) -> None:
+    base = {"n_parameters": 0, "n_embd": 8, "n_hidden": 24, "vocab_size": 65, "tokens": tokens}
+
+    def saved(layers: int) -> int:
+        kept, recomputed = (
+            memory_bytes(**base, n_layer=layers, grad_checkpointing=on) for on in (False, True)
+        )
+        return kept - recomputed
+
+    assert 0 < saved(n_layer) < saved(n_layer + 1)
+
+
+@given(
+    plain=st.floats(1e-4, 1e2),
+    ratio=st.floats(0.1, 2),
+    spent=st.floats(0, 100),
+    iters=st.integers(1, 10**6),
+)
+def test_compiling_pays_only_if_the_run_ends_sooner(
+    plain: float, ratio: float, spent: float, iters: int
+) -> None:
+    """By a twentieth at least; and if it pays for a run, it does for a longer one."""
+    pays = compile_pays(plain, plain * ratio, spent, iters)
+    assert pays == (spent / iters < plain * (0.95 - ratio)) or ratio == pytest.approx(0.95)
+    assert not pays or compile_pays(plain, plain * ratio, spent, 2 * iters)

@@ -1,8 +1,9 @@
 """How a budget of minutes becomes a model's size and a number of steps."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from yocto_data import TokenDataset
@@ -13,22 +14,28 @@ from yocto_train import (
     TrainConfig,
     Trainer,
     choose,
+    compile_pays,
     dropout_for,
     measure_precision,
     memory_bytes,
     place,
 )
 
+from yocto_cli.display import say
 from yocto_cli.errors import UsageError
 from yocto_cli.train_arguments import DEFAULT_MINUTES, TrainArguments, recipe_name, settings
 
+# A run that is shorter would win less than it takes to find out.
+_COMPILE_SECONDS = 600
+_COMPILE_ITERS = 1_000
+Splits = tuple[TokenDataset, TokenDataset]  # to train on, to validate
 _SIZE_FLAGS = ("n_layer", "n_head", "n_embd", "block_size")
 
 
 def planned(
     arguments: TrainArguments, train_data: TokenDataset, val_data: TokenDataset
 ) -> TrainArguments:
-    """The flags with everything that is measured: size and steps that fit the time, precision.
+    """The flags with everything that is measured: size and steps that fit, precision, compiling.
 
     What was given stays as it is.
 
@@ -41,6 +48,7 @@ def planned(
         UsageError: both a time and a number of steps are given, or the time is out of range.
         TrainConfigError: the time is too short.
     """
+    splits = train_data, val_data
     minutes = arguments.training.minutes
     if minutes is not None and arguments.training.max_iters is not None:
         raise UsageError("--minutes and --max_iters contradict each other; keep one")
@@ -49,25 +57,39 @@ def planned(
     # A preset is taken as it stands, and so are nanoGPT's settings.
     as_it_stands = arguments.model.preset is not None or recipe_name(arguments) == "gpt2"
     if arguments.training.max_iters is not None or (minutes is None and as_it_stands):
-        return _with_precision(arguments, train_data, val_data)
+        arguments = _with_precision(arguments, splits)
+        return _with_compile(arguments, splits)
     free = not as_it_stands and not any(
         getattr(arguments.model, name) is not None for name in _SIZE_FLAGS
     )
-    sizes = [size for size in SIZES if free and _suits(size, train_data, val_data)] or [{}]
+    sizes = [size for size in SIZES if free and _suits(size, splits)] or [{}]
     seconds = 60 * (DEFAULT_MINUTES if minutes is None else minutes)
+    return _fitted(arguments, splits, sizes, seconds)
+
+
+def _fitted(
+    arguments: TrainArguments, splits: Splits, sizes: Sequence[Mapping[str, Any]], seconds: float
+) -> TrainArguments:
+    """The flags with the size and the steps that fit a time."""
 
     def measured(size: Mapping[str, Any]) -> Candidate:
-        sized = _with_precision(_sized(arguments, size), train_data, val_data)
-        return _measure(sized, size, train_data, val_data)
+        sized = _with_precision(_sized(arguments, size), splits)
+        return _measure(sized, size, splits)[0]
 
     candidate, iters = choose(seconds, measured, sizes=sizes)
-    dropout = dropout_for(iters * candidate.tokens_per_step / train_data.n_tokens)
+    dropout = dropout_for(iters * candidate.tokens_per_step / splits[0].n_tokens)
     if arguments.model.dropout is None and dropout:  # it takes time, so fewer steps fit
         with_dropout = dataclasses.replace(arguments.model, dropout=dropout)
         arguments = dataclasses.replace(arguments, model=with_dropout)
         candidate, iters = choose(seconds, measured, sizes=[candidate.size])
-    chosen = _sized(arguments, candidate.size, max_iters=iters)
-    return _with_precision(chosen, train_data, val_data)
+    chosen = _with_precision(_sized(arguments, candidate.size, max_iters=iters), splits)
+    if seconds < _COMPILE_SECONDS or not _may_compile(chosen, splits):
+        return chosen
+    compiled, spent = _measured_compiled(chosen, candidate.size, splits)
+    if not compile_pays(candidate.seconds_per_step, compiled.seconds_per_step, spent, iters):
+        return _compiling(chosen, "off")
+    _, iters = choose(seconds - spent, lambda _: compiled, sizes=[candidate.size])
+    return _compiling(_sized(chosen, candidate.size, max_iters=iters), "on")
 
 
 def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float | None) -> str:
@@ -80,6 +102,7 @@ def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float | No
         n_hidden=model.hidden,
         vocab_size=model.vocab_size,
         tokens=tokens,
+        grad_checkpointing=train.grad_checkpointing,
     )
     lines = [f"{'memory':8}about {needed / 2**20:,.0f} MiB beside what torch itself takes"]
     if seconds_per_step is not None:
@@ -91,8 +114,8 @@ def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float | No
     return "\n".join(lines)
 
 
-def _suits(size: Mapping[str, Any], train_data: TokenDataset, val_data: TokenDataset) -> bool:
-    return int(size["block_size"]) < min(train_data.n_tokens, val_data.n_tokens)
+def _suits(size: Mapping[str, Any], splits: Splits) -> bool:
+    return int(size["block_size"]) < min(split.n_tokens for split in splits)
 
 
 def _sized(
@@ -109,14 +132,9 @@ def _sized(
     )
 
 
-def _with_precision(
-    arguments: TrainArguments, train_data: TokenDataset, val_data: TokenDataset
-) -> TrainArguments:
+def _with_precision(arguments: TrainArguments, splits: Splits) -> TrainArguments:
     """The flags with a precision for "auto" on a CPU, so that config.toml repeats the run."""
-    shortest = min(train_data.n_tokens, val_data.n_tokens)
-    model, train = settings(
-        arguments, vocab_size=train_data.vocab_size or 0, shortest_split=shortest
-    )
+    model, train = _settings(arguments, splits)
     placement = place(arguments.run.device, train.precision)
     if train.precision != "auto" or placement.device.type != "cpu":
         return arguments
@@ -125,16 +143,57 @@ def _with_precision(
     return dataclasses.replace(arguments, training=training)
 
 
+def _with_compile(arguments: TrainArguments, splits: Splits) -> TrainArguments:
+    """The flags with compiling decided, for a run whose steps are given and are many."""
+    iters = _settings(arguments, splits)[1].max_iters
+    if iters < _COMPILE_ITERS or not _may_compile(arguments, splits):
+        return arguments
+    plain, _ = _measure(arguments, {}, splits, repeats=2)
+    if plain.seconds_per_step * iters < _COMPILE_SECONDS:
+        return arguments
+    compiled, spent = _measured_compiled(arguments, {}, splits)
+    pays = compile_pays(plain.seconds_per_step, compiled.seconds_per_step, spent, iters)
+    return _compiling(arguments, "on" if pays else "off")
+
+
+def _may_compile(arguments: TrainArguments, splits: Splits) -> bool:
+    """Whether it is to be found out if compiling pays: on a GPU it is known to."""
+    train = _settings(arguments, splits)[1]
+    on_cpu = place(arguments.run.device, train.precision).device.type == "cpu"
+    return train.compile == "auto" and on_cpu
+
+
+def _measured_compiled(
+    arguments: TrainArguments,
+    size: Mapping[str, Any],
+    splits: Splits,
+) -> tuple[Candidate, float]:
+    """The size compiled, and the seconds that compiling takes."""
+    say("trying whether torch.compile pays; this takes up to a minute")
+    return _measure(_compiling(arguments, "on"), size, splits)
+
+
+def _compiling(arguments: TrainArguments, answer: Literal["on", "off"]) -> TrainArguments:
+    training = dataclasses.replace(arguments.training, compile=answer)
+    return dataclasses.replace(arguments, training=training)
+
+
+def _settings(arguments: TrainArguments, splits: Splits) -> tuple[GPTConfig, TrainConfig]:
+    shortest = min(split.n_tokens for split in splits)
+    return settings(arguments, vocab_size=splits[0].vocab_size or 0, shortest_split=shortest)
+
+
 def _measure(
     arguments: TrainArguments,
     size: Mapping[str, Any],
-    train_data: TokenDataset,
-    val_data: TokenDataset,
-) -> Candidate:
-    shortest = min(train_data.n_tokens, val_data.n_tokens)
-    vocab_size = train_data.vocab_size or 0
-    model, train = settings(arguments, vocab_size=vocab_size, shortest_split=shortest)
-    windows = [TokenDataset(data.path, model.block_size) for data in (train_data, val_data)]
+    splits: Splits,
+    *,
+    repeats: int = 8,
+) -> tuple[Candidate, float]:
+    """A size's candidate, and the seconds that it took to get a trainer of it ready."""
+    model, train = _settings(arguments, splits)
+    windows = [TokenDataset(split.path, model.block_size) for split in splits]
+    begun = time.perf_counter()
     probe = Trainer(
         GPT(model, generator=torch.Generator().manual_seed(0)),
         windows[0],
@@ -142,14 +201,16 @@ def _measure(
         train,
         device=arguments.run.device,
     )
-    seconds = probe.time_step()
+    ready = time.perf_counter() - begun
+    seconds = probe.time_step(repeats)
     tokens = train.batch_size * model.block_size
     # A forward pass is about a third of a step.
-    evaluation = val_data.n_tokens / tokens * seconds / 3
-    return Candidate(
+    evaluation = splits[1].n_tokens / tokens * seconds / 3
+    candidate = Candidate(
         size=size,
         n_parameters=model.n_parameters,
         seconds_per_step=seconds,
         tokens_per_step=tokens,
         evaluation_seconds=evaluation,
     )
+    return candidate, ready

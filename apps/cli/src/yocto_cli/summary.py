@@ -45,7 +45,7 @@ def _facts(trainer: Trainer, data_dir: Path) -> dict[str, str]:
         f"context {model.block_size}: {parameters:,} parameters",
         "train": f"{config.max_iters:,} steps of {config.batch_size} x {model.block_size} tokens "
         f"({_epochs(epochs)} epochs) with {config.optimizer}",
-        "device": ", ".join(trainer.placement.reasons) + processes,
+        "device": ", ".join(trainer.reasons) + processes,
     }
 
 

@@ -68,6 +68,8 @@ class ModelFlags:
     """The longest context, in tokens."""
     dropout: Annotated[float | None, _default("by the number of epochs")] = None
     """Probability of dropping an activation; 0 up to a few epochs, 0.1 or more beyond."""
+    attn_dropout: Annotated[float | None, RECIPE] = None
+    """The same for the attention weights: 0 in modern, in gpt2 as --dropout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,10 @@ class TrainingFlags:
         Literal["auto", "float32", "bfloat16", "float16"] | None, _default("auto")
     ] = None
     """Of matrix products."""
+    compile: Annotated[Literal["auto", "on", "off"] | None, _default("auto")] = None
+    """Fuse operations with torch.compile; auto tries what it gives if the run is long enough."""
+    grad_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: a third slower, far less memory."""
 
 
 @dataclass(frozen=True, kw_only=True)

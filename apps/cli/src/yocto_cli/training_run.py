@@ -71,6 +71,8 @@ def _train(arguments: TrainArguments, resume: Path | None, world: World) -> int:
     claims = resume is None and not arguments.run.plan
     path = world.on_main(lambda: str(_run_path(arguments.run, name, resume, claims=claims)))
     run = Run(path)
+    if config.compile == "on" and world.is_main:
+        say("compiling the model; this takes up to a minute")
     try:
         trainer = _trainer(arguments, model, config, data_dir, tokenizer, run=run, world=world)
     except BaseException:

@@ -8,6 +8,7 @@ from typing import IO
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from yocto_model import storage
 from yocto_model.cache import KVCache
@@ -42,6 +43,10 @@ class GPT(nn.Module):
     Args:
         config: shape and architecture.
         generator: source of the initial weights; None uses torch's global one.
+
+    Attributes:
+        grad_checkpointing: whether a forward pass with gradients keeps only what enters each block,
+            and the backward pass computes the rest again (Chen et al. 2016). Same gradients.
     """
 
     cos: Tensor
@@ -51,6 +56,7 @@ class GPT(nn.Module):
         super().__init__()
         ambient = torch.get_rng_state()
         self.config = config
+        self.grad_checkpointing = False
         self.token_emb = _empty_table(config.vocab_size, config.n_embd)
         self.pos_emb: nn.Embedding | None = None
         if config.positions == "learned":
@@ -113,7 +119,10 @@ class GPT(nn.Module):
         mask = attention_mask(T, cache)
         x = self.drop(x)
         for block in self.blocks:
-            x = block(x, rotary, mask, cache)
+            if self.grad_checkpointing and cache is None and torch.is_grad_enabled():
+                x = checkpoint(block, x, rotary, mask, use_reentrant=False)
+            else:
+                x = block(x, rotary, mask, cache)
         if cache is not None:
             cache.advance(T)
         return self.ln_f(x)  # type: ignore[no-any-return] # nn.Module.__call__ is untyped

@@ -21,7 +21,7 @@ from yocto_train.evaluate import Evaluation, bits_per_byte, bytes_per_token, eva
 from yocto_train.events import Evaluated, Event, Sampled, Saved, Started, StepDone, Stopped
 from yocto_train.finding import find_checkpoint, load_checkpoint
 from yocto_train.optimizers import Muon, make_optimizers, orthogonalize
-from yocto_train.planning import SIZES, Candidate, choose, dropout_for, memory_bytes
+from yocto_train.planning import SIZES, Candidate, choose, compile_pays, dropout_for, memory_bytes
 from yocto_train.recipes import RECIPES, Recipe
 from yocto_train.run_directory import Run
 from yocto_train.saving import Written, save_checkpoint
@@ -60,6 +60,7 @@ __all__ = [
     "bits_per_byte",
     "bytes_per_token",
     "choose",
+    "compile_pays",
     "dropout_for",
     "evaluate",
     "find_checkpoint",

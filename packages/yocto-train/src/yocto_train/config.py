@@ -12,6 +12,7 @@ OptimizerName = Literal["adamw", "muon"]
 ScheduleName = Literal["cosine", "wsd"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Sampling = Literal["random", "epoch"]
+Compile = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,11 @@ class TrainConfig:
         log_interval: steps between reports.
         seed: decides initial weights, batches and dropout.
         precision: "auto" takes bfloat16 on GPUs that have it and float32 elsewhere.
+        compile: whether torch.compile fuses the operations inside the blocks; "auto" does on GPUs.
+            On a CPU it takes up to half a minute, and then makes steps 1.1 to 1.3 times as fast.
+            Where it fails, the run goes on without it.
+        grad_checkpointing: keep only what enters each block, and compute the rest again when it is
+            needed (Chen et al. 2016): a third more time, far less memory, the same gradients.
         sample_interval: steps between samples of text; 0 takes none.
         sample_prompt: what the samples continue; empty means a newline.
         sample_tokens: length of a sample.
@@ -85,6 +91,8 @@ class TrainConfig:
     log_interval: int = 10
     seed: int = 1337
     precision: Precision = "auto"
+    compile: Compile = "auto"
+    grad_checkpointing: bool = False
     sample_interval: int = 0
     sample_prompt: str = ""
     sample_tokens: int = 200
@@ -158,10 +166,15 @@ class TrainConfig:
             ("optimizer", OptimizerName),
             ("schedule", ScheduleName),
             ("precision", Precision),
+            ("compile", Compile),
         ):
             if getattr(self, name) not in get_args(choices):
                 allowed = ", ".join(get_args(choices))
                 problems.append(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
+        if not isinstance(self.grad_checkpointing, bool):
+            problems.append(
+                f"grad_checkpointing must be true or false, not {self.grad_checkpointing!r}"
+            )
         return problems
 
     def _contradictions(self) -> list[str]:

@@ -101,6 +101,18 @@ def choose(
     return min(fitting, key=distance)
 
 
+def compile_pays(plain: float, compiled: float, spent: float, iters: int) -> bool:
+    """Whether compiling shortens a run by a twentieth at least; it may change losses by rounding.
+
+    Args:
+        plain: seconds of a step as it is.
+        compiled: seconds of a compiled one.
+        spent: seconds that compiling takes.
+        iters: steps of the run.
+    """
+    return spent + compiled * iters < 0.95 * plain * iters
+
+
 def dropout_for(epochs: float) -> float:
     """A dropout that suits how often each token is seen.
 
@@ -112,7 +124,14 @@ def dropout_for(epochs: float) -> float:
 
 
 def memory_bytes(
-    *, n_parameters: int, n_layer: int, n_embd: int, n_hidden: int, vocab_size: int, tokens: int
+    *,
+    n_parameters: int,
+    n_layer: int,
+    n_embd: int,
+    n_hidden: int,
+    vocab_size: int,
+    tokens: int,
+    grad_checkpointing: bool = False,
 ) -> int:
     """Roughly what training takes: weights, gradients, two moments, and activations, in float32.
 
@@ -123,6 +142,9 @@ def memory_bytes(
         n_hidden: width inside the MLP.
         vocab_size: ids.
         tokens: rows times context of one micro-batch.
+        grad_checkpointing: whether only what enters each block is kept, and one block at a time.
     """
-    per_token = n_layer * (14 * n_embd + 4 * n_hidden) + 3 * vocab_size
+    block = 14 * n_embd + 4 * n_hidden
+    blocks = n_layer * n_embd + block if grad_checkpointing else n_layer * block
+    per_token = blocks + 3 * vocab_size
     return 4 * math.ceil(4 * n_parameters + tokens * per_token)

@@ -1,5 +1,6 @@
 """Stepper: the optimizer step. Batch, dropout and learning rate follow from seed and step alone."""
 
+import contextlib
 import hashlib
 import math
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from yocto_data import BatchSampler, TokenDataset
 from yocto_model import GPT
 
+from yocto_train.compiling import compile_blocks, uncompiled
 from yocto_train.config import TrainConfig
 from yocto_train.devices import Placement
 from yocto_train.distributed import World
@@ -38,6 +40,8 @@ class Stepper:
         world: World,
     ) -> None:
         self.model, self.config, self.placement, self.world = model, config, placement, world
+        model.grad_checkpointing = config.grad_checkpointing
+        self.compilation = self._compile(data.block_size)
         self._module = world.wrap(model)  # before the optimizers: it may replace weights
         self.optimizers = make_optimizers(model, config, autocast=placement.autocast)
         self.scaler = torch.amp.GradScaler(
@@ -48,6 +52,27 @@ class Stepper:
             rank=world.rank, world_size=world.size,
         )  # fmt: skip
         self._parameters = list(model.parameters())
+
+    def _compile(self, tokens: int) -> str | None:
+        """Compile the blocks if that is wanted; returns what came of it."""
+        wanted = self.config.compile
+        if wanted == "auto":
+            wanted = "on" if self.placement.device.type == "cuda" else "off"
+        if wanted == "off":
+            return None
+        if self.world.kind == "fsdp":
+            return "not compiled (the model is sharded)"
+        return compile_blocks(
+            self.model,
+            rows=self.config.batch_size // self.config.accumulate // self.world.size,
+            tokens=tokens,
+            autocast=self.placement.autocast,
+        )
+
+    def outside(self) -> contextlib.AbstractContextManager[object]:
+        """Around what uses the model in another shape than a step has."""
+        compiled = self.compilation == "compiled"
+        return uncompiled() if compiled else contextlib.nullcontext()
 
     def take(self, step: int) -> tuple[float, float]:
         """Make the step that follows `step` finished ones.
@@ -79,7 +104,7 @@ class Stepper:
         parts = zip(x.chunk(config.accumulate), y.chunk(config.accumulate), strict=True)
         loss = torch.zeros((), device=device)
         for micro, (x_part, y_part) in enumerate(parts):
-            if self.model.config.dropout:
+            if self.model.config.dropout or self.model.config.attention_dropout:
                 torch.manual_seed(mixed_seed(config.seed, step, micro, self.world.rank))
             with self.world.part(self._module, last=micro == config.accumulate - 1):
                 # Equal parts: the mean of their means is the mean over the batch.

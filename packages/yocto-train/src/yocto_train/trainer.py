@@ -217,10 +217,11 @@ class Trainer:
 
     def _evaluate(self) -> Iterator[Event]:
         # The same windows every time, so that the best step is chosen among equals.
-        results = [self.evaluator.measure(self.config.eval_iters, self._agree)]
-        if self._is_last and results[0] is not None and not results[0][0].whole:
-            # The figure to publish, after evaluations that saw a part of the split.
-            results.append(self.evaluator.measure(0, self._agree))
+        with self.stepper.outside():
+            results = [self.evaluator.measure(self.config.eval_iters, self._agree)]
+            if self._is_last and results[0] is not None and not results[0][0].whole:
+                # The figure to publish, after evaluations that saw a part of the split.
+                results.append(self.evaluator.measure(0, self._agree))
         finished = [result for result in results if result is not None]
         if len(finished) < len(results):
             return  # asked to stop: the save matters more
@@ -239,7 +240,8 @@ class Trainer:
         writer = self._writer
         assert writer is not None  # noqa: S101 - else no sample is ever due
         model = self.world.whole_model(self.model)
-        text = self.world.on_main(lambda: writer.write(model, lambda: self._stop_requested))
+        with self.stepper.outside():
+            text = self.world.on_main(lambda: writer.write(model, lambda: self._stop_requested))
         self.model.train()
         if text is None:
             self._stopping = True
@@ -289,7 +291,7 @@ class Trainer:
             tokens_per_step=self._tokens_per_step,
             train_tokens=self.train_data.n_tokens,
             val_tokens=self.val_data.n_tokens,
-            placement=self.placement.reasons,
+            placement=self.reasons,
         )
 
     def _step_done(self, loss: float, smoothed: float, grad_norm: float) -> StepDone:
@@ -328,6 +330,12 @@ class Trainer:
             best_loss=self.progress.best_loss,
             train_seconds=self._clock.train_seconds,
         )
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Device, precision and compilation, each with its reason in words."""
+        compilation = self.stepper.compilation
+        return self.placement.reasons + (() if compilation is None else (compilation,))
 
     @property
     def _tokens_per_step(self) -> int:

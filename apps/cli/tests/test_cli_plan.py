@@ -1,0 +1,105 @@
+"""Laws of the plan: what is measured decides, what was given stays, and the time is kept."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from yocto_cli import plan
+from yocto_cli.train_arguments import TrainArguments, TrainingFlags
+from yocto_data import TokenDataset, prepare
+from yocto_tokenizers import CharTokenizer
+from yocto_train import Candidate
+
+fixtures_may_stay = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenDataset, TokenDataset]:
+    root = tmp_path_factory.mktemp("plan")
+    letters = np.random.default_rng(1).integers(97, 123, 6_000).astype(np.uint8)
+    (root / "text.txt").write_bytes(letters.tobytes())
+    tokenizer = CharTokenizer.train(letters.tobytes().decode())
+    prepare(root / "text.txt", root / "char", tokenizer=tokenizer)
+    train, val = (TokenDataset(root / "char" / f"{name}.bin", 1) for name in ("train", "val"))
+    return train, val
+
+
+class Machine:
+    """Stands in for measuring: a step takes `plain` seconds, a compiled one `compiled`."""
+
+    def __init__(self, plain: float, compiled: float, spent: float) -> None:
+        self.plain, self.compiled, self.spent = plain, compiled, spent
+        self.compilations = 0
+
+    def measure(
+        self, arguments: TrainArguments, size: Mapping[str, Any], *_: Any, **__: Any
+    ) -> tuple[Candidate, float]:
+        on = arguments.training.compile == "on"
+        self.compilations += on
+        candidate = Candidate(
+            size=size, n_parameters=1_000, seconds_per_step=self.compiled if on else self.plain,
+            tokens_per_step=10, evaluation_seconds=0.0,
+        )  # fmt: skip
+        return candidate, self.spent if on else 0.0
+
+
+def planned(machine: Machine, splits: Any, **training: Any) -> TrainingFlags:
+    arguments = dataclasses.replace(TrainArguments(), training=TrainingFlags(**training))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "_measure", machine.measure)
+        patch.setattr(plan, "measure_precision", lambda n_embd: ("float32", str(n_embd)))
+        return plan.planned(arguments, *splits).training
+
+
+speeds = st.floats(0.001, 1)
+
+
+@fixtures_may_stay
+@given(minutes=st.floats(10, 600), plain=speeds, ratio=st.floats(0.3, 1.2), spent=st.floats(0, 120))
+def test_a_long_run_compiles_where_it_pays_and_still_keeps_its_time(
+    minutes: float, plain: float, ratio: float, spent: float, splits: Any
+) -> None:
+    machine = Machine(plain, plain * ratio, spent)
+    flags = planned(machine, splits, minutes=minutes)
+    assert flags.max_iters is not None
+    assert machine.compilations == 1
+    per_step, start = (plain * ratio, spent) if flags.compile == "on" else (plain, 0.0)
+    seconds = start + per_step * flags.max_iters
+    assert 60 * minutes - 2 * per_step <= seconds <= 60 * minutes * 1.0001
+    if flags.compile == "on":
+        assert flags.max_iters > 60 * minutes / plain  # more steps than without
+
+
+@fixtures_may_stay
+@given(minutes=st.floats(0.5, 9.9), plain=speeds)
+def test_a_short_run_does_not_even_try(minutes: float, plain: float, splits: Any) -> None:
+    machine = Machine(min(plain, minutes), 1e-4, 0.0)
+    assert planned(machine, splits, minutes=minutes).compile is None
+    assert machine.compilations == 0
+
+
+@pytest.mark.parametrize(
+    ("plain", "compiled", "max_iters", "answer"),
+    [
+        (1.0, 0.5, 2_000, "on"),
+        (1.0, 1.0, 2_000, "off"),
+        (0.1, 0.01, 2_000, None),  # over in 200 seconds
+        (9.0, 0.01, 999, None),  # to time a step takes as long as many of them
+    ],
+)
+def test_given_steps(
+    plain: float, compiled: float, max_iters: int, answer: str | None, splits: Any
+) -> None:
+    """The steps stay; a run of ten minutes or more is worth the trial."""
+    flags = planned(Machine(plain, compiled, 30.0), splits, max_iters=max_iters)
+    assert (flags.max_iters, flags.compile) == (max_iters, answer)
+
+
+@pytest.mark.parametrize("answer", ["on", "off"])
+def test_an_answer_that_was_given_stays(answer: str, splits: Any) -> None:
+    machine = Machine(0.1, 0.2 if answer == "on" else 0.01, 0.0)
+    assert planned(machine, splits, minutes=30.0, compile=answer).compile == answer
