@@ -4,6 +4,7 @@ Packages are tested from their built wheels, in clean environments that hold not
 one declares, so an undeclared import fails here and not at a user's.
 """
 
+import json
 import shutil
 import tomllib
 from pathlib import Path
@@ -25,6 +26,18 @@ nox.options.default_venv_backend = "uv"
 # A missing interpreter is reported and skipped; nox would fail on it when CI is set.
 nox.options.error_on_missing_interpreters = False
 nox.options.download_python = "never"
+
+# What mutation testing changes, and the tests that have to notice.
+MUTATED = {
+    "yocto-tokenizers": (
+        ["char.py", "word_level.py", "vocabulary.py", "streaming.py", "ids.py"],
+        ["char", "word", "laws", "streaming", "saving", "files"],
+    ),
+    "yocto-data": (["batches.py", "philox.py", "splitting.py"], ["batches", "cutting", "dataset"]),
+    "yocto-model": (["sampling.py", "cache.py"], ["sampling", "cache", "generation"]),
+    "yocto-train": (["schedules.py", "planning.py"], ["schedules", "planning"]),
+    "yocto-chat": (["conversation.py"], ["conversation"]),
+}
 
 _built: list[Path] = []
 
@@ -193,6 +206,43 @@ def coverage(session: nox.Session, distribution: str) -> None:
         session, DISTRIBUTIONS[distribution] / "tests", "-m", "not slow", "-p", "pytest_cov",
         f"--cov={module(distribution)}", "--cov-branch", "--cov-report=term:skip-covered",
     )  # fmt: skip
+
+
+@nox.session(default=False)
+@nox.parametrize("distribution", list(MUTATED), ids=list(MUTATED))
+def mutation(session: nox.Session, distribution: str) -> None:
+    """Change the code in thousands of small ways: the tests have to notice at least 85 % of them.
+
+    Prints the part that was noticed, and the changes that were not.
+    """
+    session.install(*wheels(session, closure(distribution)), "mutmut>=3.3")
+    session.install(*project(distribution)["dependency-groups"]["test"])
+    files, tests = MUTATED[distribution]
+    package, short = module(distribution), distribution.removeprefix("yocto-")
+    place = Path(session.create_tmp()).resolve() / distribution
+    shutil.rmtree(place, ignore_errors=True)
+    for part in ("src", "tests"):
+        shutil.copytree(DISTRIBUTIONS[distribution] / part, place / part)
+    shutil.copy(ROOT / "tests" / "mutation_profile.py", place / "tests")
+    settings = {
+        "source_paths": ["src"],
+        "only_mutate": [f"src/{package}/{name}" for name in files],
+        "pytest_add_cli_args": [
+            "-p", "no:cacheprovider", "-p", "mutation_profile", "-m", "not slow", "-W", "ignore",
+        ],
+        "pytest_add_cli_args_test_selection": [f"tests/test_{short}_{name}.py" for name in tests],
+        "timeout_multiplier": 5,
+        "timeout_constant": 5,
+    }  # fmt: skip
+    markers = ["property", "integration", "slow"]
+    (place / "pyproject.toml").write_text(
+        "[tool.mutmut]\n"
+        + "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
+        + f"[tool.pytest.ini_options]\nmarkers = {json.dumps(markers)}\npythonpath = ['tests']\n"
+    )
+    with session.chdir(place):
+        session.run("mutmut", "run", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+        session.run("python", str(ROOT / "tests" / "mutation_report.py"), "85")
 
 
 @nox.session(default=False, venv_backend="none")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -98,6 +99,8 @@ def test_fixed_points() -> None:
     assert lr_factor(9, settings) == pytest.approx(10 / 11)
     assert lr_factor(10, settings) == 1
     assert lr_factor(55, settings) == pytest.approx((1 + 0.1) / 2)
+    third = 10 + 90 // 3  # a third of the way down: the cosine of 60 degrees is a half
+    assert lr_factor(third, settings) == pytest.approx(0.1 + 0.9 * 0.75)
     assert lr_factor(100, settings) == pytest.approx(0.1)
     assert lr_factor(1_000, settings) == pytest.approx(0.1)
 
@@ -108,6 +111,24 @@ def test_wsd_is_flat_then_a_line() -> None:
     assert [lr_factor(step, settings) for step in (10, 30, 60)] == [1, 1, 1]
     assert lr_factor(80, settings) == pytest.approx((1 + 0.2) / 2)
     assert lr_factor(100, settings) == pytest.approx(0.2)
+
+
+def test_the_shortest_runs() -> None:
+    """A cosine, or a decay, over one step."""
+    settings = {"max_iters": 5, "min_fraction": 0.0}
+    assert cosine(5, warmup_iters=4, **settings) == pytest.approx(0)
+    shortest = {"warmup_iters": 0, "decay_fraction": 0.2, **settings}
+    assert [wsd(step, **shortest) for step in (3, 4, 5)] == [1, 1, 0]
+
+
+@pytest.mark.property
+@given(st.integers(0, 300), st.integers(0, 200))
+@example(0, 0)
+@example(10, 10)
+def test_warm_up_is_a_line_to_one(step: int, warmup_iters: int) -> None:
+    """(step + 1) / (warmup_iters + 1), and 1 ever after."""
+    expected = Fraction(step + 1, warmup_iters + 1) if step < warmup_iters else 1
+    assert float(expected) == pytest.approx(warmup(step, warmup_iters), rel=1e-15)
 
 
 @pytest.mark.property
@@ -139,3 +160,11 @@ def test_muon_momentum(step: int, warmup_iters: int, momentum: float) -> None:
     now, later = muon_momentum(step, settings), muon_momentum(step + 1, settings)
     assert min(0.85, momentum) <= now <= later <= max(momentum, 0.0) + 1e-12
     assert muon_momentum(warmup_iters + 1, settings) == pytest.approx(momentum)
+
+
+def test_muon_momentum_is_a_line() -> None:
+    """From 0.85, over the whole of the warm-up; a smaller momentum is there at once."""
+    settings = TrainConfig(muon_momentum=0.95, muon_warmup_iters=200)
+    values = [muon_momentum(step, settings) for step in (0, 50, 100, 200, 500)]
+    assert [0.85, 0.875, 0.9, 0.95, 0.95] == pytest.approx(values)
+    assert muon_momentum(0, TrainConfig(muon_momentum=0.5)) == 0.5
