@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from yocto_model import GPT, GPTConfig
-from yocto_model.layers import Dropout
+from yocto_model.layers import CausalSelfAttention, Dropout
 
 probabilities = st.floats(0.01, 0.95)
 
@@ -75,7 +75,8 @@ def test_a_model_in_training_drops_in_every_place_it_says(
     assert [m.p for m in places] == [0.4] * 3  # the embedding, and one for each block's branches
     assert not [m for m in model.modules() if isinstance(m, nn.Dropout)]
     expected = 0.4 if attn_dropout is None else attn_dropout
-    assert [block.attn.dropout for block in model.blocks] == [expected] * 2
+    attentions = [m for m in model.modules() if isinstance(m, CausalSelfAttention)]
+    assert [attention.dropout for attention in attentions] == [expected] * 2
 
 
 def test_without_a_value_of_its_own_attention_drops_as_often_as_the_rest() -> None:

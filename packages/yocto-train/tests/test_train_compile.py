@@ -76,7 +76,7 @@ def test_without_a_compiler_training_goes_on(
             raise RuntimeError(message)
 
         del options
-        module._compiled_call_impl = fail  # type: ignore[assignment]
+        module._compiled_call_impl = fail
 
     plain = losses(make_trainer(compile="off", max_iters=4))
     monkeypatch.setattr(nn.Module, "compile", compile_later)

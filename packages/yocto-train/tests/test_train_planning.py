@@ -134,7 +134,7 @@ def test_dropout_grows_with_the_epochs() -> None:
 
 def test_memory_grows_with_each_part() -> None:
     """At least four floats per weight, and more with every dimension."""
-    base = {
+    base: dict[str, Any] = {
         "n_parameters": 1000, "n_layer": 2, "n_embd": 8, "n_hidden": 24, "vocab_size": 65,
         "tokens": 100,
     }  # fmt: skip
@@ -154,7 +154,13 @@ def test_memory_grows_with_each_part() -> None:
 def test_checkpointing_takes_less_memory_the_more_layers_there_are(
     n_layer: int, tokens: int
 ) -> None:
-    base = {"n_parameters": 0, "n_embd": 8, "n_hidden": 24, "vocab_size": 65, "tokens": tokens}
+    base: dict[str, Any] = {
+        "n_parameters": 0,
+        "n_embd": 8,
+        "n_hidden": 24,
+        "vocab_size": 65,
+        "tokens": tokens,
+    }
 
     def saved(layers: int) -> int:
         kept, recomputed = (

@@ -115,10 +115,9 @@ def test_wsd_is_flat_then_a_line() -> None:
 
 def test_the_shortest_runs() -> None:
     """A cosine, or a decay, over one step."""
-    settings = {"max_iters": 5, "min_fraction": 0.0}
-    assert cosine(5, warmup_iters=4, **settings) == pytest.approx(0)
-    shortest = {"warmup_iters": 0, "decay_fraction": 0.2, **settings}
-    assert [wsd(step, **shortest) for step in (3, 4, 5)] == [1, 1, 0]
+    assert cosine(5, max_iters=5, warmup_iters=4, min_fraction=0.0) == pytest.approx(0)
+    shortest: dict[str, Any] = {"max_iters": 5, "warmup_iters": 0, "min_fraction": 0.0}
+    assert [wsd(step, decay_fraction=0.2, **shortest) for step in (3, 4, 5)] == [1, 1, 0]
 
 
 @pytest.mark.property

@@ -171,10 +171,9 @@ class TrainConfig:
             if getattr(self, name) not in get_args(choices):
                 allowed = ", ".join(get_args(choices))
                 problems.append(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
-        if not isinstance(self.grad_checkpointing, bool):
-            problems.append(
-                f"grad_checkpointing must be true or false, not {self.grad_checkpointing!r}"
-            )
+        switch: object = self.grad_checkpointing
+        if not isinstance(switch, bool):
+            problems.append(f"grad_checkpointing must be true or false, not {switch!r}")
         return problems
 
     def _contradictions(self) -> list[str]:
