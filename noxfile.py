@@ -33,7 +33,10 @@ MUTATED = {
         ["char.py", "word_level.py", "vocabulary.py", "streaming.py", "ids.py"],
         ["char", "word", "laws", "streaming", "saving", "files"],
     ),
-    "yocto-data": (["batches.py", "philox.py", "splitting.py"], ["batches", "cutting", "dataset"]),
+    "yocto-data": (
+        ["batches.py", "philox.py", "splitting.py"],
+        ["batches", "sampler_state", "evaluation", "cutting", "dataset"],
+    ),
     "yocto-model": (["sampling.py", "cache.py"], ["sampling", "cache", "generation"]),
     "yocto-train": (["schedules.py", "planning.py"], ["schedules", "planning"]),
     "yocto-chat": (["conversation.py"], ["conversation"]),

@@ -6,10 +6,19 @@ import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from yocto_data import DataError, DataMeta, SplitMeta, Tokenizer, token_dtype
+from yocto_data import (
+    DataError,
+    DataMeta,
+    SplitMeta,
+    TokenDataset,
+    Tokenizer,
+    prepare,
+    token_dtype,
+)
 from yocto_data.meta import TokenizerMeta
 
 NewDirectory = Callable[[], Path]
@@ -120,6 +129,35 @@ def make_data(new_directory: NewDirectory) -> MakeData:
         return directory
 
     return make
+
+
+@pytest.fixture(scope="session")
+def dataset_of(make_data: MakeData) -> Callable[[int, int], TokenDataset]:
+    """Data sets whose tokens are their own positions, each size written once."""
+    known: dict[tuple[int, int], TokenDataset] = {}
+
+    def make(n_tokens: int, block_size: int) -> TokenDataset:
+        if (n_tokens, block_size) not in known:
+            path = make_data(range(n_tokens)) / "train.bin"
+            known[n_tokens, block_size] = TokenDataset(path, block_size)
+        return known[n_tokens, block_size]
+
+    return make
+
+
+Prepare = Callable[..., Any]
+
+
+@pytest.fixture
+def run(tmp_path: Path, byte_tokenizer: Tokenizer) -> Prepare:
+    """Prepare a source into tmp_path/out."""
+
+    def call(source: Any, **options: Any) -> Any:
+        options.setdefault("tokenizer", byte_tokenizer)
+        options.setdefault("val_ratio", 0.5)
+        return prepare(source, options.pop("out", tmp_path / "out"), **options)
+
+    return call
 
 
 def _snapshot(directory: Path) -> dict[str, bytes | None]:

@@ -1,7 +1,6 @@
 """The table "Data preparation" of bad input: one line that says what and where, nothing written."""
 
 import gzip
-import json
 import os
 import socket
 import sys
@@ -14,34 +13,18 @@ import pytest
 from yocto_data import (
     DataError,
     DecodingError,
-    InUseError,
     OptionError,
     OutputError,
-    RecordError,
     ShortDataError,
     SourceError,
     Tokenizer,
     TokenizerUseError,
     iter_texts,
     load_bin,
-    prepare,
 )
-from yocto_data.lock import exclusive_lock
 
 Refused = Callable[..., str]
 Prepare = Callable[..., Any]
-
-
-@pytest.fixture
-def run(tmp_path: Path, byte_tokenizer: Tokenizer) -> Prepare:
-    """Prepare a source into tmp_path/out."""
-
-    def call(source: Any, **options: Any) -> Any:
-        options.setdefault("tokenizer", byte_tokenizer)
-        options.setdefault("val_ratio", 0.5)
-        return prepare(source, options.pop("out", tmp_path / "out"), **options)
-
-    return call
 
 
 def file(folder: Path, content: bytes, name: str = "a.txt") -> Path:
@@ -221,64 +204,7 @@ def test_d8_control_characters(tmp_path: Path, run: Prepare) -> None:
 
 # D9, a file that changes while it is read: test_data_texts.py and test_data_prepare.py.
 # D10, the range of the validation share: test_data_prepare.py.
-
-
-def test_d11_other_data(tmp_path: Path, run: Prepare, refused: Refused) -> None:
-    """D11: data that is there is refused without force, replaced whole with it."""
-    source = file(tmp_path, b"some words")
-    run(source)
-    assert "already holds data; use force" in refused(OutputError, partial(run, source))
-    old = (tmp_path / "out" / "meta.json").read_bytes()
-    run(source, val_ratio=0.3, force=True)
-    assert old != (tmp_path / "out" / "meta.json").read_bytes()
-    assert ["a.txt", "out"] == sorted(path.name for path in tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("name", ["thesis.txt", "input.txt", "meta.pkl", ".git"])
-@pytest.mark.parametrize("force", [False, True])
-def test_d11_foreign_files(
-    tmp_path: Path, run: Prepare, refused: Refused, name: str, force: bool
-) -> None:
-    """D11: a directory that holds anything of the user's is never replaced, forced or not."""
-    (tmp_path / "out").mkdir()
-    file(tmp_path / "out", b"mine", name)
-    file(tmp_path / "out", b"mine", "train.bin")
-    message = refused(OutputError, partial(run, file(tmp_path, b"some words"), force=force))
-    assert name in message
-
-
-def test_d11_an_empty_directory_is_welcome(tmp_path: Path, run: Prepare) -> None:
-    """A directory made for the purpose is used."""
-    (tmp_path / "out").mkdir()
-    run(file(tmp_path, b"some words"))
-    assert (tmp_path / "out" / "meta.json").is_file()
-
-
-def test_d11_a_file_in_the_way(tmp_path: Path, run: Prepare, refused: Refused) -> None:
-    """A file of that name, or above it, is refused."""
-    source = file(tmp_path, b"some words")
-    file(tmp_path, b"mine", "out")
-    assert "no directory" in refused(OutputError, partial(run, source, force=True))
-    message = refused(OutputError, partial(run, source, out=tmp_path / "out" / "deeper"))
-    assert "Not a directory" in message
-
-
-def test_d12_output_in_the_input(tmp_path: Path, run: Prepare, refused: Refused) -> None:
-    """D12: an output that equals the input, lies in it, or holds it, is refused."""
-    (tmp_path / "texts").mkdir()
-    source = file(tmp_path / "texts", b"some words")
-    (tmp_path / "link").symlink_to("texts")
-    for given, out in (
-        (tmp_path / "texts", tmp_path / "texts"),
-        (tmp_path / "texts", tmp_path / "texts" / "data"),
-        (tmp_path / "link", tmp_path / "texts" / "data"),
-        (tmp_path / "texts", tmp_path / "link" / "data"),
-        (source, tmp_path / "texts"),
-        (source, tmp_path),
-        (str(tmp_path / "texts" / "*"), tmp_path / "texts"),
-    ):
-        refused(OutputError, partial(run, given, out=out, force=True))
-    refused(OutputError, partial(run, source, out=source, force=True))
+# D11, D12 and D17, what may be written where: test_data_outputs.py.
 
 
 def test_d13_many_characters(tmp_path: Path, run: Prepare, code_point_tokenizer: Tokenizer) -> None:
@@ -304,108 +230,7 @@ def test_d14_vocabulary_out_of_range(
     assert "vocab_size must be an integer from 1 to 4294967296" in message
 
 
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ('{"text": "cut', "not valid JSON"),
-        ('["a", "list"]', "must be an object with a field 'text'"),
-        ('"text"', "must be an object"),
-        ('{"txt": "a"}', "has no field 'text'"),
-        ('{"text": null}', "field 'text' must be a string, found null"),
-        ('{"text": 5}', "found int"),
-        ('{"text": ["a"]}', "found list"),
-        ('{"text": ""}', "field 'text' is empty"),
-        ('{"text": ' + "[" * 10_000 + "]" * 10_000 + "}", "nested too deeply"),
-        ("", "blank"),
-        (" \t\r", "blank"),
-        ('\ufeff{"text": "a"}', "not valid JSON"),
-        ('{"text": "a", "text": "b"}', "'text' stands there twice"),
-        ('{"text": "a", "n": NaN}', "NaN is not a number"),
-        ('{"text": "a", "n": ' + "9" * 5000 + "}", "digits"),
-        ('{"text": "a\\ud800b"}', "lone surrogate (U+D800) at character 1"),  # D19
-        ('{"text": "\\udc00\\ud800"}', "lone surrogate (U+DC00) at character 0"),  # D19
-        ('{"text": "a"} {"text": "b"}', "not valid JSON"),
-    ],
-)
-def test_d15_and_d19_records(
-    tmp_path: Path, run: Prepare, refused: Refused, line: str, says: str
-) -> None:
-    """D15, D19: whatever a record lacks, the error names file, line and field."""
-    content = "\n".join(['{"text": "good"}', line, '{"text": "good"}', ""]).encode()
-    for source in (
-        file(tmp_path, content, "a.jsonl"),
-        file(tmp_path, gzip.compress(content), "a.jsonl.gz"),
-    ):
-        message = refused(RecordError, partial(run, source))
-        assert f"{source.name}, line 2: " in message
-        assert says in message
-
-
-def test_d15_the_field_is_shown_safely(tmp_path: Path, run: Prepare, refused: Refused) -> None:
-    """A field name with terminal codes is escaped like a path."""
-    source = file(tmp_path, b'{"text": "a"}', "a.jsonl")
-    message = refused(RecordError, partial(run, source, text_field="a\x1b[2J"))
-    assert r"a\x1b[2J" in message
-
-
-def test_d15_a_mark_before_the_first_record(tmp_path: Path, run: Prepare) -> None:
-    """A file of records may begin with a mark, and may lack the last line end."""
-    source = file(tmp_path, b'\xef\xbb\xbf{"text": "one"}\r\n{"text": "two"}', "a.jsonl")
-    assert (2, 1) == (run(source).text.documents, run(source, force=True).text.boms_dropped)
-
-
-def test_d15_a_record_too_long(
-    tmp_path: Path, run: Prepare, refused: Refused, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A line without end is refused before it fills the memory."""
-    monkeypatch.setattr("yocto_data.documents._MAX_RECORD_CHARS", 3000)
-    record = json.dumps({"text": "x" * (3 << 20)})
-    source = file(tmp_path, f'{{"text": "a"}}\n{record}\n'.encode(), "a.jsonl")
-    assert "line 2: longer than 3000" in refused(RecordError, partial(run, source))
-
-
-def test_d16_special_tokens_are_plain_text(tmp_path: Path, run: Prepare) -> None:
-    """D16: text that spells a special token stays text; only we place the separator's id."""
-
-    class WithEnd:
-        vocab_size = 300
-        eos_id = 299
-
-        def encode(self, text: str) -> list[int]:
-            return list(text.encode())
-
-        def decode(self, ids: Any) -> str:
-            return bytes(ids).decode()
-
-    text = "a <|endoftext|> </s>"
-    source = file(tmp_path, json.dumps({"text": text}).encode() * 1 + b"\n" + b'{"text":"b"}\n')
-    source = source.rename(tmp_path / "a.jsonl")
-    run(source, tokenizer=WithEnd())
-    ids = [*load_bin(tmp_path / "out" / "train.bin"), *load_bin(tmp_path / "out" / "val.bin")]
-    assert 2 == ids.count(299)
-    assert sorted([*text.encode(), *b"b", 299, 299]) == sorted(ids)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow fewer names")
-@pytest.mark.parametrize("name", ["with space", "a\nb", "\x1b[2J", "\udcff", "\u202e", "\u00e9"])
-def test_d17_odd_names_work(tmp_path: Path, run: Prepare, refused: Refused, name: str) -> None:
-    """D17: any name that the system takes works, as source and as output, and is shown safely."""
-    source = file(tmp_path, b"some words", f"{name}.txt")
-    meta = run(source, out=tmp_path / name / name)
-    assert meta.sources[0].name.isprintable()
-    refused(OutputError, partial(run, source, out=tmp_path / name / name))
-    refused(
-        DecodingError, partial(run, file(tmp_path, b"a\xff", f"{name}.txt"), out=tmp_path / "o")
-    )
-
-
-@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "\0"])
-def test_d17_impossible_names(tmp_path: Path, run: Prepare, refused: Refused, name: str) -> None:
-    """D17: a name that no system takes is one line, as source and as output."""
-    refused(SourceError, partial(run, tmp_path / name))
-    refused(OutputError, partial(run, file(tmp_path, b"some words"), out=tmp_path / name))
-
-
+# D15, D16 and D19, records: test_data_records.py.
 # D18, a line of 200 MB: test_data_memory.py.
 
 
@@ -417,34 +242,9 @@ def test_broken_gzip(tmp_path: Path, run: Prepare, refused: Refused, compressed:
     assert "a.txt.gz is" in message
 
 
-def test_output_needs_a_name(tmp_path: Path, run: Prepare, refused: Refused) -> None:
-    """The root, and nothing at all, are no output."""
-    source = file(tmp_path, b"some words")
-    for out in ("/", ""):
-        refused(OutputError, partial(run, source, out=out))
-
-
 def test_no_source_at_all(run: Prepare, refused: Refused) -> None:
     """An empty list is refused."""
     assert "no source" in refused(SourceError, partial(run, []))
-
-
-def test_k16_two_at_once(tmp_path: Path, run: Prepare, refused: Refused) -> None:
-    """K16: the second writer is told who holds the directory, since when; freed, it works."""
-    source = file(tmp_path, b"some words")
-    with exclusive_lock(tmp_path / ".out.lock", tmp_path / "out"):
-        message = refused(InUseError, partial(run, source))
-        assert f"in use by pid {os.getpid()} on " in message
-        assert " since 2" in message
-    run(source)
-    assert ["a.txt", "out"] == sorted(path.name for path in tmp_path.iterdir())
-
-
-def test_k18_a_lock_left_behind(tmp_path: Path, run: Prepare) -> None:
-    """K18: the text that a killed process left in its lock file holds nobody up."""
-    (tmp_path / ".out.lock").write_text("pid 1 on nowhere since ever")
-    run(file(tmp_path, b"some words"))
-    assert ["a.txt", "out"] == sorted(path.name for path in tmp_path.iterdir())
 
 
 def test_every_error_is_ours() -> None:
