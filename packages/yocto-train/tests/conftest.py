@@ -1,6 +1,7 @@
-"""What this package's tests share: a small data set, a tiny model, a trainer of it."""
+"""What this package's tests share: a small data set, a tiny model, a trainer of it, and runs."""
 
 import ctypes
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -138,6 +139,31 @@ def make_trainer(
         )
 
     return make
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """An empty run directory, locked."""
+    run = Run(tmp_path / "run")
+    run.create()
+    with run.lock():
+        yield run
+
+
+@pytest.fixture(scope="session")
+def trained(make_trainer: Callable[..., Trainer], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with the steps 2, 4 and 6; the last is the best. Not to be changed."""
+    run = Run(tmp_path_factory.mktemp("trained") / "run")
+    run.create()
+    list(make_trainer(run=run, max_iters=6, eval_interval=2, lr=0.05, warmup_iters=0).run())
+    return run.path
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it that may be changed, in a directory of runs."""
+    shutil.copytree(trained, tmp_path / "runs" / "run", symlinks=True)
+    return tmp_path / "runs" / "run"
 
 
 def _story(events: list[Event]) -> list[str]:
