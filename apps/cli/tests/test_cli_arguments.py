@@ -17,21 +17,16 @@ from yocto_cli.arguments import (
     UsageError,
     dump_toml,
     load,
-    load_one_of,
     run_command,
 )
-from yocto_cli.fields import Flag, flags_of, integer_problem
-from yocto_cli.prepare import COMMANDS, BpeArguments, CharArguments, WordArguments
+from yocto_cli.fields import Flag, flags_of
+from yocto_cli.prepare import BpeArguments, CharArguments, WordArguments
 from yocto_cli.sample import SampleArguments
 from yocto_cli.train_arguments import TrainArguments
 
 ALL_ARGUMENTS: list[Any] = [
-    CharArguments,
-    WordArguments,
-    BpeArguments,
-    SampleArguments,
-    TrainArguments,
-]
+    CharArguments, WordArguments, BpeArguments, SampleArguments, TrainArguments,
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,83 +72,7 @@ def refuse(*words: str) -> str:
     return str(caught.value)
 
 
-def words_for(cls: Any) -> list[str]:
-    """What a command line cannot do without."""
-    return [f"--{flag.name}=here" for flag in flags_of(cls).values() if flag.required]
-
-
-# --- flags ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cls", ALL_ARGUMENTS)
-def test_every_command_can_be_parsed_without_its_optional_flags(cls: Any) -> None:
-    """A parser exists for each command: its names are unique, its types have a flag."""
-    loaded = load(cls, words_for(cls), prog="x")
-    assert cls is type(loaded)
-
-
-def value_for(flag: Flag) -> str:
-    if flag.choices:
-        return flag.choices[-1]
-    return {int: "3", float: "0.25", str: "word", bool: "true"}[flag.type]
-
-
-@pytest.mark.parametrize("cls", ALL_ARGUMENTS)
-def test_every_flag_is_accepted_in_both_spellings(cls: Any) -> None:
-    """Underscores and hyphens name the same flag, with `=` or a space before the value."""
-    for flag in flags_of(cls).values():
-        rest = [w for w in words_for(cls) if not w.startswith(f"--{flag.name}=")]
-        hyphens = f"--{flag.name.replace('_', '-')}"
-        forms = [[f"--{flag.name}={value_for(flag)}"], [hyphens, value_for(flag)]]
-        if flag.type is bool:
-            forms[1] = [hyphens]
-        if flag.name == "config":
-            continue  # names a file, which the next section gives it
-        found = [load(cls, [*rest, *form], prog="x") for form in forms]
-        assert found[0] == found[1], flag.name
-        if flag.in_files and not flag.required and flag.type is not bool:
-            assert found[0] != load(cls, rest, prog="x"), flag.name
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["--debug"], True),
-        (["--no_debug"], False),
-        (["--no-debug"], False),
-        (["--debug=true"], True),
-        (["--debug=1"], True),
-        (["--debug=False"], False),
-        (["--debug=0"], False),
-        (["--no_debug=false"], True),
-        (["--debug", "--no_debug"], False),
-    ],
-)
-def test_a_boolean_flag_has_several_forms(words: list[str], expected: bool) -> None:
-    """Bare, negated, or with a value; the last one counts."""
-    assert expected == parse(*words).debug
-
-
-def test_a_flag_that_is_on_by_default_can_be_switched_off() -> None:
-    """`--no_history` is the way to say it."""
-    assert parse().history
-    assert not parse("--no_history").history
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ([], None),
-        (["--resume"], "latest"),
-        (["--resume", "--debug"], "latest"),
-        (["--resume", "run-3"], "run-3"),
-        (["--resume=run-3"], "run-3"),
-        (["--resume", "None"], "None"),
-    ],
-)
-def test_a_flag_may_stand_alone(words: list[str], expected: str | None) -> None:
-    """A bare `--resume` means the newest run, and no word means "no flag"."""
-    assert expected == parse(*words).resume
+# --- the command line ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", ["-x", "--", "-1", "", "a=b", "None", "-- two", "\n", "é😀"])
@@ -237,40 +156,6 @@ def test_problems_are_reported_together() -> None:
     assert "(2) unknown flag --n_layr; did you mean --n_layer?" in message
     assert "(3) --seed needs" in message
     assert re.search(r"^20 problems: .* and \d+ more$", refuse(*["--wrong"] * 20))
-
-
-def test_what_is_missing_is_named_together() -> None:
-    """Flags without a default, in one message."""
-    with pytest.raises(UsageError, match="missing --text_path and --out_dir; see x --help"):
-        load(CharArguments, [], prog="x")
-
-
-@pytest.mark.property
-@given(st.text(alphabet="0123456789+-_ .e\u0660\u00b2", max_size=25))
-def test_there_is_one_syntax_of_integers(text: str) -> None:
-    """A sign and ASCII digits, nothing else: what Python takes beyond that is refused."""
-    accepted = integer_problem(text) is None
-    assert accepted == (re.fullmatch(r"[+-]?[0-9]+", text) is not None and len(text) <= 20)
-
-
-@pytest.mark.parametrize("default", [3, None])
-def test_mistakes_in_a_dataclass_are_found_at_once(default: int | None) -> None:
-    """Two fields of one name, an optional field that is not None, a type without a flag."""
-
-    @dataclass(frozen=True)
-    class Optional:
-        seed: int | None = default
-
-    @dataclass(frozen=True)
-    class Doubled:
-        seed: int = 1
-        group: Optional = Optional()
-
-    with pytest.raises(TypeError, match="seed"):
-        flags_of(Doubled)
-    if default is not None:
-        with pytest.raises(TypeError, match="seed is optional"):
-            flags_of(Optional)
 
 
 # --- TOML ----------------------------------------------------------------------------------------
@@ -423,61 +308,3 @@ def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
     assert "larger than 1 MiB" in refuse("--config", str(bad))
     bad.write_bytes(b"\xef\xbb\xbflr = 2\r\nseed = 1\r\n")
     assert Example(lr=2.0, seed=1) == parse("--config", str(bad))
-
-
-# --- the first word ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("words", "what"),
-    [
-        ([], "the first word must be one of char, word, bpe"),
-        (["--text_path", "x"], "the first word must be one of char, word, bpe"),
-        (["chr"], "unknown command 'chr'; did you mean char?"),
-        (["train"], "unknown command 'train'; choose char, word, bpe"),
-    ],
-)
-def test_the_first_word_chooses_the_command(words: list[str], what: str) -> None:
-    """Without a known one the choices are named."""
-    with pytest.raises(UsageError, match=re.escape(what)):
-        load_one_of(COMMANDS, words, prog="x")
-
-
-def test_help_comes_from_the_dataclass(capsys: pytest.CaptureFixture[str]) -> None:
-    """Flags with underscores and their texts, groups as boxes, the description as it was given."""
-    with pytest.raises(SystemExit) as stop:
-        load(
-            Example, ["--lr=x", "--help"], prog="x", description="Does it.\n\nExamples:\n  x --lr 1"
-        )
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    for part in ("Examples:\n  x --lr 1", "--n_layer INT", "How many layers.", "model options"):
-        assert part in text
-    with pytest.raises(SystemExit):
-        load_one_of(COMMANDS, ["--help"], prog="x")
-    assert "bpe" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("prefix", [[], ["char"]])
-def test_shell_completion_is_printed(prefix: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """For a command, and for a command with a first word."""
-    with pytest.raises(SystemExit):
-        load_one_of(COMMANDS, [*prefix, "--tyro-print-completion", "bash"], prog="x")
-    assert "--val_ratio" in capsys.readouterr().out
-
-
-def test_no_color_is_honoured_in_help(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Tyro is told through TERM, which is as it was afterwards."""
-    import os
-
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("NO_COLOR", "1")
-    seen = []
-    monkeypatch.setattr(
-        "yocto_cli.arguments.tyro.cli", lambda *_, **__: seen.append(os.environ["TERM"])
-    )
-    parse()
-    assert ["dumb"] == seen
-    assert os.environ["TERM"] == "xterm-256color"
