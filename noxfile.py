@@ -37,7 +37,10 @@ MUTATED = {
         ["batches.py", "philox.py", "splitting.py"],
         ["batches", "sampler_state", "evaluation", "cutting", "dataset"],
     ),
-    "yocto-model": (["sampling.py", "cache.py"], ["sampling", "cache", "generation"]),
+    "yocto-model": (
+        ["sampling.py", "cache.py"],
+        ["sampling", "cache", "generation", "context", "prompts"],
+    ),
     "yocto-train": (["schedules.py", "planning.py"], ["schedules", "planning"]),
     "yocto-chat": (["conversation.py"], ["conversation"]),
 }

@@ -1,7 +1,6 @@
 """Ids out of a model: equal with and without a cache, in a batch and alone, from equal seeds."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,17 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from torch import Tensor
-from yocto_model import (
-    GPT,
-    Context,
-    GPTConfig,
-    InputError,
-    SamplingError,
-    SamplingOptions,
-    Step,
-    stream,
-    window_start,
-)
+from yocto_model import GPT, Context, GPTConfig, InputError, SamplingOptions, stream, window_start
 
 MakeModel = Callable[[GPTConfig, int], GPT]
 GPT2 = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8)
@@ -45,26 +34,6 @@ def draw_rows(data: st.DataObject, config: GPTConfig, *, most: int = 4) -> list[
 
 def same(expected: Tensor, got: Tensor) -> None:
     np.testing.assert_allclose(got.detach(), expected.detach(), rtol=1e-9, atol=1e-9)
-
-
-# --- the window ------------------------------------------------------------------------------
-
-
-@pytest.mark.property
-@given(n_tokens=st.integers(1, 10_000), block_size=st.integers(1, 600))
-@example(n_tokens=2, block_size=1)
-@example(n_tokens=1_025, block_size=1_024)
-def test_the_window_is_full_of_the_newest_tokens(n_tokens: int, block_size: int) -> None:
-    """It fits, is never less than about three quarters full, and moves in whole hops, forwards."""
-    start, hop = window_start(n_tokens, block_size), max(1, block_size // 4)
-    shown = n_tokens - start
-    assert 1 <= shown <= block_size
-    assert start % hop == 0
-    if n_tokens <= block_size:
-        assert start == 0
-    else:
-        assert shown > block_size - hop
-    assert start <= window_start(n_tokens + 1, block_size) <= start + hop
 
 
 # --- the laws of generation ------------------------------------------------------------------
@@ -189,49 +158,6 @@ def test_a_penalty_forgets_what_the_model_forgets(
         ids += step.ids
 
 
-def test_equal_seeds_give_equal_ids_and_leave_the_global_generator() -> None:
-    """Randomness is an argument; without one, torch's global generator decides."""
-    model = GPT(GPT2, generator=torch.Generator().manual_seed(0))
-    before = torch.get_rng_state()
-    first = model.generate([[1], [1]], 20, seed=7)
-    assert torch.equal(before, torch.get_rng_state())
-    assert torch.equal(first, model.generate([[1], [1]], 20, seed=7))
-    assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first, model.generate([[1], [1]], 20, seed=9))
-    drawn = []
-    for _ in range(2):
-        torch.manual_seed(5)
-        drawn.append(model.generate([[1]], 20))
-    assert torch.equal(*drawn)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_generating_leaves_the_model_as_it_was(training: bool) -> None:
-    """Dropout is off while it generates, and mode, weights and gradients are as before."""
-    model = GPT(GPT2.replace(dropout=0.5)).train(training)
-    model(torch.tensor([[1, 2]])).sum().backward()
-    before = {name: (p.detach().clone(), p.grad) for name, p in model.named_parameters()}
-    first = model.generate([[1, 2]], 8, seed=3)
-    assert torch.equal(first, model.generate([[1, 2]], 8, seed=3))
-    assert training == model.training == model.drop.training
-    for name, weight in model.named_parameters():
-        assert torch.equal(before[name][0], weight)
-        assert before[name][1] is weight.grad
-    with pytest.raises(InputError):
-        model.generate([[99]], 1)
-    assert training == model.training
-
-
-def test_prompts_come_as_tensors_lists_or_arrays() -> None:
-    """A tensor, lists, and rows of NumPy integers are the same prompt."""
-    model = GPT(GPT2)
-    expected = model.generate([[1, 2], [3, 4]], 3, seed=0).tolist()
-    ids = np.array([[1, 2], [3, 4]], dtype=np.uint16)
-    assert expected == model.generate(torch.tensor([[1, 2], [3, 4]]), 3, seed=0).tolist()
-    assert expected == model.generate(list(ids), 3, seed=0).tolist()
-    assert [[1, 2], [3, 0]] == model.generate([[1, 2], [3]], 0).tolist()
-
-
 # --- the context -----------------------------------------------------------------------------
 
 
@@ -288,127 +214,3 @@ def test_a_context_always_knows_what_a_fresh_one_would(make_model: MakeModel) ->
     """Prefix reuse: `restart` and the cache never change a logit, in any order of calls."""
     ContextMachine.make = staticmethod(make_model)
     run_state_machine_as_test(ContextMachine)
-
-
-def counting(model: GPT) -> list[int]:
-    """The list to which every pass will add how many tokens it read."""
-    read: list[int] = []
-    forward = model.hidden_states
-
-    def hidden_states(idx: Tensor, **more: Any) -> Tensor:
-        read.append(idx.shape[1])
-        return forward(idx, **more)
-
-    model.hidden_states = hidden_states  # type: ignore[method-assign] # to watch it
-    return read
-
-
-def test_what_is_known_is_not_read_again(make_model: MakeModel) -> None:
-    """The prompt is read once, then one token a step; a restart reads only what is new."""
-    model = make_model(MODERN.replace(block_size=64), 0)
-    read = counting(model)
-    context = Context(model, [[1, 2, 3, 4, 5]])
-    generators = [torch.Generator().manual_seed(0)]
-    list(stream(context, 4, options=SamplingOptions(), generators=generators))
-    assert [5, 1, 1, 1] == read
-    read.clear()
-    context.restart([*context.rows[0], 1, 2, 3])
-    context.next_logits()
-    assert [4] == read  # the id that was drawn last had not been read, and three new ones
-    read.clear()
-    context.restart([1, 2, 9])
-    context.next_logits()
-    context.restart([1, 2, 9])
-    context.next_logits()
-    assert [1, 1] == read  # of a prompt that is known whole, the last id: its logits are wanted
-    read.clear()
-    model.generate([[1], [1, 2, 3]], 3)
-    assert [3, 1, 1] == read
-
-
-def test_beyond_the_window_most_steps_still_read_one_token(make_model: MakeModel) -> None:
-    """The window moves in hops of a quarter, and only a hop costs a full pass."""
-    model = make_model(GPT2.replace(block_size=16), 0)
-    read = counting(model)
-    model.generate([[1]], 48)
-    assert read.count(1) == 48 - len([n for n in read if n > 1])
-    assert all(n == 13 for n in read if n > 1)
-    assert len(read) == 48
-    assert sum(n > 1 for n in read) == 8
-
-
-def test_a_stream_may_be_left_at_any_point() -> None:
-    """The context holds exactly what was yielded, and another stream goes on from there."""
-    model = GPT(GPT2, generator=torch.Generator().manual_seed(0))
-    options = SamplingOptions(temperature=0)
-
-    def steps(context: Context, n: int) -> Sequence[Step]:
-        generators = [torch.Generator()]
-        return list(stream(context, n, options=options, generators=generators))
-
-    whole = Context(model, [[1, 2]])
-    steps(whole, 10)
-    parted = Context(model, [[1, 2]])
-    for part in (0, 1, 3, 6):
-        before = list(parted.rows[0])
-        assert before + [step.ids[0] for step in steps(parted, part)] == parted.rows[0]
-    assert whole.rows == parted.rows
-
-
-# --- what is refused -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("prompts", "said"),
-    [
-        ([], "no prompt"),
-        ([[]], "row 0 is empty"),
-        ([[1], []], "row 1 is empty"),
-        ([[1, 11]], r"id 11 in row 0 is outside 0\.\.10"),
-        ([[-1]], "id -1 in row 0"),
-        ([[2**70]], "in row 0 is outside"),
-        ([1, 2], "rows of whole numbers"),
-        ([[1.0]], "rows of whole numbers"),
-        (["ab"], "rows of whole numbers"),
-        (torch.tensor([1, 2]), r"shape \(batch, tokens\)"),
-        (torch.zeros(1, 1, 1).long(), r"shape \(batch, tokens\)"),
-        (torch.zeros(0, 2).long(), "no prompt"),
-        (torch.zeros(2, 0).long(), "row 0 is empty"),
-        (torch.zeros(1, 2), "rows of whole numbers"),
-    ],
-)
-def test_a_prompt_that_is_none_is_refused(prompts: Any, said: str) -> None:
-    """Wrong shape, kind or range is one line that says where."""
-    with pytest.raises(InputError, match=said) as caught:
-        GPT(GPT2).generate(prompts, 1)
-    assert str(caught.value).isprintable()
-
-
-@pytest.mark.parametrize(
-    "seed", [2**64, -(2**63) - 1, 10**30, 1.5, "1", [1, 2], [], [1.5], [2**64]]
-)
-def test_a_seed_out_of_range_is_refused(seed: Any) -> None:
-    """F8: whole numbers of 64 bits, one in all or one per row."""
-    with pytest.raises(InputError, match="seed"):
-        GPT(GPT2).generate([[1]], 1, seed=seed)
-
-
-@pytest.mark.parametrize("number", [-1, 1.5, "3", None, True])
-def test_a_number_of_tokens_out_of_range_is_refused(number: Any) -> None:
-    """It is a whole number from 0 on."""
-    with pytest.raises(InputError, match="max_new_tokens must be a whole number >= 0"):
-        GPT(GPT2).generate([[1]], number)
-
-
-@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_k": 3}])
-def test_damaged_weights_are_said_not_sampled(options: dict[str, Any]) -> None:
-    """P6: NaN logits are an error of this package, and the model can be used again after repair."""
-    model = GPT(GPT2, generator=torch.Generator().manual_seed(0))
-    weight = model.token_emb.weight.detach().clone()
-    with torch.no_grad():
-        model.token_emb.weight[3] = torch.nan
-    with pytest.raises(SamplingError, match="not finite"):
-        model.generate([[1, 3]], 3, **options)
-    with torch.no_grad():
-        model.token_emb.weight.copy_(weight)
-    assert model.generate([[1, 3]], 3, **options).shape == (1, 5)
