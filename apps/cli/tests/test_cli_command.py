@@ -65,6 +65,8 @@ def main_that_raises(error: BaseException) -> Callable[..., int]:
         (SaveError("disk"), 1, "disk"),
         (OutOfMemoryError("CUDA: 2 GiB"), 1, "out of memory; try"),
         (MemoryError(), 1, "out of memory; try"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 GB"), 1, "out of memory; try"),
+        (RuntimeError("shapes do not fit"), 1, "unexpected RuntimeError: shapes do not fit; run"),
         (PermissionError(errno.EACCES, "Permission denied", "/x\ny"), 1, "denied (/x\u240ay)"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "device; make room"),
         (KeyError("k"), 1, "unexpected KeyError: 'k'; run it again with --debug"),

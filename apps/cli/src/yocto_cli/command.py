@@ -84,7 +84,8 @@ def describe_error(error: BaseException) -> tuple[int, str]:
         # Packages say it by what else an error is: something refused is a ValueError.
         failed = isinstance(error, OSError | RuntimeError) or names & _WORK_ERRORS
         return (1 if failed else 2), str(error)
-    if isinstance(error, MemoryError) or "OutOfMemoryError" in names:
+    no_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch
+    if no_memory or isinstance(error, MemoryError) or "OutOfMemoryError" in names:
         return 1, "out of memory; try a smaller --batch_size, --block_size or model"
     if isinstance(error, OSError):
         where = "" if error.filename is None else f" ({error.filename})"

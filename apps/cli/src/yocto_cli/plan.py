@@ -53,7 +53,7 @@ def planned(
     if minutes is not None and arguments.training.max_iters is not None:
         raise UsageError("--minutes and --max_iters contradict each other; keep one")
     if minutes is not None and not 0 < minutes <= 60 * 24 * 365:
-        raise UsageError(f"--minutes must be above 0, not {minutes}")
+        raise UsageError(f"--minutes must be above 0 and at most a year, not {minutes}")
     # A preset is taken as it stands, and so are nanoGPT's settings.
     as_it_stands = arguments.model.preset is not None or recipe_name(arguments) == "gpt2"
     if arguments.training.max_iters is not None or (minutes is None and as_it_stands):
@@ -74,7 +74,9 @@ def _fitted(
 
     def measured(size: Mapping[str, Any]) -> Candidate:
         sized = _with_precision(_sized(arguments, size), splits)
-        return _measure(sized, size, splits)[0]
+        # Compiling takes longer than a step says, so the size is chosen without.
+        plain = _compiling(sized, "off") if _may_compile(sized, splits) else sized
+        return _measure(plain, size, splits)[0]
 
     candidate, iters = choose(seconds, measured, sizes=sizes)
     dropout = dropout_for(iters * candidate.tokens_per_step / splits[0].n_tokens)
@@ -83,7 +85,7 @@ def _fitted(
         arguments = dataclasses.replace(arguments, model=with_dropout)
         candidate, iters = choose(seconds, measured, sizes=[candidate.size])
     chosen = _with_precision(_sized(arguments, candidate.size, max_iters=iters), splits)
-    if seconds < _COMPILE_SECONDS or not _may_compile(chosen, splits):
+    if not _may_compile(chosen, splits) or seconds < _worth_trying_from(chosen):
         return chosen
     compiled, spent = _measured_compiled(chosen, candidate.size, splits)
     if not compile_pays(candidate.seconds_per_step, compiled.seconds_per_step, spent, iters):
@@ -148,8 +150,8 @@ def _with_compile(arguments: TrainArguments, splits: Splits) -> TrainArguments:
     iters = _settings(arguments, splits)[1].max_iters
     if iters < _COMPILE_ITERS or not _may_compile(arguments, splits):
         return arguments
-    plain, _ = _measure(arguments, {}, splits, repeats=2)
-    if plain.seconds_per_step * iters < _COMPILE_SECONDS:
+    plain, _ = _measure(_compiling(arguments, "off"), {}, splits, repeats=2)
+    if plain.seconds_per_step * iters < _worth_trying_from(arguments):
         return arguments
     compiled, spent = _measured_compiled(arguments, {}, splits)
     pays = compile_pays(plain.seconds_per_step, compiled.seconds_per_step, spent, iters)
@@ -157,10 +159,13 @@ def _with_compile(arguments: TrainArguments, splits: Splits) -> TrainArguments:
 
 
 def _may_compile(arguments: TrainArguments, splits: Splits) -> bool:
-    """Whether it is to be found out if compiling pays: on a GPU it is known to."""
-    train = _settings(arguments, splits)[1]
-    on_cpu = place(arguments.run.device, train.precision).device.type == "cpu"
-    return train.compile == "auto" and on_cpu
+    """Whether it is to be found out if compiling pays."""
+    return _settings(arguments, splits)[1].compile == "auto"
+
+
+def _worth_trying_from(arguments: TrainArguments) -> float:
+    """Seconds of a run from which on compiling is tried; on a GPU, it would be done anyhow."""
+    return 0 if place(arguments.run.device, "auto").device.type == "cuda" else _COMPILE_SECONDS
 
 
 def _measured_compiled(

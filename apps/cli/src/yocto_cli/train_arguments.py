@@ -44,7 +44,7 @@ class DataFlags:
     """The same, for a vocab.json."""
     mode: Annotated[Literal["char", "token"] | None, ABSENT] = None
     """What the ids stand for; need not be said, but is checked if it is."""
-    val_ratio: float = 0.1
+    val_ratio: Annotated[float | None, _default("0.1")] = None
     """The part of --text_path that is kept for validation."""
 
 

@@ -6,9 +6,10 @@ This module is imported after the flags have been parsed: it brings torch in.
 import hashlib
 from pathlib import Path
 
-from yocto_data import DataMeta, ShortDataError
+from yocto_data import DataMeta, DecodingError, ShortDataError
 from yocto_tokenizers import Tokenizer, load_tokenizer
 
+from yocto_cli.command import next_command
 from yocto_cli.display import say
 from yocto_cli.errors import UsageError
 from yocto_cli.preparing import prepare_char
@@ -18,6 +19,7 @@ from yocto_cli.train_arguments import DataFlags
 
 DEFAULT_TEXT = Path("data") / "philosophy.txt"
 _SHORTEST_CONTEXT = 8
+_VAL_RATIO = 0.1
 
 
 def data_directory(flags: DataFlags) -> Path:
@@ -36,28 +38,50 @@ def data_directory(flags: DataFlags) -> Path:
         )
     text = Path(flags.text_path or DEFAULT_TEXT)
     directory = Path(flags.data_dir or Path("data") / f"{text.stem}-char")
-    if not (directory / "meta.json").is_file() or not _made_from(directory, text):
-        try:
-            prepare_char(
-                str(text),
-                directory,
-                val_ratio=flags.val_ratio,
-                force=flags.data_dir is None,
-                block_size=_SHORTEST_CONTEXT,
-            )
-        except ShortDataError as error:
+    if not (directory / "meta.json").is_file() or not _made_from(directory, text, flags.val_ratio):
+        if flags.data_dir is not None and directory.is_dir() and any(directory.iterdir()):
             raise UsageError(
-                f"{one_line(str(text))} is too short: a model needs some thousand characters to "
-                "learn from, and a part of them to be tested on; give a longer text"
-            ) from error
-        say(f"prepared {one_line(str(text))} at character level in {one_line(str(directory))}")
+                f"{one_line(str(directory))} holds something else than {one_line(str(text))} as "
+                "asked for; give another --data_dir, or leave --text_path out to train on what is "
+                "there"
+            )
+        _prepare(text, directory, flags)
     return directory
 
 
-def _made_from(directory: Path, text: Path) -> bool:
-    """Whether a data directory holds exactly this text."""
-    sources = DataMeta.load(directory).sources
+def _prepare(text: Path, directory: Path, flags: DataFlags) -> None:
+    try:
+        prepare_char(
+            str(text),
+            directory,
+            val_ratio=_VAL_RATIO if flags.val_ratio is None else flags.val_ratio,
+            force=flags.data_dir is None,
+            block_size=_SHORTEST_CONTEXT,
+        )
+    except ShortDataError as error:
+        raise UsageError(
+            f"{one_line(str(text))} is too short: a model needs some thousand characters to "
+            "learn from, and a part of them to be tested on; give a longer text"
+        ) from error
+    except DecodingError as error:
+        what = str(error).partition("; ")[0]
+        how = next_command(
+            "yocto-prepare", "char", "--text_path", str(text), "--out_dir", str(directory),
+            "--encoding", "latin-1",
+        )  # fmt: skip
+        raise UsageError(
+            f"{what}; prepare it in its encoding, such as {how}, then give --data_dir {directory}"
+        ) from error
+    say(f"prepared {one_line(str(text))} at character level in {one_line(str(directory))}")
+
+
+def _made_from(directory: Path, text: Path, val_ratio: float | None) -> bool:
+    """Whether a data directory holds exactly this text, divided as asked for."""
+    meta = DataMeta.load(directory)
+    sources = meta.sources
     if not text.is_file() or len(sources) != 1:
+        return False
+    if val_ratio is not None and (meta.options is None or meta.options.val_ratio != val_ratio):
         return False
     with text.open("rb") as file:
         return sources[0].sha256 == hashlib.file_digest(file, "sha256").hexdigest()

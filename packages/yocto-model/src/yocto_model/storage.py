@@ -10,8 +10,8 @@ import functools
 import os
 import pickle
 import re
+import secrets
 import struct
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -61,20 +61,31 @@ def save(content: Mapping[str, Any], file: str | os.PathLike[str] | Writable) ->
         _write(content, file, name_of(file))
         return
     target = Path(file)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    temporary = target.with_name(f".tmp-{secrets.token_hex(8)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(temporary, flags, 0o666)  # less the umask; tempfile would give 0600
     try:
-        with os.fdopen(handle, "wb") as out:
+        with os.fdopen(descriptor, "wb") as out:
             _write(content, out, name_of(file))
             out.flush()
             os.fsync(out.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)  # mkstemp makes files private
-        Path(name).replace(target)
+        temporary.replace(target)
     except BaseException:
         with contextlib.suppress(OSError):
-            Path(name).unlink()
+            temporary.unlink()
         raise
+    _sync_directory(target.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename in the directory durable; Windows cannot, and does without."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load(file: File, *, expected_format: str, newest_version: int) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from yocto_model import GPT
 from yocto_train.evaluate import cross_entropy
 
 
-def compile_blocks(model: GPT, *, rows: int, tokens: int, autocast: torch.dtype | None) -> str:
+def compile_blocks(
+    model: GPT, *, rows: int, tokens: int, autocast: torch.dtype | None
+) -> str | None:
     """Let torch.compile fuse the operations inside each block, or leave the model as it was.
 
     All blocks share what is compiled for the first one, so that a deep model takes no longer than a
@@ -23,7 +25,7 @@ def compile_blocks(model: GPT, *, rows: int, tokens: int, autocast: torch.dtype 
         autocast: dtype of matrix products, or None.
 
     Returns:
-        What came of it, one phrase for people; it begins with "compiled" or "not compiled".
+        None, or in a few words why it does not work here.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -39,11 +41,11 @@ def compile_blocks(model: GPT, *, rows: int, tokens: int, autocast: torch.dtype 
     except Exception as error:  # noqa: BLE001 - whatever the compiler lacks, training goes on without
         for block in model.blocks:
             block._compiled_call_impl = None  # noqa: SLF001 - torch has no public way back
-        return f"not compiled ({_first_line(error)})"
+        return _first_line(error)
     finally:
         model.train(was_training)
         model.zero_grad(set_to_none=True)
-    return "compiled"
+    return None
 
 
 def uncompiled() -> contextlib.AbstractContextManager[object]:

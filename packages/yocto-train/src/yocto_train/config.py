@@ -14,6 +14,8 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Sampling = Literal["random", "epoch"]
 Compile = Literal["auto", "on", "off"]
 
+_HIGHEST = {"seed": 2**63, "max_iters": 10**8}  # step directories have eight digits
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -37,7 +39,8 @@ class TrainConfig:
         warmup_iters: steps over which the learning rate rises linearly from near zero.
         decay_fraction: the part of `max_iters` over which "wsd" decays.
         min_lr_fraction: where the schedule ends, as a fraction of the peak.
-        weight_decay: decoupled decay of tensors with two or more dimensions.
+        weight_decay: decoupled decay of tensors with two or more dimensions; with "muon", of the
+            matrices inside the blocks alone.
         beta1: AdamW's decay of the mean of gradients.
         beta2: AdamW's decay of the mean of squared gradients.
         eps: AdamW's guard against dividing by zero.
@@ -49,10 +52,11 @@ class TrainConfig:
         keep: newest checkpoints to keep, beside the best one; two at least stay in all.
         patience: stop after this many evaluations in a row without a new best; 0 never does.
         log_interval: steps between reports.
-        seed: decides initial weights, batches and dropout.
-        precision: "auto" takes bfloat16 on GPUs that have it and float32 elsewhere.
+        seed: decides batches, dropout and samples; the caller draws the initial weights.
+        precision: "auto" takes bfloat16 on GPUs that have it, float16 on other CUDA GPUs, and
+            float32 elsewhere.
         compile: whether torch.compile fuses the operations inside the blocks; "auto" does on GPUs.
-            On a CPU it takes up to half a minute, and then makes steps 1.1 to 1.3 times as fast.
+            On a CPU it takes up to half a minute, and then makes steps 1.1 to 1.4 times as fast.
             Where it fails, the run goes on without it.
         grad_checkpointing: keep only what enters each block, and compute the rest again when it is
             needed (Chen et al. 2016): a third more time, far less memory, the same gradients.
@@ -134,11 +138,11 @@ class TrainConfig:
         problems = []
         for name, low in lowest.items():
             value = getattr(self, name)
-            # Step directories have eight digits.
-            high = {"seed": 2**63, "max_iters": 10**8}.get(name, 2**31)
+            high = _HIGHEST.get(name, 2**31)
             whole = isinstance(value, int) and not isinstance(value, bool)
             if not (whole and low <= value < high):
-                problems.append(f"{name} must be a whole number from {low}, not {value!r}")
+                up_to = "" if name not in _HIGHEST else f" to {high - 1:,}"
+                problems.append(f"{name} must be a whole number from {low}{up_to}, not {value!r}")
         return problems
 
     def _real_numbers(self) -> list[str]:

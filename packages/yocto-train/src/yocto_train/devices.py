@@ -92,11 +92,11 @@ def _device(name: str) -> tuple[torch.device, str]:
 
 def _autocast(device: torch.device, precision: Precision) -> tuple[torch.dtype | None, str]:
     if precision == "float32":
-        return None, "float32 (as set)"
+        return None, "float32"
     if precision == "auto":
         if device.type != "cuda":
             return None, f"float32 (the default on {device.type})"
-        if torch.cuda.is_bf16_supported():
+        if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "bfloat16 (this GPU has it)"
         return torch.float16, "float16 (this GPU has no bfloat16)"
     if precision == "float16" and device.type != "cuda":
@@ -104,4 +104,4 @@ def _autocast(device: torch.device, precision: Precision) -> tuple[torch.dtype |
             f"float16 trains only on cuda, and the device is {device.type}; use float32 or bfloat16"
         )
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float16
-    return dtype, f"{precision} (as set)"
+    return dtype, precision

@@ -88,7 +88,12 @@ def _find_named(path: Path) -> Checkpoint:
     if STEP_NAME.fullmatch(path.resolve().name) or (path / manifest.NAME).exists():
         return Checkpoint.open(path)
     if path.is_dir():
-        return Run(path).latest(to_resume=False)
+        run = Run(path)
+        if not step_directories(path):
+            with contextlib.suppress(RunError):  # then it is no directory of runs either
+                newest = Run.newest(path).path
+                raise CheckpointError(f"{path} holds runs; name one, the newest is {newest}")
+        return run.latest(to_resume=False)
     raise CheckpointError(
         f"{path} is not a checkpoint: name a run, a step or one of their .pt files"
     )

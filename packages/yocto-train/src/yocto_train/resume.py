@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch.optim.optimizer import Optimizer
 from yocto_data import TokenDataset
 from yocto_model import GPT, GPTConfig
@@ -61,7 +62,7 @@ def check_data(
         )
 
 
-def check_world(config: TrainConfig, world: World) -> None:
+def check_world(config: TrainConfig, world: World, autocast: torch.dtype | None) -> None:
     """Whether a step's rows can be shared out, and whether this way of training is known to work.
 
     Raises:
@@ -73,7 +74,7 @@ def check_world(config: TrainConfig, world: World) -> None:
             f"with accumulate {config.accumulate}; use a multiple of "
             f"{world.size * config.accumulate}"
         )
-    if world.kind == "fsdp" and config.precision == "float16":
+    if world.kind == "fsdp" and autocast == torch.float16:
         raise TrainConfigError("float16 does not go with fsdp; use bfloat16, or ddp")
 
 

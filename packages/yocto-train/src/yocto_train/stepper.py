@@ -41,7 +41,7 @@ class Stepper:
     ) -> None:
         self.model, self.config, self.placement, self.world = model, config, placement, world
         model.grad_checkpointing = config.grad_checkpointing
-        self.compilation = self._compile(data.block_size)
+        self.is_compiled, self.compilation = self._compile(data.block_size)
         self._module = world.wrap(model)  # before the optimizers: it may replace weights
         self.optimizers = make_optimizers(model, config, autocast=placement.autocast)
         self.scaler = torch.amp.GradScaler(
@@ -53,26 +53,26 @@ class Stepper:
         )  # fmt: skip
         self._parameters = list(model.parameters())
 
-    def _compile(self, tokens: int) -> str | None:
-        """Compile the blocks if that is wanted; returns what came of it."""
+    def _compile(self, tokens: int) -> tuple[bool, str | None]:
+        """Compile the blocks if that is wanted; returns whether they are, and a phrase about it."""
         wanted = self.config.compile
         if wanted == "auto":
             wanted = "on" if self.placement.device.type == "cuda" else "off"
         if wanted == "off":
-            return None
+            return False, None
         if self.world.kind == "fsdp":
-            return "not compiled (the model is sharded)"
-        return compile_blocks(
+            return False, "not compiled (the model is sharded)"
+        failure = compile_blocks(
             self.model,
             rows=self.config.batch_size // self.config.accumulate // self.world.size,
             tokens=tokens,
             autocast=self.placement.autocast,
         )
+        return failure is None, "compiled" if failure is None else f"not compiled ({failure})"
 
     def outside(self) -> contextlib.AbstractContextManager[object]:
         """Around what uses the model in another shape than a step has."""
-        compiled = self.compilation == "compiled"
-        return uncompiled() if compiled else contextlib.nullcontext()
+        return uncompiled() if self.is_compiled else contextlib.nullcontext()
 
     def take(self, step: int) -> tuple[float, float]:
         """Make the step that follows `step` finished ones.

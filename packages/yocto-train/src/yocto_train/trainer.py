@@ -76,10 +76,10 @@ class Trainer:
     ) -> None:
         check_data(model.config, train_data, val_data, tokenizer)
         self.world = world or World()
-        check_world(config, self.world)
         self.config, self.run_directory, self.tokenizer = config, run, tokenizer
         self.train_data, self.val_data = train_data, val_data
         self.placement = place(self.world.device(device), config.precision)
+        check_world(config, self.world, self.placement.autocast)
         self.model = model.to(self.placement.device)
         self.stepper = Stepper(
             self.model, train_data, config, placement=self.placement, world=self.world
