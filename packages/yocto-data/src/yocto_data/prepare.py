@@ -75,8 +75,8 @@ def prepare(
     """Encode texts into a data directory, which appears whole or not at all.
 
     The sources are read twice, in bounded memory: once to check and count everything, once to
-    encode. The files depend on texts, tokenizer, ``val_ratio``, ``seed`` and ``chunk_chars``;
-    never on ``workers``.
+    encode. The files depend on the texts and all that is given here but ``workers`` and
+    ``progress``.
 
     Args:
         sources: files, directories (their .txt and .jsonl, plain or .gz) and globs. A .jsonl file

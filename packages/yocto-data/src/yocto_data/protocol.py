@@ -1,4 +1,4 @@
-"""What yocto-data asks of a tokenizer: three members, and four that it uses when they are there."""
+"""What yocto-data asks of a tokenizer: three members, and five that it uses when they are there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 class Tokenizer(Protocol):
     """Any object that turns text into ids and back.
 
-    Four more members are used when the object has them, and need no declaration:
+    Five more members are used when the object has them, and need no declaration:
 
     - ``encode_to_numpy(text) -> np.ndarray``: the same ids as ``encode``, as a one-dimensional
       array of integers, without the detour over a list.

@@ -122,8 +122,8 @@ def product(module: nn.Module) -> Function:
 
 def mlp(module: MLP) -> Function:
     """`MLP` without the calls of its modules."""
-    up, bend, down = product(module.up), module.bend, product(module.proj)
-    return lambda x: down(bend(up(x)))
+    up, activate, down = product(module.up), module.activate, product(module.proj)
+    return lambda x: down(activate(up(x)))
 
 
 def norm(module: nn.Module) -> Function:
@@ -131,7 +131,9 @@ def norm(module: nn.Module) -> Function:
     if isinstance(module, nn.LayerNorm):
         shape, weight, bias, eps = module.normalized_shape, module.weight, module.bias, module.eps
         return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
-    return rms_norm(cast("Tensor", module.weight), cast("float", module.eps))
+    if not isinstance(module, nn.RMSNorm):
+        raise NotImplementedError(f"one token through a {type(module).__name__}: say how, here")
+    return rms_norm(module.weight, module.eps)
 
 
 def rms_norm(gain: Tensor, eps: float | None) -> Function:

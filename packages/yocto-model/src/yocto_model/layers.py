@@ -158,10 +158,10 @@ class MLP(nn.Module):
         self.proj = nn.Linear(config.hidden, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Widen, bend, narrow."""
-        return self.proj(self.bend(self.up(x)))  # type: ignore[no-any-return] # nn.Module.__call__ is untyped
+        """Widen, activate, narrow."""
+        return self.proj(self.activate(self.up(x)))  # type: ignore[no-any-return] # nn.Module.__call__ is untyped
 
-    def bend(self, x: Tensor) -> Tensor:
+    def activate(self, x: Tensor) -> Tensor:
         """The activation: (B, T, F), or (B, T, 2F) for SwiGLU, to (B, T, F)."""
         if self.activation == "swiglu":
             gate, value = x.chunk(2, dim=-1)

@@ -202,11 +202,11 @@ def joined(parallel: Parallel = "ddp", *, device: str = "auto") -> Iterator[Worl
     Raises:
         TrainConfigError: the device is not here, or the processes cannot be joined.
     """
+    if parallel not in ("ddp", "fsdp"):
+        raise TrainConfigError(f"parallel must be ddp or fsdp, not {parallel!r}")
     if not dist.is_available() or not dist.is_torchelastic_launched():
         yield World()
         return
-    if parallel not in ("ddp", "fsdp"):
-        raise TrainConfigError(f"parallel must be ddp or fsdp, not {parallel!r}")
     name, backend = _device_and_backend(device)
     try:
         dist.init_process_group(backend)

@@ -70,7 +70,7 @@ class Stepper:
         )
         return failure is None, "compiled" if failure is None else f"not compiled ({failure})"
 
-    def outside(self) -> contextlib.AbstractContextManager[object]:
+    def eager(self) -> contextlib.AbstractContextManager[object]:
         """Around what uses the model in another shape than a step has."""
         return uncompiled() if self.is_compiled else contextlib.nullcontext()
 

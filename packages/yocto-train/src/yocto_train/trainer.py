@@ -217,7 +217,7 @@ class Trainer:
 
     def _evaluate(self) -> Iterator[Event]:
         # The same windows every time, so that the best step is chosen among equals.
-        with self.stepper.outside():
+        with self.stepper.eager():
             results = [self.evaluator.measure(self.config.eval_iters, self._agree)]
             if self._is_last and results[0] is not None and not results[0][0].whole:
                 # The figure to publish, after evaluations that saw a part of the split.
@@ -240,7 +240,7 @@ class Trainer:
         writer = self._writer
         assert writer is not None  # noqa: S101 - else no sample is ever due
         model = self.world.whole_model(self.model)
-        with self.stepper.outside():
+        with self.stepper.eager():
             text = self.world.on_main(lambda: writer.write(model, lambda: self._stop_requested))
         self.model.train()
         if text is None:
@@ -271,8 +271,8 @@ class Trainer:
         Returns:
             What differs from when it was saved: name -> (saved, now), for settings, the length of
             the windows, versions, device and threads. The present ones hold. With any difference
-            but in what is reported, saved and sampled, the run is not bit for bit the one that it
-            would have been.
+            but in what is reported, evaluated, saved and sampled, the run is not bit for bit the
+            one that it would have been.
 
         Raises:
             CheckpointError: it is damaged, or of another model, data set or tokenizer.
