@@ -85,6 +85,14 @@ def _train(arguments: TrainArguments, resume: Path | None, world: World) -> int:
             say(summary(trainer, run, data_dir))
             say(described(model, config, trainer.time_step()))
         return 0
+    return _recorded(arguments, trainer, run, data_dir, resume)
+
+
+def _recorded(
+    arguments: TrainArguments, trainer: Trainer, run: Run, data_dir: Path, resume: Path | None
+) -> int:
+    """Restore what is to be restored, say what will happen, and train, as the run's only writer."""
+    world, model, config = trainer.world, trainer.model.config, trainer.config
     with world.lock(run), contextlib.ExitStack() as stack:
         lines = [summary(trainer, run, data_dir)]
         if resume:
