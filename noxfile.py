@@ -5,6 +5,7 @@ one declares, so an undeclared import fails here and not at a user's.
 """
 
 import json
+import os
 import shutil
 import tomllib
 from pathlib import Path
@@ -261,6 +262,8 @@ def release(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Speed, as ratios against a peer measured in the same run; never a gate."""
     peers = ["tokenizers>=0.21", "transformers>=4.51"]
+    if os.environ.get("LLAMA"):
+        peers += ["llama-cpp-python>=0.3.16", "gguf>=0.17"]  # compiled from source, for minutes
     session.install(*wheels(session, list(DISTRIBUTIONS)), *peers)
     for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
         if not session.posargs or any(word in script.name for word in session.posargs):

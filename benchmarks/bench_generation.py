@@ -1,10 +1,10 @@
 """Generation: tokens per second, ours over each peer's, and what each kind of weights costs.
 
 NANOGPT=... uv run nox -s bench -- generation
-ROWS="small large limit batch first exact quality" leaves out the rows that it does not name,
+ROWS="small large llama limit batch first exact quality" leaves out the rows that it does not name,
 ROUNDS=1 measures once. Peers that are not there are skipped with a line: nanoGPT (NANOGPT names a
-checkout) and `transformers`. llama.cpp is no peer here. All weights are
-random, which takes as long as any other, but for the row of quality: it trains a small model first.
+checkout), `transformers`, and llama.cpp (LLAMA=1 installs it). All weights are random, which takes
+as long as any other, but for the row of quality: it trains a small model first.
 """
 
 import functools
@@ -19,6 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from common import machine, prepared, trainer
 from peer import nanogpt
+from peer_llama import PRECISIONS, llama, llama_call
 from torch import Tensor
 from yocto_data import TokenDataset
 from yocto_model import (
@@ -166,6 +167,21 @@ def with_hugging_face(  # noqa: PLR0917 - a row of the table, in its order
         )  # fmt: skip
 
 
+def against_llama() -> None:
+    for what, config, n, least, aim in (
+        ("10.65M", SMALL, 200, 0.3, 0.7),
+        ("124M", LARGE, 32, 0.5, 1.0),
+    ):
+        ids = prompt_of(config, 16)
+        for kind in PRECISIONS:
+            peer = llama(random_model(config), kind)
+            copy = inference_copy(random_model(config), kind)  # type: ignore[arg-type]
+            if peer is not None and copy.kind == kind:
+                ours = {kind: functools.partial(copy.generate, ids, n, **DRAW)}
+                call = llama_call(peer, ids, n)
+                against(f"{what}, {n} tokens", ours, call, "llama.cpp", n, least, aim)
+
+
 def decoding(copy: InferenceGPT, n: int) -> Callable[[], object]:
     """A call that makes n tokens after the first, of which the prompt's reading is not a part."""
     context = Context(copy, [[1]])
@@ -271,7 +287,7 @@ def config_size(model: GPT) -> str:
 
 ROWS: dict[str, Callable[[], None]] = {
     row.__name__: row for row in (small, large, limit, batch, first, exact, quality)
-}
+} | {"llama": against_llama}
 
 
 def main() -> None:
