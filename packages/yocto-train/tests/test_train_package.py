@@ -22,7 +22,7 @@ def test_public_names() -> None:
         "TrainError", "Trainer", "World", "Written", "bits_per_byte", "bytes_per_token", "choose",
         "compile_pays", "dropout_for", "evaluate", "find_checkpoint", "joined", "load_checkpoint",
         "lr_factor", "make_optimizers", "measure_precision", "memory_bytes", "orthogonalize",
-        "place", "save_checkpoint",
+        "place", "save_checkpoint", "step_of",
     ] == yocto_train.__all__  # fmt: skip
     assert all(hasattr(yocto_train, name) for name in yocto_train.__all__)
 

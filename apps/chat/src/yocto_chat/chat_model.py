@@ -9,7 +9,7 @@ from yocto_cli.model_arguments import ModelArguments
 from yocto_cli.models import replaced_dtype
 from yocto_model import SamplingOptions, TextStream
 from yocto_tokenizers import Tokenizer
-from yocto_train import Run
+from yocto_train import Run, step_of
 
 
 class Speaker(Protocol):
@@ -82,7 +82,7 @@ def open_model(named: ModelArguments) -> ChatModel:
         step=checkpoint.step,
         n_parameters=generator.model.config.n_parameters,
         val_loss=checkpoint.val_loss,
-        best_step=int(best.name.removeprefix("step-")) if best else None,
+        best_step=step_of(best.name) if best else None,
         run=checkpoint.run,
         sha256=checkpoint.manifest.files["model.pt"].sha256,
         weights=getattr(generator.model, "kind", "float32"),

@@ -3,7 +3,6 @@
 This module brings torch in, so commands import it after they have parsed their flags.
 """
 
-import re
 from pathlib import Path
 
 from yocto_model import (
@@ -15,13 +14,11 @@ from yocto_model import (
     window_start,
 )
 from yocto_tokenizers import Tokenizer, TokenizerError, UnknownCharacterError
-from yocto_train import Checkpoint, find_checkpoint, place
+from yocto_train import Checkpoint, CheckpointError, Run, find_checkpoint, place
 
 from yocto_cli.errors import UsageError
 from yocto_cli.terminal import one_line
 from yocto_cli.tokenizer_flags import Mode, check_mode, named_tokenizer
-
-_STEP = re.compile(r"step-[0-9]{8}")
 
 
 def load_generator(
@@ -127,12 +124,12 @@ def steps_of(run: str) -> list[Path]:
         UsageError: there is none.
     """
     try:
-        found = [path for path in Path(run).iterdir() if _STEP.fullmatch(path.name)]
-    except (OSError, ValueError):
+        found = Run(run).steps()
+    except (CheckpointError, ValueError):  # it cannot be read, or is no path
         found = []
     if not found:
         raise UsageError(f"no checkpoint in {one_line(run)}; name the directory of a run")
-    return sorted(found, key=lambda path: path.name)
+    return found
 
 
 def prompt_ids(generator: TextGenerator, prompt: str) -> list[int]:

@@ -86,7 +86,7 @@ def facts_of(run: Run) -> RunFacts:
         checkpoint = run.latest(to_resume=False)
     except CheckpointError as error:
         # Without any step, its training has just begun, or ended before the first save.
-        problem = f"broken: {error}" if list(run.path.glob("step-*")) else ""
+        problem = f"broken: {error}" if _has_steps(run) else ""
     else:
         step, ckpt = checkpoint.step, run.path
         written = checkpoint.directory.stat().st_mtime
@@ -113,9 +113,16 @@ def _runs_in(root: Path) -> list[Run]:
             Run(path)
             for path in root.iterdir()
             if path.is_dir()
-            and (any((path / mark).exists() for mark in _MARKS) or any(path.glob("step-*")))
+            and (any((path / mark).exists() for mark in _MARKS) or _has_steps(Run(path)))
         ]
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {one_line(str(root))}: {error}; check --ckpt_dir") from error
+
+
+def _has_steps(run: Run) -> bool:
+    try:
+        return bool(run.steps())
+    except CheckpointError:  # nobody may read it
+        return False

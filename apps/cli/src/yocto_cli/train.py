@@ -1,6 +1,5 @@
 """yocto-train: train a model on a text, save it, and say how to talk to it."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,6 @@ from yocto_cli.terminal import one_line
 from yocto_cli.train_arguments import RunFlags, TrainArguments
 
 PROG = "yocto-train"
-_STEP = re.compile(r"step-[0-9]{8}")
 TORCHRUN = f"uv run torchrun --nproc-per-node 2 --no-python {PROG}"
 _DESCRIPTION = f"""\
 Train a small GPT on a text and save it.
@@ -74,4 +72,6 @@ def _to_resume(flags: RunFlags) -> Path | None:
 
 def run_of(path: Path) -> Path:
     """The run directory of a run, or of one of its step directories."""
-    return path.parent if _STEP.fullmatch(path.name) else path
+    from yocto_train import step_of  # noqa: PLC0415 - after parsing
+
+    return path if step_of(path.name) is None else path.parent

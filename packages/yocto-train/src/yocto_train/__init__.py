@@ -5,7 +5,7 @@ Start with trainer.py; config.py says what can be set, events.py what is reporte
 
 from importlib.metadata import version
 
-from yocto_train.checkpoint import Checkpoint
+from yocto_train.checkpoint import Checkpoint, step_of
 from yocto_train.config import TrainConfig
 from yocto_train.devices import Placement, measure_precision, place
 from yocto_train.distributed import World, joined
@@ -73,4 +73,5 @@ __all__ = [
     "orthogonalize",
     "place",
     "save_checkpoint",
+    "step_of",
 ]

@@ -22,7 +22,7 @@ from yocto_train import files, manifest
 from yocto_train.errors import CheckpointError
 from yocto_train.manifest import Manifest
 
-STEP_NAME = re.compile(r"step-([0-9]{8})")
+_STEP_NAME = re.compile(r"step-([0-9]{8})")
 STATE_FORMAT = "yocto-training-state"
 
 
@@ -48,13 +48,12 @@ class Checkpoint:
             CheckpointError: no manifest, a damaged one, or files that it does not name.
         """
         found = cls(directory, manifest.read_manifest(directory))
-        named = STEP_NAME.fullmatch(directory.name)
-        if named and int(named[1]) != found.step:
+        if step_of(directory.name) not in (None, found.step):
             raise CheckpointError(f"{directory} holds the checkpoint of step {found.step}")
         known = {manifest.NAME, *found.manifest.files}
         # What desktops leave behind, such as .DS_Store, is never opened and does no harm.
         unknown = [
-            name for name in _names_in(directory) if name not in known and not name.startswith(".")
+            name for name in names_in(directory) if name not in known and not name.startswith(".")
         ]
         if unknown:
             raise CheckpointError(
@@ -161,17 +160,15 @@ class Checkpoint:
             raise CheckpointError(f"cannot read {path}: {reason}") from error
 
 
-def step_directories(run: Path) -> list[Path]:
-    """The step directories of a run, oldest step first; anything else there is ignored.
+def step_name(step: int) -> str:
+    """What the directory of a step is called: `step-00000012`."""
+    return f"step-{step:08d}"
 
-    Raises:
-        CheckpointError: the directory cannot be read.
-    """
-    return sorted(
-        run / name
-        for name in _names_in(run)
-        if STEP_NAME.fullmatch(name) and is_directory(run / name)
-    )
+
+def step_of(name: str) -> int | None:
+    """The step whose directory is called so, or None if no step's is."""
+    match = _STEP_NAME.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def is_directory(path: Path) -> bool:
@@ -182,8 +179,12 @@ def is_directory(path: Path) -> bool:
         return False
 
 
-def _names_in(directory: Path) -> list[str]:
-    """Names in a directory; none if it is no directory."""
+def names_in(directory: Path) -> list[str]:
+    """Names in a directory; none if it is no directory.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     try:
         return os.listdir(directory)  # noqa: PTH208 - names are what is wanted
     except (FileNotFoundError, NotADirectoryError):

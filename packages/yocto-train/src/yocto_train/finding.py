@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from yocto_train import files, manifest
-from yocto_train.checkpoint import STEP_NAME, Checkpoint, is_directory, step_directories
+from yocto_train.checkpoint import Checkpoint, is_directory, step_of
 from yocto_train.errors import CheckpointError, RunError, reason
 from yocto_train.run_directory import POINTERS, Run
 
@@ -77,7 +77,7 @@ def _find(path: Path | str | None, root: Path | str) -> Checkpoint:
 
 
 def _find_named(path: Path) -> Checkpoint:
-    if path.name in POINTERS and not STEP_NAME.fullmatch(path.parent.name):
+    if path.name in POINTERS and step_of(path.parent.name) is None:
         return _behind_pointer(path)
     if path.name == "model.pt":
         path = path.parent
@@ -85,11 +85,11 @@ def _find_named(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} does not exist; name a run, or train one: uv run yocto-train"
         )
-    if STEP_NAME.fullmatch(path.resolve().name) or (path / manifest.NAME).exists():
+    if step_of(path.resolve().name) is not None or (path / manifest.NAME).exists():
         return Checkpoint.open(path)
     if path.is_dir():
         run = Run(path)
-        if not step_directories(path):
+        if not run.steps():
             with contextlib.suppress(RunError):  # then it is no directory of runs either
                 newest = Run.newest(path).path
                 raise CheckpointError(f"{path} holds runs; name one, the newest is {newest}")
@@ -113,7 +113,7 @@ def _behind_pointer(path: Path) -> Checkpoint:
         # Copying may have turned the pointer into the model itself.
         with files.open_regular(path) as file:
             found = files.sha256_of(file)
-        for step in reversed(step_directories(run.path)):
+        for step in reversed(run.steps()):
             with contextlib.suppress(CheckpointError):
                 checkpoint = Checkpoint.open(step)
                 if checkpoint.manifest.files["model.pt"].sha256 == found:

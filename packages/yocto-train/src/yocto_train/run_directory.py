@@ -14,17 +14,15 @@ import json
 import math
 import os
 import platform
-import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from yocto_train import files
-from yocto_train.checkpoint import Checkpoint, is_directory, step_directories
+from yocto_train.checkpoint import Checkpoint, is_directory, names_in, step_name, step_of
 from yocto_train.errors import CheckpointError, RunError, SaveError, reason
 from yocto_train.saving import aside
 
-_POINTER = re.compile(r"(step-[0-9]{8})/model\.pt")
 POINTERS = ("latest.pt", "best.pt")
 _ATTEMPTS = 20
 
@@ -65,7 +63,7 @@ class Run:
         candidates = []
         try:
             for path in root.iterdir() if is_directory(root.resolve()) else ():
-                for step in step_directories(path):
+                for step in cls(path).steps():
                     with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
                         candidates.append((step.stat().st_mtime_ns, path.name, path))
         except (OSError, RuntimeError, ValueError) as error:
@@ -128,7 +126,16 @@ class Run:
 
     def step_directory(self, step: int) -> Path:
         """Where the checkpoint of a step is, if there is one."""
-        return self.path / f"step-{step:08d}"
+        return self.path / step_name(step)
+
+    def steps(self) -> list[Path]:
+        """The directories of all steps, oldest first; anything else in the run is ignored.
+
+        Raises:
+            CheckpointError: the run cannot be read.
+        """
+        found = [self.path / name for name in names_in(self.path) if step_of(name) is not None]
+        return sorted(filter(is_directory, found))
 
     def latest(self, *, to_resume: bool = True) -> Checkpoint:
         """The newest checkpoint that is sound, by step number; it tells which it passed over.
@@ -142,7 +149,7 @@ class Run:
         problems: list[str] = []
         for _ in range(_ATTEMPTS):
             problems.clear()
-            listed = step_directories(self.path)
+            listed = self.steps()
             for directory in reversed(listed):
                 try:
                     checkpoint = Checkpoint.open(directory)
@@ -152,7 +159,7 @@ class Run:
                 else:
                     return dataclasses.replace(checkpoint, skipped=tuple(problems))
             # While a training goes on, all that were listed may be pruned before they are read.
-            if step_directories(self.path) == listed:
+            if self.steps() == listed:
                 break
         if not problems:
             raise CheckpointError(f"{self.path} holds no checkpoint; train one: uv run yocto-train")
@@ -178,10 +185,10 @@ class Run:
                 return None
         except (OSError, UnicodeDecodeError):
             return None
-        match = _POINTER.fullmatch(text)
-        if match is None:
+        name, _, file = text.partition("/")
+        if step_of(name) is None or file != "model.pt":
             return None
-        directory = self.path / match[1]
+        directory = self.path / name
         return directory if is_directory(directory) else None
 
     def point(self, pointer: str, directory: Path) -> None:
@@ -220,7 +227,7 @@ class Run:
     def _sound_steps(self) -> list[Path]:
         """Step directories whose manifest and file sizes are right, oldest first."""
         found = []
-        for directory in step_directories(self.path):
+        for directory in self.steps():
             with contextlib.suppress(CheckpointError, OSError):
                 for name, facts in Checkpoint.open(directory).manifest.files.items():
                     if (directory / name).stat().st_size != facts.bytes:
@@ -247,7 +254,7 @@ class Run:
             RunError: the system refused.
         """
         try:
-            for directory in step_directories(self.path):
+            for directory in self.steps():
                 if directory.name > checkpoint.directory.name:
                     aside(directory)
             best = self.step_directory(best_step or 0)

@@ -20,7 +20,7 @@ from yocto_model import GPT, save_pt
 from yocto_tokenizers import TokenizerError
 
 from yocto_train import files, manifest
-from yocto_train.checkpoint import STATE_FORMAT, Checkpoint
+from yocto_train.checkpoint import STATE_FORMAT, Checkpoint, step_name
 from yocto_train.errors import CheckpointError, SaveError, reason
 from yocto_train.manifest import Manifest
 
@@ -76,7 +76,7 @@ def save_checkpoint(
             unchanged.
     """
     step = state["step"]
-    final = run / f"step-{step:08d}"
+    final = run / step_name(step)
     temporary = run / f".tmp-{final.name}-{secrets.token_hex(4)}"
     try:
         files.make_directory(temporary)
