@@ -19,14 +19,16 @@ from collections.abc import Iterator
 
 from common import machine, prepared, trainer
 from yocto_cli.history import History
-from yocto_cli.ladder import Rung
+from yocto_cli.ladder import Baseline
 from yocto_cli.live import FRAMES_PER_SECOND, LiveDisplay
 from yocto_train import Event, Run, StepDone, Trainer
 
 SHAPE = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64}
 STEPS = 60  # a round: some seconds
 ROUNDS = 7
-RUNGS = tuple(Rung(name=name, loss=loss) for name, loss in (("uniform", 4.2), ("pairs", 2.4)))
+BASELINES = tuple(
+    Baseline(name=name, loss=loss) for name, loss in (("uniform", 4.2), ("pairs", 2.4))
+)
 
 
 @contextlib.contextmanager
@@ -90,7 +92,9 @@ def main() -> None:
     for _ in range(ROUNDS):
         without.append(seconds(events, history, None))
         with on_a_terminal():
-            display = LiveDisplay(subject, Run("checkpoints/run"), history=history, rungs=RUNGS)
+            display = LiveDisplay(
+                subject, Run("checkpoints/run"), history=history, baselines=BASELINES
+            )
             with display:
                 shown.append(seconds(events, history, display))
                 frame = milliseconds_per_frame(display, subject)

@@ -8,13 +8,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from yocto_cli.frame import Facts, duration, frame
-from yocto_cli.ladder import Rung
+from yocto_cli.ladder import Baseline
 from yocto_cli.panels import ASCII, UNICODE, Line, ladder_lines, wrapped
 
-RUNGS = (
-    Rung(name="uniform", loss=4.17),
-    Rung(name="letter frequencies", loss=3.31),
-    Rung(name="letter pairs", loss=2.46),
+BASELINES = (
+    Baseline(name="uniform", loss=4.17),
+    Baseline(name="letter frequencies", loss=3.31),
+    Baseline(name="letter pairs", loss=2.46),
 )
 FACTS = Facts(
     run="checkpoints/philosophy-char-003",
@@ -32,7 +32,7 @@ FACTS = Facts(
     seconds_left=114,
     losses=tuple((i, 1.7 + 2.4 * math.exp(-i / 250)) for i in range(12, 1221, 12)),
     evaluations=((250, 2.3), (1100, 1.858)),
-    rungs=RUNGS,
+    baselines=BASELINES,
     sample=(1200, 7, "The soul", "The soul of the world is the thing that we know. " * 9),
     keys=True,
 )
@@ -93,7 +93,7 @@ ANY_FACTS = st.builds(
     val_loss=LOSSES | st.none(),
     losses=st.just(()) | st.tuples(st.tuples(st.just(1), LOSSES)),
     evaluations=st.just(()) | st.tuples(st.tuples(st.just(5), LOSSES | st.just(math.nan))),
-    rungs=st.just(RUNGS) | st.just(()),
+    baselines=st.just(BASELINES) | st.just(()),
     sample=st.none()
     | st.tuples(st.integers(0, 9), st.integers(), st.text("ab", max_size=9), TEXTS),
     no_sample=st.just("") | st.just("the first one comes later"),
@@ -138,8 +138,8 @@ def test_without_keys_only_ctrl_c_is_named() -> None:
     (2.0, ["uniform passed", "frequencies passed", "pairs passed", "here"]),
 ])  # fmt: skip
 def test_the_ladder_shows_where_the_model_stands(loss: float, expected: list[str]) -> None:
-    """Rungs above it are passed, in words and not only in colour."""
-    shown = texts(ladder_lines(RUNGS, ("you are here", loss)))
+    """Baselines above it are passed, in words and not only in colour."""
+    shown = texts(ladder_lines(BASELINES, ("you are here", loss)))
     assert len(expected) == len(shown)
     for words, line in zip(expected, shown, strict=True):
         assert all(word in line for word in words.split())

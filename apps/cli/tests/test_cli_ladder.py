@@ -37,11 +37,13 @@ IDS = st.lists(st.integers(0, 4), min_size=2, max_size=40)
 @given(IDS, IDS)
 @example([0, 1, 0, 1, 0, 1], [0, 1, 0])
 @example([3, 3], [0, 1])
-def test_rungs_are_what_counting_gives(train: list[int], val: list[int]) -> None:
+def test_baselines_are_what_counting_gives(train: list[int], val: list[int]) -> None:
     """Counted on one split, scored on the other; nothing is infinite, seen or not."""
     found = ladder(array(train), array(val), vocab_size=5, characters=True)
-    assert pytest.approx(by_hand(train, val, 5)) == [rung.loss for rung in found]
-    assert ["uniform", "letter frequencies", "letter pairs"] == [rung.name for rung in found]
+    assert pytest.approx(by_hand(train, val, 5)) == [baseline.loss for baseline in found]
+    assert ["uniform", "letter frequencies", "letter pairs"] == [
+        baseline.name for baseline in found
+    ]
 
 
 def test_long_texts_are_cut_without_losing_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +53,7 @@ def test_long_texts_are_cut_without_losing_a_pair(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "_PARTS", 16)
     monkeypatch.setattr(module, "_LIMIT_TOKENS", 1600)
     found = ladder(array(train), array(val), vocab_size=5, characters=True)
-    assert pytest.approx(by_hand(train, val, 5)) == [rung.loss for rung in found]
+    assert pytest.approx(by_hand(train, val, 5)) == [baseline.loss for baseline in found]
 
 
 def test_very_long_texts_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,8 +71,8 @@ def test_very_long_texts_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pairs_are_for_characters_and_small_vocabularies() -> None:
-    """Tokens have no rung of pairs, nor has an alphabet whose table would be large."""
+    """Tokens have no baseline of pairs, nor has an alphabet whose table would be large."""
     ids = array([0, 1, 2, 1, 0])
     tokens = ladder(ids, ids, vocab_size=3, characters=False)
-    assert ["uniform", "token frequencies"] == [rung.name for rung in tokens]
+    assert ["uniform", "token frequencies"] == [baseline.name for baseline in tokens]
     assert 2 == len(ladder(ids, ids, vocab_size=5000, characters=True))

@@ -15,7 +15,7 @@ from yocto_cli import display, keyboard, live
 from yocto_cli.display import LinePrinter, make_display
 from yocto_cli.history import History, Sample
 from yocto_cli.keyboard import Keyboard, in_foreground, suspendable
-from yocto_cli.ladder import Rung
+from yocto_cli.ladder import Baseline
 from yocto_cli.live import LiveDisplay
 from yocto_train import Run, Saved, Trainer
 
@@ -59,7 +59,7 @@ def plain(text: str) -> list[str]:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n").split("\n")
 
 
-RUNGS = (Rung(name="uniform", loss=3.0),)
+BASELINES = (Baseline(name="uniform", loss=3.0),)
 
 
 def test_a_training_on_the_screen(make_trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_a_training_on_the_screen(make_trainer: Any, monkeypatch: pytest.MonkeyP
     history = History()
     assert trainer.run_directory is not None
     trainer.run_directory.create()
-    shown = shown_of(trainer, history, rungs=RUNGS)
+    shown = shown_of(trainer, history, baselines=BASELINES)
     with shown:
         for event in trainer.run():
             history.take(event)
@@ -92,7 +92,7 @@ def test_frames_fit_the_screen_in_any_encoding(
     """Also where a model's text is hostile: nothing acts, nothing is markup, nothing fails."""
     made = screen(monkeypatch, encoding=encoding, size=size)
     history = History(samples=[Sample(step=4, seed=1, prompt=HOSTILE, text=HOSTILE)])
-    with shown_of(make_trainer(), history, rungs=RUNGS):
+    with shown_of(make_trainer(), history, baselines=BASELINES):
         pass
     text = made.text()
     assert "\x1b[2J" not in text
@@ -111,12 +111,12 @@ def test_no_color_leaves_no_colours(make_trainer: Any, monkeypatch: pytest.Monke
     terminal = screen(monkeypatch)
     coloured = re.compile(r"\x1b\[(?:[0-9]+;)*3[0-7][;m]")
     history = History(losses=[(1, 2.0), (2, 1.5)], evaluations={2: 1.6})
-    with shown_of(make_trainer(), history, rungs=RUNGS):
+    with shown_of(make_trainer(), history, baselines=BASELINES):
         pass
     assert coloured.search(terminal.text())
     made = screen(monkeypatch)
     monkeypatch.setenv("NO_COLOR", "1")
-    with shown_of(make_trainer(), history, rungs=RUNGS):
+    with shown_of(make_trainer(), history, baselines=BASELINES):
         pass
     assert not coloured.search(made.text())
     assert "uniform" in made.text()

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from yocto_cli import report as module
 from yocto_cli.history import History, Sample
-from yocto_cli.ladder import Rung
+from yocto_cli.ladder import Baseline
 from yocto_cli.report import Report, page, write_report
 from yocto_cli.report_chart import ticks
 
@@ -58,7 +58,7 @@ def report(text: str = "a sample", **changes: object) -> Report:
             evaluations={2: 2.6, 3: 2.4},
             samples=[Sample(step=2, seed=1, prompt="The ", text=text)],
         ),
-        "rungs": (Rung(name="uniform", loss=4.0), Rung(name="letter pairs", loss=2.5)),
+        "baselines": (Baseline(name="uniform", loss=4.0), Baseline(name="letter pairs", loss=2.5)),
         "max_iters": 4,
         "best_step": 3,
         "best_loss": 2.4,
@@ -104,7 +104,7 @@ def test_the_page_is_alone_and_says_what_it_should() -> None:
 
 
 def test_the_curve_is_where_the_figures_are() -> None:
-    """One line for training, one for validation, one for each rung; the best point is larger."""
+    """One line for training, one for validation, one per baseline; the best point is larger."""
     tags = read(page(report())).tags
     kinds = [attributes.get("class") for tag, attributes in tags if tag in ("polyline", "line")]
     assert ["rung", "rung", "train", "val"] == kinds
@@ -118,7 +118,7 @@ def test_the_curve_is_where_the_figures_are() -> None:
 
 def test_a_run_that_has_just_begun_has_a_page() -> None:
     """Nothing measured, nothing written: it says so instead of failing."""
-    empty = report(history=History(), best_loss=None, best_step=None, bits=None, rungs=())
+    empty = report(history=History(), best_loss=None, best_step=None, bits=None, baselines=())
     text = read(page(empty)).text
     assert "The first figures are still to come." in text
     assert "No sample has been written yet." in text

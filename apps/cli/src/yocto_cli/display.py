@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from yocto_train import Event, Run, Trainer
 
     from yocto_cli.history import History
-    from yocto_cli.ladder import Rung
+    from yocto_cli.ladder import Baseline
 
 
 class Display(Protocol):
@@ -39,7 +39,7 @@ class Display(Protocol):
 
 
 def make_display(
-    trainer: "Trainer", run: "Run", *, history: "History", rungs: "tuple[Rung, ...]" = ()
+    trainer: "Trainer", run: "Run", *, history: "History", baselines: "tuple[Baseline, ...]" = ()
 ) -> Display:
     """The display that suits where stdout goes: a screen for a person, lines for anything else.
 
@@ -47,13 +47,13 @@ def make_display(
         trainer: what trains.
         run: its directory.
         history: what was measured so far; its owner keeps it up to date.
-        rungs: the loss ladder.
+        baselines: the loss ladder.
     """
     if not wants_screen():
         return LinePrinter()
     from yocto_cli.live import LiveDisplay  # noqa: PLC0415 - only where it is shown
 
-    return LiveDisplay(trainer, run, history=history, rungs=rungs)
+    return LiveDisplay(trainer, run, history=history, baselines=baselines)
 
 
 def wants_screen() -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
-from yocto_cli.ladder import Rung
+from yocto_cli.ladder import Baseline
 from yocto_cli.panels import (
     MOST_SAMPLE_LINES,
     UNICODE,
@@ -55,7 +55,7 @@ class Facts:
         seconds_left: an estimate, or None while there is none.
         losses: step and smoothed training loss.
         evaluations: step and validation loss.
-        rungs: the loss ladder.
+        baselines: the loss ladder.
         sample: step, seed, prompt and text of the last sample.
         no_sample: what stands in its place; empty for no place at all.
         advice: a line of advice, or nothing.
@@ -79,7 +79,7 @@ class Facts:
     seconds_left: float | None = None
     losses: Points = ()
     evaluations: Points = ()
-    rungs: tuple[Rung, ...] = ()
+    baselines: tuple[Baseline, ...] = ()
     sample: tuple[int, int, str, str] | None = None
     no_sample: str = ""
     advice: str = ""
@@ -103,7 +103,7 @@ def frame(facts: Facts, width: int, rows: int, glyphs: Glyphs = UNICODE) -> list
             losses=facts.losses,
             evaluations=facts.evaluations,
             max_iters=facts.max_iters,
-            rungs=facts.rungs,
+            baselines=facts.baselines,
             here=_here(facts),
         )
         middle += chart_lines(chart, width, for_curve, glyphs)

@@ -1,7 +1,7 @@
 """The loss ladder: what models without any learning would score, to judge a loss by.
 
-Each rung is a model that counts. It counts on the training split and is scored on the validation
-split, as the trained model is; scored on the text it counted, it would flatter itself.
+Each baseline is a model that counts. It counts on the training split and is scored on the
+validation split, as the trained model is; scored on the text it counted, it would flatter itself.
 """
 
 import math
@@ -23,7 +23,7 @@ _LIMIT_PAIRS_OF = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rung:
+class Baseline:
     """One model that counts.
 
     Attributes:
@@ -35,8 +35,8 @@ class Rung:
     loss: float
 
 
-def ladder(train: Ids, val: Ids, *, vocab_size: int, characters: bool) -> tuple[Rung, ...]:
-    """The rungs from the top, highest loss first as far as the text is like any other.
+def ladder(train: Ids, val: Ids, *, vocab_size: int, characters: bool) -> tuple[Baseline, ...]:
+    """The baselines, highest loss first as far as the text is like any other.
 
     Uniform knows the vocabulary. Frequencies are smoothed by one more of each id. Pairs know the
     id before, and are smoothed by one more successor, spread as the frequencies are.
@@ -46,10 +46,10 @@ def ladder(train: Ids, val: Ids, *, vocab_size: int, characters: bool) -> tuple[
             evenly over them are counted.
         val: ids to score, shape (m,), at least 2, in the same way.
         vocab_size: the number of ids.
-        characters: whether the ids are characters. Only then is there a rung for pairs: those of
-            words or pieces are too many to be known from one text.
+        characters: whether the ids are characters. Only then is there a baseline for pairs: those
+            of words or pieces are too many to be known from one text.
     """
-    rungs = [Rung(name="uniform", loss=math.log(vocab_size))]
+    baselines = [Baseline(name="uniform", loss=math.log(vocab_size))]
     counts = np.ones(vocab_size)
     for part in _parts(train):
         counts += np.bincount(part[1:], minlength=vocab_size)
@@ -58,10 +58,14 @@ def ladder(train: Ids, val: Ids, *, vocab_size: int, characters: bool) -> tuple[
     for part in _parts(val):
         of_ids -= float(np.log(frequencies)[part[1:]].sum())
         n += len(part) - 1
-    rungs.append(Rung(name=f"{'letter' if characters else 'token'} frequencies", loss=of_ids / n))
+    baselines.append(
+        Baseline(name=f"{'letter' if characters else 'token'} frequencies", loss=of_ids / n)
+    )
     if characters and vocab_size <= _LIMIT_PAIRS_OF:
-        rungs.append(Rung(name="letter pairs", loss=_loss_of_pairs(train, val, frequencies)))
-    return tuple(rungs)
+        baselines.append(
+            Baseline(name="letter pairs", loss=_loss_of_pairs(train, val, frequencies))
+        )
+    return tuple(baselines)
 
 
 def _loss_of_pairs(train: Ids, val: Ids, frequencies: NDArray[np.float64]) -> float:
@@ -94,7 +98,7 @@ def _parts(ids: Ids) -> Iterator[Ids]:
 
 def ladder_of_files(
     train: Path, val: Path, *, dtype: np.dtype[Any], vocab_size: int, characters: bool
-) -> tuple[Rung, ...]:
+) -> tuple[Baseline, ...]:
     """The ladder of two token files, which are mapped and not read whole."""
     mapped = [np.memmap(path, dtype=dtype, mode="r") for path in (train, val)]
     return ladder(mapped[0], mapped[1], vocab_size=vocab_size, characters=characters)

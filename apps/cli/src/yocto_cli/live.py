@@ -20,7 +20,7 @@ from yocto_cli.display import say
 from yocto_cli.frame import Facts, frame
 from yocto_cli.history import History
 from yocto_cli.keyboard import Keyboard, in_foreground, suspendable
-from yocto_cli.ladder import Rung
+from yocto_cli.ladder import Baseline
 from yocto_cli.panels import ASCII, UNICODE
 from yocto_cli.terminal import can_show, one_line, visible
 
@@ -40,13 +40,13 @@ class LiveDisplay:
         trainer: asked for where it stands, at each frame.
         run: its directory.
         history: what was measured so far; its owner keeps it up to date.
-        rungs: the loss ladder.
+        baselines: the loss ladder.
     """
 
     def __init__(
-        self, trainer: Trainer, run: Run, *, history: History, rungs: tuple[Rung, ...] = ()
+        self, trainer: Trainer, run: Run, *, history: History, baselines: tuple[Baseline, ...] = ()
     ) -> None:
-        self._trainer, self._run, self._history, self._rungs = trainer, run, history, rungs
+        self._trainer, self._run, self._history, self._baselines = trainer, run, history, baselines
         self._stream = sys.stdout
         self.glyphs = UNICODE if can_show(self._stream, _GLYPHS) else ASCII
         self._console = Console(file=self._stream, highlight=False, markup=False, emoji=False)
@@ -156,7 +156,7 @@ class LiveDisplay:
             seconds_left=left,
             losses=tuple(self._history.losses),
             evaluations=tuple(self._history.evaluations.items()),
-            rungs=self._rungs,
+            baselines=self._baselines,
             sample=self._sample(),
             no_sample=self._no_sample(),
             advice=self._advice(),

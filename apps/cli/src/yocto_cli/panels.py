@@ -11,7 +11,7 @@ from functools import lru_cache
 from rich.cells import cell_len, chop_cells, set_cell_size
 
 from yocto_cli.curve import Plot
-from yocto_cli.ladder import Rung
+from yocto_cli.ladder import Baseline
 
 Line = list[tuple[str, str]]
 Points = tuple[tuple[int, float], ...]
@@ -61,14 +61,14 @@ class Chart:
         losses: step and smoothed training loss.
         evaluations: step and validation loss.
         max_iters: the step at the right edge.
-        rungs: the loss ladder.
+        baselines: the loss ladder.
         here: where the model stands on it, and the name of that.
     """
 
     losses: Points
     evaluations: Points
     max_iters: int
-    rungs: tuple[Rung, ...]
+    baselines: tuple[Baseline, ...]
     here: tuple[str, float] | None
 
 
@@ -76,8 +76,8 @@ class Chart:
 def chart_lines(chart: Chart, width: int, lines: int, glyphs: Glyphs) -> tuple[Line, ...]:
     """`lines` lines, none wider than `width`; the ladder is left out where there is no room."""
     ladder: list[Line] = []
-    if chart.rungs and width >= _AXIS_CELLS + _LEAST_CURVE_CELLS + _LADDER_CELLS:
-        ladder = ladder_lines(chart.rungs, chart.here)
+    if chart.baselines and width >= _AXIS_CELLS + _LEAST_CURVE_CELLS + _LADDER_CELLS:
+        ladder = ladder_lines(chart.baselines, chart.here)
         if len(ladder) + 2 <= lines and chart.evaluations:
             ladder += [[], [(f"    {glyphs.mark}", "magenta"), ("  validation", "dim")]]
     plot_width = width - _AXIS_CELLS - (_LADDER_CELLS if ladder else 1)
@@ -117,9 +117,9 @@ def _marked(text: str, number: int, marks: set[tuple[int, int]], glyphs: Glyphs)
     return [*line, (text[start:], "cyan")]
 
 
-def ladder_lines(rungs: Sequence[Rung], here: tuple[str, float] | None) -> list[Line]:
-    """The rungs from the highest loss to the lowest, with the model between them."""
-    rows = [(rung.loss, rung.name, False) for rung in rungs]
+def ladder_lines(baselines: Sequence[Baseline], here: tuple[str, float] | None) -> list[Line]:
+    """The baselines from the highest loss to the lowest, with the model between them."""
+    rows = [(baseline.loss, baseline.name, False) for baseline in baselines]
     if here is not None and math.isfinite(here[1]):
         rows.append((here[1], here[0], True))
     lines: list[Line] = []

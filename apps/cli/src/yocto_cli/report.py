@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yocto_cli.history import History, Sample
-from yocto_cli.ladder import Rung
+from yocto_cli.ladder import Baseline
 from yocto_cli.report_chart import Chart, chart_html
 from yocto_cli.report_style import STYLE
 from yocto_cli.terminal import visible
@@ -25,7 +25,7 @@ class Report:
         name: of the run.
         status: how far it is, in a few words.
         history: its course.
-        rungs: the loss ladder.
+        baselines: the loss ladder.
         max_iters: the step where it ends.
         best_step: the step of the lowest validation loss, if there is one.
         best_loss: that loss.
@@ -40,7 +40,7 @@ class Report:
     name: str
     status: str
     history: History
-    rungs: Sequence[Rung]
+    baselines: Sequence[Baseline]
     max_iters: int
     best_step: int | None
     best_loss: float | None
@@ -72,7 +72,7 @@ def page(report: Report) -> str:
     chart = Chart(
         losses=report.history.losses,
         evaluations=sorted(report.history.evaluations.items()),
-        rungs=report.rungs,
+        baselines=report.baselines,
         max_iters=report.max_iters,
         best_step=report.best_step,
     )
@@ -96,7 +96,7 @@ def page(report: Report) -> str:
 <main>
 <h2>Loss</h2>
 {chart_html(chart)}
-{_legend(report.rungs)}
+{_legend(report.baselines)}
 <h2>What it writes</h2>
 {_samples(report.history)}
 <h2>How it was made</h2>
@@ -141,10 +141,10 @@ def _commands(commands: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def _legend(rungs: Sequence[Rung]) -> str:
+def _legend(baselines: Sequence[Baseline]) -> str:
     entries = [("t", "training, smoothed"), ("v", "validation")]
     words = ""
-    if rungs:
+    if baselines:
         entries.append(("r", "models that only count"))
         words = (
             '<p class="quiet">The dotted lines are models that learn nothing but frequencies, '

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from yocto_cli.ladder import Rung
+from yocto_cli.ladder import Baseline
 
 Points = Sequence[tuple[int, float]]
 
@@ -25,14 +25,14 @@ class Chart:
     Attributes:
         losses: step and smoothed training loss.
         evaluations: step and validation loss.
-        rungs: the loss ladder.
+        baselines: the loss ladder.
         max_iters: the step at the right edge.
         best_step: the evaluation to point out, if there is one.
     """
 
     losses: Points
     evaluations: Points
-    rungs: Sequence[Rung]
+    baselines: Sequence[Baseline]
     max_iters: int
     best_step: int | None
 
@@ -45,18 +45,22 @@ def chart_html(chart: Chart) -> str:
     if not values:
         return '<p class="quiet">The first figures are still to come.</p>'
     low = min(values)
-    high = max(*values, *(rung.loss for rung in chart.rungs)) if chart.rungs else max(values)
+    high = (
+        max(*values, *(baseline.loss for baseline in chart.baselines))
+        if chart.baselines
+        else max(values)
+    )
     margin = max(0.05 * (high - low), 0.02)
     scale = _Scale(low=low - margin, high=high + margin, last=max(chart.max_iters, 1))
     lines = [
-        *(_level(scale, rung.loss, "rung") for rung in chart.rungs),
+        *(_level(scale, baseline.loss, "rung") for baseline in chart.baselines),
         _polyline(scale, _thinned(losses), "train"),
         _polyline(scale, evaluations, "val"),
         *(_dot(scale, step, loss, best=step == chart.best_step) for step, loss in evaluations),
     ]
     labels = [
         *(_tick(scale, value) for value in ticks(low, high)),
-        *(_rung_label(scale, rung) for rung in chart.rungs),
+        *(_baseline_label(scale, baseline) for baseline in chart.baselines),
     ]
     return (
         '<div class="chart" role="img" aria-label="Loss by step: training and validation">'
@@ -112,11 +116,11 @@ def _tick(scale: _Scale, value: float) -> str:
     return f'<span class="tick" style="top:{100 * scale.y(value):.2f}%">{value:g}</span>'
 
 
-def _rung_label(scale: _Scale, rung: Rung) -> str:
-    top = 100 * scale.y(rung.loss)
+def _baseline_label(scale: _Scale, baseline: Baseline) -> str:
+    top = 100 * scale.y(baseline.loss)
     return (
-        f'<span class="rung-label" style="top:{top:.2f}%">{html.escape(rung.name)} '
-        f"<b>{rung.loss:.2f}</b></span>"
+        f'<span class="rung-label" style="top:{top:.2f}%">{html.escape(baseline.name)} '
+        f"<b>{baseline.loss:.2f}</b></span>"
     )
 
 

@@ -9,7 +9,7 @@ from yocto_train import Checkpoint, Event, Run, Stopped, Trainer
 
 from yocto_cli.command import next_command
 from yocto_cli.history import History
-from yocto_cli.ladder import Rung
+from yocto_cli.ladder import Baseline
 from yocto_cli.report import Report
 from yocto_cli.terminal import one_line
 
@@ -64,12 +64,12 @@ class About:
     Attributes:
         config: the text of config.toml.
         data_dir: where the data is.
-        rungs: the loss ladder.
+        baselines: the loss ladder.
     """
 
     config: str
     data_dir: Path
-    rungs: tuple[Rung, ...]
+    baselines: tuple[Baseline, ...]
 
 
 def report_of(trainer: Trainer, run: Run, history: History, about: About, event: Event) -> Report:
@@ -82,7 +82,7 @@ def report_of(trainer: Trainer, run: Run, history: History, about: About, event:
         name=run.name,
         status=f"{state} · step {progress.step:,} of {max_iters:,}",
         history=history,
-        rungs=about.rungs,
+        baselines=about.baselines,
         max_iters=max_iters,
         best_step=progress.best_step,
         best_loss=progress.best_loss,

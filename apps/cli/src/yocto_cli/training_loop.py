@@ -15,7 +15,7 @@ from yocto_cli import report
 from yocto_cli.display import Display, LinePrinter, make_display, say
 from yocto_cli.errors import WorkFailedError
 from yocto_cli.history import History
-from yocto_cli.ladder import Rung, ladder_of_files
+from yocto_cli.ladder import Baseline, ladder_of_files
 from yocto_cli.summary import About, farewell, report_of
 from yocto_cli.tensorboard import Board
 
@@ -35,13 +35,13 @@ def train(trainer: Trainer, run: Run, *, config: str, data_dir: Path, board: Boa
             for _ in trainer.run():
                 pass
         return _exit_code(caught)
-    history, rungs = History.of(run), _rungs(trainer)
+    history, baselines = History.of(run), _baselines(trainer)
     recorder = _Recorder(
-        trainer, run, history, About(config=config, data_dir=data_dir, rungs=rungs), board
+        trainer, run, history, About(config=config, data_dir=data_dir, baselines=baselines), board
     )
     display: Display = LinePrinter()
     if trainer.world.size == 1:
-        display = make_display(trainer, run, history=history, rungs=rungs)
+        display = make_display(trainer, run, history=history, baselines=baselines)
     stopped = False
     with _stop_signals(trainer, run) as caught, display:
         for event in trainer.run():
@@ -67,7 +67,7 @@ def _exit_code(caught: list[int]) -> int:
     return 128 + (signal.SIGINT if caught[0] == signal.SIGINT else signal.SIGTERM)
 
 
-def _rungs(trainer: Trainer) -> tuple[Rung, ...]:
+def _baselines(trainer: Trainer) -> tuple[Baseline, ...]:
     data = trainer.train_data
     return ladder_of_files(
         data.path,
