@@ -70,9 +70,9 @@ class CharArguments(PrepareArguments):
 
     def learn(self, texts: "Iterator[str]") -> "Tokenizer":
         """Every character of the texts."""
-        from yocto_cli import preparing  # noqa: PLC0415 - brings torch in
+        from yocto_tokenizers import CHAT_TOKENS, CharTokenizer  # noqa: PLC0415 - brings NumPy in
 
-        return preparing.learn_char(texts, chat_tokens=self.chat_tokens)
+        return CharTokenizer.train(texts, special_tokens=CHAT_TOKENS if self.chat_tokens else ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +86,12 @@ class WordArguments(PrepareArguments):
 
     def learn(self, texts: "Iterator[str]") -> "Tokenizer":
         """The most frequent words of the texts."""
-        from yocto_cli import preparing  # noqa: PLC0415 - brings torch in
+        from yocto_tokenizers import CHAT_TOKENS, WordLevelTokenizer  # noqa: PLC0415 - the same
 
-        return preparing.learn_word(
-            texts, vocab_size=_vocab_size(self.vocab_size), chat_tokens=self.chat_tokens
+        return WordLevelTokenizer.train(
+            texts,
+            vocab_size=_vocab_size(self.vocab_size),
+            special_tokens=CHAT_TOKENS if self.chat_tokens else (),
         )
 
 
@@ -107,10 +109,10 @@ class BpeArguments(PrepareArguments):
     """Take fewer tokens where the text does not yield as many as --vocab_size."""
 
     def learn(self, texts: "Iterator[str]") -> "Tokenizer":
-        """The pieces that shorten the texts most."""
-        from yocto_cli import preparing  # noqa: PLC0415 - brings torch in
+        """The pieces that shorten the texts most, and always the tokens of a conversation."""
+        from yocto_tokenizers import SentencePieceTokenizer  # noqa: PLC0415 - brings NumPy in
 
-        return preparing.learn_bpe(
+        return SentencePieceTokenizer.train(
             texts,
             vocab_size=_vocab_size(self.vocab_size),
             newline=self.newline,
@@ -172,9 +174,7 @@ def _main(argv: list[str]) -> None:
 
 
 def _prepare(command: str, arguments: PrepareArguments) -> None:
-    from yocto_data import iter_texts, prepare  # noqa: PLC0415 - brings torch in
-
-    from yocto_cli import preparing  # noqa: PLC0415 - the same
+    from yocto_cli import preparing  # noqa: PLC0415 - brings torch in
 
     if not arguments.text_path:
         raise UsageError("--text_path names nothing; name a text file, a directory or a glob")
@@ -183,19 +183,10 @@ def _prepare(command: str, arguments: PrepareArguments) -> None:
     preparing.check_target(arguments.out_dir, val_ratio=arguments.val_ratio, force=arguments.force)
     tokenizer = _named_tokenizer(command, arguments)
     with ProgressBar() as progress:
-        if tokenizer is None:
-            texts = iter_texts(
-                arguments.text_path,
-                encoding=arguments.encoding,
-                errors=arguments.errors,
-                text_field=arguments.text_field,
-            )
-            tokenizer = arguments.learn(
-                preparing.watched(texts, arguments.text_path, progress.update)
-            )
-        meta = prepare(
+        meta, tokenizer = preparing.prepare_texts(
             arguments.text_path,
             arguments.out_dir,
+            learn=arguments.learn,
             tokenizer=tokenizer,
             val_ratio=arguments.val_ratio,
             seed=arguments.seed,
@@ -203,7 +194,7 @@ def _prepare(command: str, arguments: PrepareArguments) -> None:
             errors=arguments.errors,
             workers=arguments.workers or os.cpu_count() or 1,
             force=arguments.force,
-            progress=preparing.encoding_progress(progress.update),
+            progress=progress.update,
             text_field=arguments.text_field,
         )
     rate = preparing.unknown_rate(arguments.out_dir, meta, tokenizer)

@@ -1,22 +1,16 @@
-"""From texts to a data directory: learn or load a tokenizer, then let yocto-data do the rest.
+"""From texts to a data directory: learn a tokenizer, then let yocto-data do the rest.
 
 This module brings NumPy and torch in, so commands import it after they have parsed their flags.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from yocto_data import DataMeta, iter_texts, prepare
-from yocto_tokenizers import (
-    CHAT_TOKENS,
-    CharTokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-    WordLevelTokenizer,
-)
+from yocto_tokenizers import CharTokenizer, Tokenizer, WordLevelTokenizer
 
 from yocto_cli.errors import UsageError
 from yocto_cli.terminal import one_line
@@ -34,39 +28,69 @@ def prepare_char(
     out_dir: str | Path,
     *,
     val_ratio: float = 0.1,
+    force: bool = False,
+    progress: Progress | None = None,
+    block_size: int | None = None,
+) -> DataMeta:
+    """Prepare texts at character level; arguments and errors as of `prepare_texts`.
+
+    Raises:
+        UsageError: `out_dir` cannot be used, or `val_ratio` is out of range.
+    """
+    check_target(out_dir, val_ratio=val_ratio, force=force)
+    meta, _ = prepare_texts(
+        text_path,
+        out_dir,
+        learn=CharTokenizer.train,
+        val_ratio=val_ratio,
+        force=force,
+        progress=progress,
+        block_size=block_size,
+    )
+    return meta
+
+
+def prepare_texts(
+    text_path: str | Sequence[str],
+    out_dir: str | Path,
+    *,
+    learn: Callable[[Iterator[str]], Tokenizer],
+    tokenizer: Tokenizer | None = None,
+    val_ratio: float = 0.1,
     seed: int = 1337,
-    chat_tokens: bool = False,
     encoding: str = "utf-8",
     errors: Errors = "strict",
+    workers: int = 1,
     force: bool = False,
     progress: Progress | None = None,
     block_size: int | None = None,
     text_field: str = "text",
-) -> DataMeta:
-    """Prepare texts at character level.
+) -> tuple[DataMeta, Tokenizer]:
+    """Learn a tokenizer from texts, and encode them with it; see `check_target` first.
 
     Args:
         text_path: files, directories or globs.
         out_dir: the directory to make.
+        learn: makes a tokenizer of the texts.
+        tokenizer: to be used instead of learning one.
         val_ratio: share of the text for validation.
         seed: chooses the validation documents where there are several.
-        chat_tokens: add the special tokens of a conversation to the vocabulary.
         encoding: of the texts.
         errors: what to do with bytes that are not in it.
+        workers: processes that encode.
         force: replace a data directory that is there.
         progress: told what is happening.
         block_size: the context to be trained with; a split that is too short is then refused here.
         text_field: the key of the text in .jsonl records.
 
     Raises:
-        UsageError: `out_dir` cannot be used, or `val_ratio` is out of range.
         DataError: a text cannot be used, or the work failed.
         TokenizerError: the text gives no vocabulary.
     """
-    check_target(out_dir, val_ratio=val_ratio, force=force)
-    texts = iter_texts(text_path, encoding=encoding, errors=errors, text_field=text_field)
-    tokenizer = learn_char(watched(texts, text_path, progress), chat_tokens=chat_tokens)
-    return prepare(
+    if tokenizer is None:
+        texts = iter_texts(text_path, encoding=encoding, errors=errors, text_field=text_field)
+        tokenizer = learn(watched(texts, text_path, progress))
+    meta = prepare(
         text_path,
         out_dir,
         tokenizer=tokenizer,
@@ -74,40 +98,13 @@ def prepare_char(
         seed=seed,
         encoding=encoding,
         errors=errors,
+        workers=workers,
         force=force,
         progress=encoding_progress(progress),
         block_size=block_size,
         text_field=text_field,
     )
-
-
-def learn_char(texts: Iterable[str], *, chat_tokens: bool) -> CharTokenizer:
-    """Every character of the texts."""
-    return CharTokenizer.train(texts, special_tokens=CHAT_TOKENS if chat_tokens else ())
-
-
-def learn_word(texts: Iterable[str], *, vocab_size: int, chat_tokens: bool) -> WordLevelTokenizer:
-    """The most frequent words of the texts."""
-    names = CHAT_TOKENS if chat_tokens else ()
-    return WordLevelTokenizer.train(texts, vocab_size=vocab_size, special_tokens=names)
-
-
-def learn_bpe(
-    texts: Iterable[str],
-    *,
-    vocab_size: int,
-    newline: Literal["atomic", "merged"],
-    character_coverage: float,
-    shrink: bool,
-) -> SentencePieceTokenizer:
-    """Pieces of words; the special tokens of a conversation are always among them."""
-    return SentencePieceTokenizer.train(
-        texts,
-        vocab_size=vocab_size,
-        newline=newline,
-        character_coverage=character_coverage,
-        shrink=shrink,
-    )
+    return meta, tokenizer
 
 
 def check_target(out_dir: str | Path, *, force: bool, val_ratio: float = 0.1) -> None:
