@@ -45,11 +45,7 @@ def chart_html(chart: Chart) -> str:
     if not values:
         return '<p class="quiet">The first figures are still to come.</p>'
     low = min(values)
-    high = (
-        max(*values, *(baseline.loss for baseline in chart.baselines))
-        if chart.baselines
-        else max(values)
-    )
+    high = max([*values, *(baseline.loss for baseline in chart.baselines)])
     margin = max(0.05 * (high - low), 0.02)
     scale = _Scale(low=low - margin, high=high + margin, last=max(chart.max_iters, 1))
     lines = [
