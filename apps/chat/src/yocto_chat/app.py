@@ -163,7 +163,3 @@ def converse(chat: "Chat", reader: "Reader") -> None:
             chat.screen.problem(str(error))
         except (ModelError, TokenizerError) as error:
             chat.screen.problem(f"that did not work: {error}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,8 @@
 """The memorisation meter: how much of a reply the model may simply have learned by heart.
 
-The guide of many such meters is a suffix array, which takes longer to build than to search without
-one: a reply has a few hundred characters, and looking for a stretch of it is one pass over the text
-at the speed of memory.
+Such meters often use a suffix array, which takes longer to build than to search without one: a
+reply has a few hundred characters, and looking for a stretch of it is one pass over the text at the
+speed of memory.
 """
 
 import tomllib

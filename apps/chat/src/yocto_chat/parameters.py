@@ -16,7 +16,7 @@ from yocto_cli.sampling_arguments import SamplingArguments
 PARAMETERS: dict[str, Flag] = {
     name: flag for name, flag in flags_of(SamplingArguments).items() if not flag.many
 }
-#: Commands that set one parameter; the guide's names, shorter where they are long.
+#: Commands that set one parameter, by its name or, where that is long, a shorter one.
 SHORTCUTS = {
     "temp": "temperature",
     "top_k": "top_k",

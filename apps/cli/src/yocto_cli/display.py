@@ -83,13 +83,6 @@ class LinePrinter:
             say(line)
 
 
-class Nothing(LinePrinter):
-    """Shows nothing: one of several processes speaks for all of them."""
-
-    def show(self, event: "Event") -> None:
-        """Show nothing."""
-
-
 def line_of(event: "Event") -> str:
     """An event in one line of `key=value`, or nothing; a sample in lines of its own."""
     from yocto_train import Evaluated, Sampled, Saved, StepDone  # noqa: PLC0415 - brings torch in

@@ -213,7 +213,7 @@ class CharTokenizer(BaseTokenizer):
         count = len(vocabulary.itos) - len(vocabulary.special_tokens)
         try:
             tokenizer = cls(vocabulary.itos[:count], special_tokens=vocabulary.itos[count:])
-        except (VocabularyError, ValueError) as error:
+        except ValueError as error:
             raise TokenizerFileError(f"{source}: {error}; restore the file") from error
         if tokenizer.special_tokens != vocabulary.special_tokens:
             raise TokenizerFileError(f"{source}: special tokens do not come last; restore the file")
