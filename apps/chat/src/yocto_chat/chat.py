@@ -11,6 +11,7 @@ from dataclasses import replace
 from yocto_cli.arguments import UsageError
 from yocto_cli.sampling_arguments import SamplingArguments
 from yocto_cli.terminal import one_line
+from yocto_cli.words import counted
 from yocto_model import Token
 
 from yocto_chat.characters import known_part, unknown_characters
@@ -314,8 +315,3 @@ class Chat:
             more = len(unknown) - _MOST_NAMED
             rest = f" and {more} more" if more > 0 else ""
             self.screen.notice(f"left out, as this model does not know them: {named}{rest}")
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 turn`, `2 turns`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -9,10 +9,11 @@ from rich.text import Text
 from yocto_cli.arguments import UsageError
 from yocto_cli.fields import float_problem, integer_problem
 from yocto_cli.terminal import one_line, visible
+from yocto_cli.words import counted
 
 from yocto_chat import compare as comparing
 from yocto_chat import memorisation, parameters, tokens_view, transcript
-from yocto_chat.chat import Chat, counted
+from yocto_chat.chat import Chat
 from yocto_chat.probabilities import SHADES
 
 if TYPE_CHECKING:

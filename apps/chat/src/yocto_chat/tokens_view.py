@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 from yocto_cli.terminal import visible
+from yocto_cli.words import counted
 from yocto_tokenizers import Tokenizer
 
 from yocto_chat.characters import unknown_characters
@@ -38,7 +39,7 @@ class TokensView:
         """What there is to say about it, in a few words each."""
         count = len(self.pieces)
         found = [
-            f"{count:,} token{'s' * (count != 1)}",
+            counted(count, "token"),
             f"{self.characters / count:.2f} characters per token",
         ]
         if self.hidden:

@@ -23,6 +23,7 @@ from yocto_cli.keyboard import Keyboard, in_foreground, suspendable
 from yocto_cli.ladder import Baseline
 from yocto_cli.panels import ASCII, UNICODE
 from yocto_cli.terminal import can_show, one_line, visible
+from yocto_cli.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,7 +168,7 @@ class LiveDisplay:
     def _model(self) -> tuple[str, ...]:
         config = self._trainer.model.config
         millions = f"{config.n_parameters / 1e6:.2f}M"
-        layers = f"{config.n_layer} layer{'s' if config.n_layer > 1 else ''}"
+        layers = counted(config.n_layer, "layer")
         return layers, f"{config.n_embd} wide", millions, str(self._trainer.placement.device)
 
     def _bits(self, evaluated: Evaluated | None) -> tuple[float | None, str]:

@@ -93,7 +93,7 @@ def model_line(checkpoint: Checkpoint, generator: TextGenerator) -> str:
     units = "characters" if _is_char(generator) else "tokens"
     facts = [
         f"{one_line(str(checkpoint.run))} step {checkpoint.step}",
-        f"{counted(model.config.n_parameters)} parameters",
+        f"{_rounded(model.config.n_parameters)} parameters",
         f"sees {model.config.block_size} {units}",
     ]
     if checkpoint.val_loss is not None:
@@ -110,7 +110,7 @@ def replaced_dtype(dtype: str, generator: TextGenerator) -> str | None:
     return f"--dtype {dtype} is {model.kind} here: {one_line(model.reason)}"
 
 
-def counted(n: int) -> str:
+def _rounded(n: int) -> str:
     """`812`, `4.6K`, `0.82M`: a count in three figures or so."""
     if n < 1000:
         return str(n)

@@ -11,6 +11,7 @@ from yocto_cli.arguments import CommandArguments, UsageError, load_one_of, run_c
 from yocto_cli.command import next_command
 from yocto_cli.progress import ProgressBar
 from yocto_cli.terminal import one_line
+from yocto_cli.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -273,13 +274,13 @@ def _notes(meta: "DataMeta", unknown: float | None) -> list[str]:
     if unknown is not None and unknown > 0:
         notes.append(f"{unknown:.2%} of the tokens are words outside the vocabulary (<unk>)")
     if (text := meta.text) is not None:
-        counted = (
+        found = (
             (text.boms_dropped, "byte order mark", "dropped"),
             (text.replaced, "place", f"not in {text.encoding}, handled as {text.errors} says"),
             (text.control_characters, "control character", "kept as they are"),
             (text.unsafe_cuts, "cut", "in the middle of long words, where tokens may differ"),
         )
-        notes += [f"{n:,} {what}{'s' * (n != 1)} {end}" for n, what, end in counted if n]
+        notes += [f"{counted(n, what)} {end}" for n, what, end in found if n]
     return notes
 
 

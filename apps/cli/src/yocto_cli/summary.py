@@ -12,6 +12,7 @@ from yocto_cli.history import History
 from yocto_cli.ladder import Baseline
 from yocto_cli.report import Report
 from yocto_cli.terminal import one_line
+from yocto_cli.words import counted
 
 _STATES = {
     "finished": "finished",
@@ -40,17 +41,13 @@ def _facts(trainer: Trainer, data_dir: Path) -> dict[str, str]:
     return {
         "data": f"{data_dir}: {tokens:,} tokens to train on, "
         f"{trainer.val_data.n_tokens:,} to validate, {model.vocab_size:,} ids",
-        "model": f"{arch}, {_many(model.n_layer, 'layer')}, {_many(model.n_head, 'head')}, "
+        "model": f"{arch}, {counted(model.n_layer, 'layer')}, {counted(model.n_head, 'head')}, "
         f"{model.n_embd} wide, "
         f"context {model.block_size}: {parameters:,} parameters",
         "train": f"{config.max_iters:,} steps of {config.batch_size} x {model.block_size} tokens "
         f"({_epochs(epochs)} epochs) with {config.optimizer}",
         "device": ", ".join(trainer.reasons) + processes,
     }
-
-
-def _many(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _epochs(number: float) -> str:
