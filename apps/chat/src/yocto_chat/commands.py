@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from yocto_cli.arguments import UsageError
+from yocto_cli.fields import suggestion
 
 from yocto_chat import handlers
 from yocto_chat.chat import Chat
@@ -175,9 +175,8 @@ def find(name: str) -> Command:
     names = {n: command for command in COMMANDS for n in (command.name, *command.aliases)}
     if name in names:
         return names[name]
-    close = get_close_matches(name, names, n=1) or [n for n in names if name and n.startswith(name)]
-    hint = f"did you mean /{close[0]}?" if close else "/help lists the commands"
-    raise UsageError(f"no command is called /{name}; {hint}")
+    hint = suggestion(name, names, "/", shortest=1) or "; /help lists the commands"
+    raise UsageError(f"no command is called /{name}{hint}")
 
 
 def act(chat: Chat, line: str) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -78,10 +78,13 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 40 else f"{text[:37]}...")
 
 
-def suggestion(word: str, known: Sequence[str], prefix: str) -> str:
-    """`; did you mean --lr?`, or nothing when no known word is close."""
+def suggestion(word: str, known: Collection[str], prefix: str, *, shortest: int = 3) -> str:
+    """`; did you mean --lr?`, or nothing when no known word is close.
+
+    A word that is only the beginning of a known one counts from `shortest` characters on.
+    """
     close = get_close_matches(word, known, n=1) or [
-        name for name in known if len(word) > 2 and name.startswith(word)
+        name for name in known if len(word) >= shortest and name.startswith(word)
     ]
     return f"; did you mean {prefix}{close[0]}?" if close else ""
 
