@@ -9,7 +9,7 @@ from yocto_cli.terminal import visible
 from yocto_cli.words import counted
 from yocto_tokenizers import Tokenizer
 
-from yocto_chat.characters import unknown_characters
+from yocto_chat.characters import known_part, unknown_characters
 from yocto_chat.conversation import build_prompt
 
 if TYPE_CHECKING:
@@ -51,10 +51,9 @@ class TokensView:
 
 def of_text(tokenizer: Tokenizer, text: str) -> TokensView:
     """The tokens of a text, and the characters in it that the model does not know."""
-    unknown = unknown_characters(tokenizer, text)
-    known = text.translate({ord(character): None for character in unknown})
-    ids = tokenizer.encode(known)
-    return TokensView(pieces=_pieces(tokenizer, ids), unknown=unknown, characters=len(known))
+    known, unknown = known_part(tokenizer, text), unknown_characters(tokenizer, text)
+    pieces = _pieces(tokenizer, tokenizer.encode(known))
+    return TokensView(pieces=pieces, unknown=unknown, characters=len(known))
 
 
 def of_conversation(chat: "Chat") -> TokensView:
