@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from yocto_cli.keyboard import suspendable
+
 with contextlib.suppress(ModuleNotFoundError):  # not a POSIX system: echo stays as it is
     import termios
 
@@ -59,22 +61,20 @@ def quiet_keyboard() -> Iterator[Callable[[], None]]:
     # Without NOFLSH the terminal throws away, at Ctrl-C, what we wrote and it has not shown yet.
     quiet[3] = before[3] & ~termios.ECHO | termios.NOFLSH
 
-    def suspend(number: int, _frame: FrameType | None) -> None:
+    def be_loud() -> None:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)  # here we sleep until `fg`
-        signal.signal(number, suspend)
+
+    def be_quiet() -> None:
         if _terminal_of_ours() is not None:
             termios.tcsetattr(fd, termios.TCSADRAIN, quiet)
 
-    on_stop = signal.signal(signal.SIGTSTP, suspend)
     try:
-        termios.tcsetattr(fd, termios.TCSADRAIN, quiet)
-        yield lambda: termios.tcflush(fd, termios.TCIFLUSH)
+        with suspendable(be_loud, be_quiet):
+            be_quiet()
+            yield lambda: termios.tcflush(fd, termios.TCIFLUSH)
     finally:
-        signal.signal(signal.SIGTSTP, on_stop)
         with contextlib.suppress(termios.error):  # the terminal may have been closed
-            termios.tcsetattr(fd, termios.TCSADRAIN, before)
+            be_loud()
 
 
 def _terminal_of_ours() -> int | None:
