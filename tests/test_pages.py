@@ -73,7 +73,7 @@ def test_commands(page: Path, tmp_path: Path, command: Command) -> None:
 def test_the_pages_have_commands_and_snippets() -> None:
     """The README's two commands and its snippet are among what is run, and docs/ has more."""
     assert [["yocto-train"], ["yocto-chat"]] == commands(ROOT / "README.md")[:2]
-    assert len(commands(ROOT / "README.md")) >= 8
+    assert len(commands(ROOT / "README.md")) >= 5
     assert ROOT / "README.md" in WITH_SNIPPETS
     assert {"tour.md", "extending.md"} <= {page.name for page in WITH_SNIPPETS}
     assert "own_text.md" in {page.name for page in WITH_COMMANDS}

@@ -165,3 +165,32 @@ def test_one_line_has_no_line_break(text: str) -> None:
     joined = one_line(text)
     assert len(joined.splitlines()) <= 1
     assert text.split() == joined.split()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: type(layout).__name__)
+def test_a_message_longer_than_the_window_fills_what_is_not_reserved(
+    layout: PlainText | TurnTokens,
+) -> None:
+    """To the token, with a system text in front of it, and with a window of odd length."""
+    conversation = Conversation(system="Be brief.").asked("word " * 100)
+    for window, limit in ((101, 30), (101, 300)):
+        prompt = build_prompt(conversation, layout, window=window, max_new_tokens=limit)
+        reserved = min(limit, window // 2)
+        assert (len(prompt.ids), prompt.room) == (window - reserved, reserved)
+        assert isinstance(prompt.room, int)
+        assert layout.opening("Be brief.") == prompt.ids[: len(layout.opening("Be brief."))]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: type(layout).__name__)
+def test_a_turn_that_just_fits_is_kept(layout: PlainText | TurnTokens) -> None:
+    """And is dropped from a window that is smaller by one token."""
+    turn = Turn(message="Who was he?", reply=Reply(text="A friend."))
+    conversation = Conversation(system="s", turns=(turn,)).asked("And she?")
+    whole = build_prompt(conversation, layout, window=10_000, max_new_tokens=7)
+    assert (whole.hidden_turns, whole.room_is_window) == (0, False)
+    fits = len(whole.ids) + 7
+    just = build_prompt(conversation, layout, window=fits, max_new_tokens=7)
+    assert (just.ids, just.hidden_turns) == (whole.ids, 0)
+    assert just.room_is_window  # the limit and the window end the reply at the same token
+    assert build_prompt(conversation, layout, window=fits - 1, max_new_tokens=7).hidden_turns == 1
+    assert conversation.without_last() == Conversation(system="s", turns=(turn,))

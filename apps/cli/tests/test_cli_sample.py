@@ -126,7 +126,7 @@ def test_matching_flags_are_welcome(named: str, run: Any, runs: Path) -> None:
     [
         ("--ckpt_dir={runs}/none", "no checkpoint in"),
         ("--ckpt={runs}/none", "does not exist"),
-        ("--ckpt={runs}", "no checkpoint"),
+        ("--ckpt={runs}", "holds runs; name one, the newest is "),
         ("--ckpt={runs}/char/vocab.json", "does not exist"),
         ("--ckpt={runs}/char --mode=token", "--mode token, but"),
         ("--ckpt={runs}/bpe --mode=char", "--mode char, but"),

@@ -6,7 +6,7 @@ from yocto_train import TrainConfigError, joined
 
 def test_alone_is_a_world_of_one() -> None:
     for parallel in ("ddp", "fsdp"):
-        with joined(parallel) as world:  # type: ignore[arg-type] # a loop's str, not a literal
+        with joined(parallel) as world:
             assert (world.rank, world.size, world.kind) == (0, 1, "none")
 
 

@@ -9,8 +9,6 @@ from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import Tokenizer
 
 from yocto_train.checkpoint import Checkpoint
-from yocto_train.checks import check_data as check_data  # noqa: PLC0414 - for trainer.py
-from yocto_train.checks import check_world as check_world  # noqa: PLC0414 - the same
 from yocto_train.config import TrainConfig
 from yocto_train.errors import CheckpointError
 

@@ -14,6 +14,7 @@ from yocto_model import GPT
 from yocto_tokenizers import Tokenizer
 
 from yocto_train.checkpoint import Checkpoint
+from yocto_train.checks import check_data, check_world
 from yocto_train.config import TrainConfig
 from yocto_train.devices import place
 from yocto_train.distributed import World
@@ -31,7 +32,7 @@ from yocto_train.events import (
 )
 from yocto_train.keeper import Keeper
 from yocto_train.progress import Clock, Progress
-from yocto_train.resume import Changes, check_data, check_world
+from yocto_train.resume import Changes
 from yocto_train.run_directory import Run
 from yocto_train.samples import SampleWriter
 from yocto_train.schedules import lr_factor
