@@ -36,11 +36,11 @@ MUTATED = {
     ),
     "yocto-data": (
         ["batches.py", "philox.py", "splitting.py"],
-        ["batches", "sampler_state", "evaluation", "cutting", "dataset"],
+        ["batches", "sampler_state", "evaluation", "cutting", "dataset", "prepare"],
     ),
     "yocto-model": (
         ["sampling.py", "cache.py"],
-        ["sampling", "cache", "generation", "context", "prompts"],
+        ["sampling", "rows", "cache", "inference", "generation", "context", "prompts"],
     ),
     "yocto-train": (["schedules.py", "planning.py"], ["schedules", "planning"]),
     "yocto-chat": (["conversation.py"], ["conversation"]),
