@@ -1,6 +1,7 @@
 """Rows of a batch do not know of each other, whatever the size of their logits."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def test_a_row_is_chosen_from_as_if_it_were_alone(
 def test_filters_look_at_their_own_row(a: list[float], b: list[float]) -> None:
     rows = torch.tensor([a, b], dtype=torch.float64)
     rows[1] += 3000
-    for keep in (lambda x: keep_min_p(x, 0.3), lambda x: keep_top_p(x, 0.6)):
+    for keep in (partial(keep_min_p, min_p=0.3), partial(keep_top_p, p=0.6)):
         assert torch.equal(keep(rows), torch.cat([keep(rows[:1]), keep(rows[1:])]))
         assert bool(keep(rows).isfinite().any(dim=1).all())
 

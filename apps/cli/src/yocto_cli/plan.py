@@ -94,7 +94,7 @@ def _fitted(
     return _compiling(_sized(chosen, candidate.size, max_iters=iters), "on")
 
 
-def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float | None) -> str:
+def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float) -> str:
     """What --plan prints of memory and time."""
     tokens = train.batch_size // train.accumulate * model.block_size
     needed = memory_bytes(
@@ -106,14 +106,14 @@ def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float | No
         tokens=tokens,
         grad_checkpointing=train.grad_checkpointing,
     )
-    lines = [f"{'memory':8}about {needed / 2**20:,.0f} MiB beside what torch itself takes"]
-    if seconds_per_step is not None:
-        total = seconds_per_step * train.max_iters
-        lines.append(
+    total = seconds_per_step * train.max_iters
+    return "\n".join(
+        [
+            f"{'memory':8}about {needed / 2**20:,.0f} MiB beside what torch itself takes",
             f"{'time':8}{1000 * seconds_per_step:.0f} ms a step here: "
-            f"{total / 60:.1f} minutes, and a few seconds for each evaluation"
-        )
-    return "\n".join(lines)
+            f"{total / 60:.1f} minutes, and a few seconds for each evaluation",
+        ]
+    )
 
 
 def _suits(size: Mapping[str, Any], splits: Splits) -> bool:
