@@ -106,14 +106,13 @@ def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float) -> 
         tokens=tokens,
         grad_checkpointing=train.grad_checkpointing,
     )
-    total = seconds_per_step * train.max_iters
-    return "\n".join(
-        [
-            f"{'memory':8}about {needed / 2**20:,.0f} MiB beside what torch itself takes",
-            f"{'time':8}{1000 * seconds_per_step:.0f} ms a step here: "
-            f"{total / 60:.1f} minutes, and a few seconds for each evaluation",
-        ]
+    memory = f"about {needed / 2**20:,.0f} MiB beside what torch itself takes"
+    minutes = seconds_per_step * train.max_iters / 60
+    duration = (
+        f"{1000 * seconds_per_step:.0f} ms a step here: {minutes:.1f} minutes, and a few seconds "
+        "for each evaluation"
     )
+    return f"{'memory':8}{memory}\n{'time':8}{duration}"
 
 
 def _suits(size: Mapping[str, Any], splits: Splits) -> bool:
@@ -207,7 +206,7 @@ def _measure(
         device=arguments.run.device,
     )
     ready = time.perf_counter() - begun
-    seconds = probe.time_step(repeats)
+    seconds = probe.durationstep(repeats)
     tokens = train.batch_size * model.block_size
     # A forward pass is about a third of a step.
     evaluation = splits[1].n_tokens / tokens * seconds / 3
