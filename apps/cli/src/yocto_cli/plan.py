@@ -206,7 +206,7 @@ def _measure(
         device=arguments.run.device,
     )
     ready = time.perf_counter() - begun
-    seconds = probe.durationstep(repeats)
+    seconds = probe.time_step(repeats)
     tokens = train.batch_size * model.block_size
     # A forward pass is about a third of a step.
     evaluation = splits[1].n_tokens / tokens * seconds / 3
