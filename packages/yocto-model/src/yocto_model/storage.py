@@ -61,7 +61,7 @@ def save(content: Mapping[str, Any], file: str | os.PathLike[str] | Writable) ->
         _write(content, file, name_of(file))
         return
     target = Path(file)
-    temporary = target.with_name(f".tmp-{secrets.token_hex(8)}")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(temporary, flags, 0o666)  # less the umask; tempfile would give 0600
     try:
