@@ -13,14 +13,13 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
+from yocto_cli.chart import Chart, Points
 from yocto_cli.ladder import Baseline
 from yocto_cli.panels import (
     MOST_SAMPLE_LINES,
     UNICODE,
-    Chart,
     Glyphs,
     Line,
-    Points,
     chart_lines,
     cut,
     fitting,
@@ -104,9 +103,8 @@ def frame(facts: Facts, width: int, rows: int, glyphs: Glyphs = UNICODE) -> list
             evaluations=facts.evaluations,
             max_iters=facts.max_iters,
             baselines=facts.baselines,
-            here=_here(facts),
         )
-        middle += chart_lines(chart, width, for_curve, glyphs)
+        middle += chart_lines(chart, _here(facts), width, for_curve, glyphs)
     if for_sample:
         style = "dim" if facts.sample is None else ""
         middle += framed(title, body, width, for_sample, glyphs=glyphs, style=style)

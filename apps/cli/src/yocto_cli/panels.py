@@ -10,11 +10,11 @@ from functools import lru_cache
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
+from yocto_cli.chart import Chart
 from yocto_cli.curve import Plot
 from yocto_cli.ladder import Baseline
 
 Line = list[tuple[str, str]]
-Points = tuple[tuple[int, float], ...]
 
 _AXIS_CELLS = 7
 _LADDER_CELLS = 34
@@ -53,31 +53,17 @@ ASCII = Glyphs(
 # --- the curve and the ladder --------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """What the upper panel shows.
-
-    Attributes:
-        losses: step and smoothed training loss.
-        evaluations: step and validation loss.
-        max_iters: the step at the right edge.
-        baselines: the loss ladder.
-        here: where the model stands on it, and the name of that.
-    """
-
-    losses: Points
-    evaluations: Points
-    max_iters: int
-    baselines: tuple[Baseline, ...]
-    here: tuple[str, float] | None
-
-
 @lru_cache(maxsize=4)  # most frames change in nothing but the step
-def chart_lines(chart: Chart, width: int, lines: int, glyphs: Glyphs) -> tuple[Line, ...]:
-    """`lines` lines, none wider than `width`; the ladder is left out where there is no room."""
+def chart_lines(
+    chart: Chart, here: tuple[str, float] | None, width: int, lines: int, glyphs: Glyphs
+) -> tuple[Line, ...]:
+    """`lines` lines, none wider than `width`; the ladder is left out where there is no room.
+
+    `here` is where the model stands on the ladder, and the name of that.
+    """
     ladder: list[Line] = []
     if chart.baselines and width >= _AXIS_CELLS + _LEAST_CURVE_CELLS + _LADDER_CELLS:
-        ladder = ladder_lines(chart.baselines, chart.here)
+        ladder = ladder_lines(chart.baselines, here)
         if len(ladder) + 2 <= lines and chart.evaluations:
             ladder += [[], [(f"    {glyphs.mark}", "magenta"), ("  validation", "dim")]]
     plot_width = width - _AXIS_CELLS - (_LADDER_CELLS if ladder else 1)

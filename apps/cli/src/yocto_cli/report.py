@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from yocto_cli.chart import Chart
 from yocto_cli.history import History, Sample
 from yocto_cli.ladder import Baseline
-from yocto_cli.report_chart import Chart, chart_html
+from yocto_cli.report_chart import chart_html
 from yocto_cli.report_style import STYLE
 from yocto_cli.terminal import visible
 
@@ -70,11 +71,10 @@ def write_report(directory: Path, report: Report) -> None:
 def page(report: Report) -> str:
     """The page. Every text from outside is escaped, and shown rather than obeyed."""
     chart = Chart(
-        losses=report.history.losses,
-        evaluations=sorted(report.history.evaluations.items()),
-        baselines=report.baselines,
+        losses=tuple(report.history.losses),
+        evaluations=tuple(sorted(report.history.evaluations.items())),
         max_iters=report.max_iters,
-        best_step=report.best_step,
+        baselines=tuple(report.baselines),
     )
     name = _safe(report.name)
     return f"""<!doctype html>
@@ -95,7 +95,7 @@ def page(report: Report) -> str:
 </header>
 <main>
 <h2>Loss</h2>
-{chart_html(chart)}
+{chart_html(chart, report.best_step)}
 {_legend(report.baselines)}
 <h2>What it writes</h2>
 {_samples(report.history)}

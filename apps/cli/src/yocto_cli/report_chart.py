@@ -6,39 +6,19 @@ of it, so on a phone they are as large as the rest of the text.
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from yocto_cli.chart import Chart
 from yocto_cli.ladder import Baseline
-
-Points = Sequence[tuple[int, float]]
 
 _SIDE = 1000.0  # of the SVG's square of coordinates
 _MOST_POINTS = 600
 _STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """What the curve shows.
-
-    Attributes:
-        losses: step and smoothed training loss.
-        evaluations: step and validation loss.
-        baselines: the loss ladder.
-        max_iters: the step at the right edge.
-        best_step: the evaluation to point out, if there is one.
-    """
-
-    losses: Points
-    evaluations: Points
-    baselines: Sequence[Baseline]
-    max_iters: int
-    best_step: int | None
-
-
-def chart_html(chart: Chart) -> str:
-    """The chart as HTML; a sentence where there is nothing to draw yet."""
+def chart_html(chart: Chart, best_step: int | None) -> str:
+    """The chart as HTML, with the best evaluation marked; a sentence where there is nothing yet."""
     losses = [(step, loss) for step, loss in chart.losses if math.isfinite(loss)]
     evaluations = [(step, loss) for step, loss in chart.evaluations if math.isfinite(loss)]
     values = [loss for _, loss in (*losses, *evaluations)]
@@ -52,7 +32,7 @@ def chart_html(chart: Chart) -> str:
         *(_level(scale, baseline.loss, "rung") for baseline in chart.baselines),
         _polyline(scale, _thinned(losses), "train"),
         _polyline(scale, evaluations, "val"),
-        *(_dot(scale, step, loss, best=step == chart.best_step) for step, loss in evaluations),
+        *(_dot(scale, step, loss, best=step == best_step) for step, loss in evaluations),
     ]
     labels = [
         *(_tick(scale, value) for value in ticks(low, high)),
@@ -88,7 +68,7 @@ class _Scale:
         return min(max((self.high - loss) / (self.high - self.low), 0.0), 1.0)
 
 
-def _polyline(scale: _Scale, points: Points, kind: str) -> str:
+def _polyline(scale: _Scale, points: Sequence[tuple[int, float]], kind: str) -> str:
     path = " ".join(
         f"{_SIDE * scale.x(step):.1f},{_SIDE * scale.y(loss):.1f}" for step, loss in points
     )
@@ -120,7 +100,6 @@ def _baseline_label(scale: _Scale, baseline: Baseline) -> str:
     )
 
 
-def _thinned(points: Iterable[tuple[int, float]]) -> Points:
-    every = list(points)
-    stride = -(-len(every) // _MOST_POINTS)
-    return [*every[:: max(stride, 1)], *every[-1:]]
+def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    stride = -(-len(points) // _MOST_POINTS)
+    return [*points[:: max(stride, 1)], *points[-1:]]
