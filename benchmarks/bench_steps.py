@@ -3,7 +3,8 @@
 NANOGPT=... uv run nox -s bench -- steps
 
 Ours runs in the precision that it chooses for this CPU, and in float32 as nanoGPT does. A last line
-tells which part of a step is neither forward, backward nor optimizer.
+tells which part of a step is neither forward, backward nor optimizer, and how much of that is the
+clipping of gradients, which nanoGPT does as well.
 """
 
 import statistics
@@ -43,9 +44,9 @@ def seconds_of(made: Trainer, steps: int) -> float:
     return (time.perf_counter() - begun) / steps
 
 
-def rest_of_a_step(made: Trainer, steps: int) -> float:
-    """The part of a step's time outside forward, backward and optimizer."""
-    inside = [0.0]
+def rest_of_a_step(made: Trainer, steps: int) -> tuple[float, float]:
+    """The parts of a step's time outside forward, backward and optimizer: in all, and clipping."""
+    stepper, spent = made.stepper, {"_accumulate": 0.0, "_update": 0.0, "_clip": 0.0, "batch": 0.0}
 
     def timed(owner: Any, name: str) -> None:
         call = getattr(owner, name)
@@ -53,26 +54,17 @@ def rest_of_a_step(made: Trainer, steps: int) -> float:
         def wrapped(*arguments: Any, **options: Any) -> Any:
             begun = time.perf_counter()
             result = call(*arguments, **options)
-            inside[0] += time.perf_counter() - begun
+            spent[name] += time.perf_counter() - begun
             return result
 
         setattr(owner, name, wrapped)
 
-    stepper = made.stepper
-    timed(stepper, "_accumulate")
-    timed(stepper, "_update")
-    batch = stepper.sampler.batch
-    waiting = [0.0]
-
-    def timed_batch(step: int) -> Any:  # within _accumulate, but not forward or backward
-        begun = time.perf_counter()
-        result = batch(step)
-        waiting[0] += time.perf_counter() - begun
-        return result
-
-    stepper.sampler.batch = timed_batch  # type: ignore[method-assign]
+    for name in ("_accumulate", "_update", "_clip"):
+        timed(stepper, name)
+    timed(stepper.sampler, "batch")  # within _accumulate, but neither forward nor backward
     total = seconds_of(made, steps) * steps
-    return (total - inside[0] + waiting[0]) / total
+    outside = total - spent["_accumulate"] - spent["_update"] + spent["batch"]
+    return outside / total, spent["_clip"] / total
 
 
 def main() -> None:
@@ -98,8 +90,12 @@ def main() -> None:
         for kind, each_seconds in middle.items():
             ratio = f", ratio {middle['nanoGPT'] / each_seconds:.2f}" if peer else ""
             print(f"  {kind:9}{tokens / each_seconds:9,.0f} tokens/s{ratio}", flush=True)
-        rest = rest_of_a_step(made[precision], 3 * steps)
-        print(f"  outside forward, backward and optimizer: {100 * rest:.1f} % of a step")
+        rest, clipping = rest_of_a_step(made[precision], 3 * steps)
+        print(
+            f"  outside forward, backward and optimizer: {100 * rest:.1f} % of a step, of which "
+            f"clipping the gradients {100 * clipping:.1f} %",
+            flush=True,
+        )
 
 
 main()
