@@ -36,8 +36,9 @@ class KVCache:
     ) -> None:
         self.capacity = config.block_size if capacity is None else capacity
         shape = (config.n_layer, batch_size, config.kv_heads, self.capacity, config.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        # Not cleared: nothing beyond `length` is read, and untouched memory costs nothing.
+        self.keys = torch.empty(shape, device=device, dtype=dtype)
+        self.values = torch.empty(shape, device=device, dtype=dtype)
         self.padding = padding
         self.length = 0
 
