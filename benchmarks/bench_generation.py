@@ -124,7 +124,7 @@ def against(  # noqa: PLR0917 - a row of the table, in its order
 
 
 def small() -> None:
-    ours = copies(SMALL, ("float32", "auto"))
+    ours = copies(SMALL, ("float32", "auto", "int8"))
     print(f"weights  10.65M: auto takes {ours['auto'].kind}: {ours['auto'].reason}")
     module = nanogpt()
     if module is not None:
@@ -146,7 +146,7 @@ def small() -> None:
 
 
 def large() -> None:
-    ours = copies(LARGE, ("float32", "auto"))
+    ours = copies(LARGE, ("float32", "auto", "int8"))
     print(f"weights  124M: auto takes {ours['auto'].kind}: {ours['auto'].reason}")
     with_hugging_face("124M", LARGE, ours, prompt_of(LARGE, 64), 32, 2, 4)
 
