@@ -49,6 +49,7 @@ def peak_kib(source: Path) -> int:
         ("one_line.txt", b"x" * (1 << 20)),  # D18: no place to cut, safe or not
         ("records.jsonl", b'{"text": "%s"}\n' % (b"a record of some words " * 40) * 1100),
     ],
+    ids=["words", "one line", "records"],  # a megabyte is no name
 )
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, name: str, unit: bytes) -> None:
     """Six times the text takes no more memory, within a few megabytes; torch is not even loaded."""
