@@ -98,7 +98,9 @@ class Trainer:
         self.progress = Progress()
         self._clock = Clock()
         self._stop_requested = False
-        self._stopping = False  # what all ranks have agreed on
+        # What all ranks have agreed on. Only this decides, so that they never part.
+        self._stopping = False
+        self._agreed: set[str] = set()
         self._evaluate_requested = False
         self._save_requested = False
         self._sample_requested = False
@@ -138,15 +140,20 @@ class Trainer:
             self._agree()
             # What is due after a step comes before the next one, so that a run which was stopped
             # before it got there makes up for it.
+            # Each may take long, so there may be further requests after it.
             if self._evaluation_is_due():
                 yield from self._evaluate()
+                self._agree()
             if self._sample_is_due():
                 yield from self._sample()
+                self._agree()
             if self._save_is_due():
                 yield self._save()
-                self._agree()  # it may have taken long: no further step if there was a request
+                self._agree()
             if (reason := self._reason_to_end()) is not None:
                 break
+            if progress.step >= self.config.max_iters:
+                continue  # an evaluation was asked for meanwhile
             loss, grad_norm = self._step()
             smoothed = progress.smooth(loss)
             if progress.step % self.config.log_interval == 0 or self._is_last:
@@ -159,8 +166,9 @@ class Trainer:
         """Take up what was asked for on any rank; returns whether to stop."""
         asked = self.world.any(self._stop_requested, *(getattr(self, name) for name in _REQUESTS))
         for flag, name in zip(asked[1:], _REQUESTS, strict=True):
-            if flag:  # never unset here: a request may have come in between
-                setattr(self, name, True)
+            if flag:
+                self._agreed.add(name)
+                setattr(self, name, False)
         self._stopping = asked[0]
         return self._stopping
 
@@ -214,7 +222,7 @@ class Trainer:
         regular = self._is_multiple(self.config.eval_interval)
         regular = regular or (self._is_last and self.progress.step > 0)
         missing = self.progress.evaluated_step != self.progress.step
-        return self._evaluate_requested or (regular and missing)
+        return "_evaluate_requested" in self._agreed or (regular and missing)
 
     def _evaluate(self) -> Iterator[Event]:
         # The same windows every time, so that the best step is chosen among equals.
@@ -226,7 +234,7 @@ class Trainer:
         finished = [result for result in results if result is not None]
         if len(finished) < len(results):
             return  # asked to stop: the save matters more
-        self._evaluate_requested = False
+        self._agreed.discard("_evaluate_requested")
         is_best = self.progress.take_evaluation(finished[0][0].loss)
         for result, seconds in finished:
             yield self._evaluated(result, is_best=is_best, seconds=seconds)
@@ -234,7 +242,7 @@ class Trainer:
     def _sample_is_due(self) -> bool:
         regular = self._is_multiple(self.config.sample_interval)
         missing = self.progress.sampled_step != self.progress.step
-        due = self._sample_requested or (regular and missing)
+        due = "_sample_requested" in self._agreed or (regular and missing)
         return due and self._writer is not None and not self._stopping
 
     def _sample(self) -> Iterator[Event]:
@@ -247,17 +255,18 @@ class Trainer:
         if text is None:
             self._stopping = True
             return
-        self._sample_requested = False
+        self._agreed.discard("_sample_requested")
         step = self.progress.sampled_step = self.progress.step
         yield Sampled(step=step, prompt=writer.prompt, text=text, seed=self.config.seed)
 
     def _save_is_due(self) -> bool:
         regular = self._is_multiple(self.config.save_interval or self.config.eval_interval)
-        due = regular or self._is_last or self._save_requested or self.progress.is_best
+        asked = "_save_requested" in self._agreed
+        due = regular or self._is_last or asked or self.progress.is_best
         return due and not self._keeper.has_best(self.progress)
 
     def _save(self) -> Saved:
-        self._save_requested = False
+        self._agreed.discard("_save_requested")
         return self._keeper.save(self.progress)
 
     def restore(self, checkpoint: Checkpoint) -> Changes:
