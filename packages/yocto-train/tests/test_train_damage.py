@@ -318,6 +318,16 @@ def test_resuming_after_damage(copied: Path, make_trainer: Callable[..., Trainer
     assert copied / "step-00000006" == run.pointed("latest.pt") == run.pointed("best.pt")
 
 
+def test_no_pointer_to_a_best_that_is_gone(copied: Path) -> None:
+    """Going back behind a best step whose best was pruned leaves no best.pt at all."""
+    shutil.rmtree(copied / "step-00000002")
+    run = Run(copied)
+    assert copied / "step-00000006" == run.pointed("best.pt")
+    run.rewind(Checkpoint.open(copied / "step-00000004"), best_step=2)
+    assert ["latest.pt"] == sorted(path.name for path in copied.glob("*.pt"))
+    assert copied / "step-00000004" == run.pointed("latest.pt")
+
+
 def test_model_alone_is_no_checkpoint(copied: Path, tmp_path: Path) -> None:
     """A single .pt outside a step directory says what is missing."""
     save_pt({"format": "yocto-training-state", "format_version": 1}, tmp_path / "model.pt")

@@ -123,6 +123,7 @@ def farewell(trainer: Trainer, run: Run, *, stopped: bool) -> str:
 
 
 def ckpt_to_talk_to(trainer: Trainer, run: Run) -> str:
-    """The run, or its best.pt where the last step is not the best."""
+    """The run, or its best.pt where the last step is not the best and the best is still there."""
     best = trainer.progress.best_step
-    return str(run.path if best in (None, trainer.progress.step) else run.path / "best.pt")
+    is_last = best in (None, trainer.progress.step)
+    return str(run.path if is_last or run.pointed("best.pt") is None else run.path / "best.pt")

@@ -261,6 +261,9 @@ class Run:
             targets = {"latest.pt": checkpoint.directory}
             if best_step is not None and is_directory(best):
                 targets["best.pt"] = best
+            elif (self.path / "best.pt").is_symlink() or (self.path / "best.pt").is_file():
+                # It was pruned for a later best, which is no step of the run any more.
+                files.remove_file(self.path / "best.pt")
             for pointer, target in targets.items():
                 if self.pointed(pointer) != self.path / target.name:
                     self.point(pointer, target)
