@@ -144,6 +144,8 @@ GOOD: dict[str, Any] = {
         ({**GOOD, "settings": {"top_k": "3"}}, "settings: top_k has the wrong type"),
         ({**GOOD, "settings": {"top_k": True}}, "settings: top_k has the wrong type"),
         ({**GOOD, "settings": {"stop": [1]}}, "settings: stop must be a list of texts"),
+        ({**GOOD, "settings": {"stop": 5}}, "settings: stop must be a list of texts"),
+        ({**GOOD, "settings": {"stop": "User:"}}, "settings: stop must be a list of texts"),
         ({**GOOD, "settings": {"temperature": -1}}, "settings: temperature must be"),
     ],
 )

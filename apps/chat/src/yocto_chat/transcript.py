@@ -200,15 +200,16 @@ def _settings(record: object) -> SamplingArguments:
     known = {field.name for field in fields(SamplingArguments)}
     if not isinstance(record, dict) or not set(record) <= known:
         raise _BadRecordError("settings must be an object of sampling parameters")
-    values = {**record, "stop": tuple(record.get("stop") or ())}
+    stop = record.get("stop", [])
+    if not isinstance(stop, list) or not all(isinstance(text, str) for text in stop):
+        raise _BadRecordError("settings: stop must be a list of texts")
+    values = {**record, "stop": tuple(stop)}
     default = SamplingArguments()
     for name, value in values.items():
         wanted = {type(getattr(default, name))} | ({int} if name == "seed" else set())
         wanted |= {int} if float in wanted else set()
         if type(value) not in wanted:
             raise _BadRecordError(f"settings: {name} has the wrong type")
-    if not all(isinstance(stop, str) for stop in values["stop"]):
-        raise _BadRecordError("settings: stop must be a list of texts")
     settings = SamplingArguments(**values)
     if problems := settings.problems():
         raise _BadRecordError(f"settings: {problems[0].removeprefix('--')}")
