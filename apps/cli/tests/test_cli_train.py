@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from yocto_cli import tensorboard, train, training_loop
+from yocto_cli import models, tensorboard, train, training_loop
 from yocto_cli.train_arguments import ModelFlags, TrainArguments, settings
 from yocto_model import GPT, TextGenerator
-from yocto_train import RECIPES, Evaluated, Run, files
+from yocto_train import RECIPES, Checkpoint, Evaluated, Run, files
 
 TINY = [
     "--n_layer=1", "--n_head=2", "--n_embd=8", "--block_size=16", "--batch_size=2",
@@ -112,6 +113,21 @@ def test_nothing_to_resume(refused: Any, home: Path, name: str) -> None:
     assert [] == list(home.iterdir())
 
 
+def test_a_time_is_not_resumed(refused: Any, training: Any, home: Path) -> None:
+    """A resumed run ends at a step; --minutes with it is refused, not overlooked."""
+    assert training("--max_iters=2", "--eval_interval=2").code == 0
+    said = refused(train.main, ["--resume", "checkpoints/poem", "--minutes=1"])
+    assert "give --max_iters instead" in said
+
+
+@pytest.mark.parametrize("name", ["a/b", "a/", "/a", "..", "."])
+def test_a_run_name_is_one_name(refused: Any, char_data: Path, home: Path, name: str) -> None:
+    """A path as --run_name is refused as such, before anything is made."""
+    said = refused(train.main, [f"--data_dir={char_data}", "--max_iters=2", f"--run_name={name}"])
+    assert f"--run_name {name} must be the name of one directory" in said
+    assert not (home / "checkpoints").exists()
+
+
 def test_the_list_of_runs(training: Any, run: Any, home: Path) -> None:
     """Loss, size, steps, and the command to talk to each; broken ones are said to be so."""
     assert training("--max_iters=4", "--eval_interval=4", "--run_name=good").code == 0
@@ -135,6 +151,25 @@ def test_the_list_of_runs(training: Any, run: Any, home: Path) -> None:
     assert "--ckpt checkpoints/torn" not in done.out
     assert re.search(r"^begun +no checkpoint", done.out, re.MULTILINE)
     assert "no run" not in done.out
+
+
+def test_a_model_is_opened_while_it_is_pruned(
+    training: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint that a training removes while it is read is replaced by the one named then."""
+    assert training("--max_iters=4", "--eval_interval=2").code == 0
+    run = Run(home / "checkpoints" / "poem")
+    load_model = Checkpoint.load_model
+
+    def pruned_first(checkpoint: Checkpoint, **options: Any) -> GPT:
+        if checkpoint.step == 4:
+            run.point("latest.pt", run.path / "step-00000002")
+            shutil.rmtree(checkpoint.directory)
+        return load_model(checkpoint, **options)
+
+    monkeypatch.setattr(Checkpoint, "load_model", pruned_first)
+    checkpoint, _ = models.load_generator(ckpt=str(run.path))
+    assert 2 == checkpoint.step
 
 
 def test_a_list_of_nothing(refused: Any, home: Path) -> None:

@@ -3,9 +3,12 @@
 This module brings torch in, so commands import it after they have parsed their flags.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from yocto_model import (
+    GPT,
     InferenceGPT,
     InferenceKind,
     ModelError,
@@ -14,11 +17,13 @@ from yocto_model import (
     window_start,
 )
 from yocto_tokenizers import Tokenizer, TokenizerError, UnknownCharacterError
-from yocto_train import Checkpoint, CheckpointError, Run, find_checkpoint, place
+from yocto_train import Checkpoint, CheckpointError, Run, load_checkpoint, place
 
 from yocto_cli.errors import UsageError
 from yocto_cli.terminal import one_line
 from yocto_cli.tokenizer_flags import Mode, check_mode, named_tokenizer
+
+T = TypeVar("T")
 
 
 def load_generator(
@@ -49,23 +54,27 @@ def load_generator(
     """
     placement = place(device, "auto")
     named = named_tokenizer(tokenizer_path, vocab_path)
-    checkpoint = _find(ckpt, ckpt_dir)
-    tokenizer = _tokenizer_of(checkpoint, named)
-    check_mode(mode, tokenizer, where=str(checkpoint.directory))
-    model = checkpoint.load_model(device=placement.device)
+
+    def load(checkpoint: Checkpoint) -> tuple[Checkpoint, Tokenizer, GPT]:
+        tokenizer = _tokenizer_of(checkpoint, named)
+        check_mode(mode, tokenizer, where=str(checkpoint.directory))
+        return checkpoint, tokenizer, checkpoint.load_model(device=placement.device)
+
+    checkpoint, tokenizer, model = _found(load, ckpt, ckpt_dir)
     try:
         return checkpoint, TextGenerator(inference_copy(model, dtype), tokenizer)
     except ModelError as error:
         raise UsageError(f"{one_line(str(checkpoint.directory))}: {error}") from error
 
 
-def _find(ckpt: str | None, ckpt_dir: str) -> Checkpoint:
+def _found(load: Callable[[Checkpoint], T], ckpt: str | None, ckpt_dir: str) -> T:
+    """What is loaded from the checkpoint, though a training may be pruning meanwhile."""
     path = ckpt_dir if ckpt is None else ckpt
     shown = f"--{'ckpt_dir' if ckpt is None else 'ckpt'} {one_line(path[:100])}"
     if "\0" in path:
         raise UsageError(f"cannot read {shown}: the path holds a NUL character; name a run")
     try:
-        return find_checkpoint(ckpt, root=ckpt_dir)
+        return load_checkpoint(load, ckpt, root=ckpt_dir)
     except OSError as error:  # a name no system call takes, a directory nobody may read
         raise UsageError(f"cannot read {shown}: {error.strerror}; name a run") from error
 

@@ -42,6 +42,8 @@ def start(arguments: TrainArguments, resume: Path | None) -> int:
         raise UsageError(
             f"--parallel {parallel} needs torchrun; run: {TORCHRUN} --parallel {parallel}"
         )
+    if resume is not None and arguments.training.minutes is not None:
+        raise UsageError("--resume goes on to a step, not for a time; give --max_iters instead")
     if arguments.run.tensorboard:
         tensorboard.require()  # before any work
     with joined(parallel or "ddp", device=arguments.run.device) as world:
@@ -81,9 +83,10 @@ def _train(arguments: TrainArguments, resume: Path | None, world: World) -> int:
                 run.path.rmdir()  # nothing is in it yet
         raise
     if arguments.run.plan:
+        seconds = trainer.time_step()  # by all processes: each step is shared
         if world.is_main:
             say(summary(trainer, run, data_dir))
-            say(described(model, config, trainer.time_step()))
+            say(described(model, config, seconds))
         return 0
     return _recorded(arguments, trainer, run, data_dir, resume)
 
@@ -117,6 +120,11 @@ def _run_path(flags: RunFlags, name: str, resume: Path | None, *, claims: bool) 
     """
     if resume is not None:
         return run_of(resume)
+    if flags.run_name and (flags.run_name == ".." or Path(flags.run_name).name != flags.run_name):
+        raise UsageError(
+            f"--run_name {one_line(flags.run_name)} must be the name of one directory; "
+            "--ckpt_dir says where it is"
+        )
     for _ in range(_ATTEMPTS):
         run = Run.new(flags.ckpt_dir, flags.run_name or name)
         if flags.run_name and run.name != flags.run_name:
