@@ -1,9 +1,9 @@
 """Generation: tokens per second, ours over each peer's, and what each kind of weights costs.
 
 NANOGPT=... uv run nox -s bench -- generation
-ROWS="small large llama limit batch first exact quality" leaves out the rows that it does not name,
-ROUNDS=1 measures once. Peers that are not there are skipped with a line: nanoGPT (NANOGPT names a
-checkout), `transformers`, and llama.cpp (LLAMA=1 installs it). All weights are random, which takes
+GENERATION="small large llama limit batch first exact quality" leaves out the rows that it does not
+name, ROUNDS=1 measures once. Peers that are not there are skipped with a line: nanoGPT (NANOGPT names
+a checkout), `transformers`, and llama.cpp (LLAMA=1 installs it). All weights are random, which takes
 as long as any other, but for the row of quality: it trains a small model first.
 """
 
@@ -292,7 +292,7 @@ ROWS: dict[str, Callable[[], None]] = {
 
 def main() -> None:
     machine()
-    for name in os.environ.get("ROWS", " ".join(ROWS)).split():
+    for name in os.environ.get("GENERATION", " ".join(ROWS)).split():
         ROWS[name]()
 
 

@@ -1,8 +1,8 @@
 """Learning on a CPU: seconds to nanoGPT's loss; the loss in nanoGPT's seconds, and in 8 minutes.
 
 NANOGPT=... TEXT=tinyshakespeare.txt uv run nox -s bench -- learning
-ROWS="reach time long" names the rows to run; "long" takes 8 minutes for each seed and is left out
-unless named. SEEDS="1337" takes fewer seeds than three.
+LEARNING="reach time long" names the rows to run; "long" takes 8 minutes for each seed and is left
+out unless named. SEEDS="1337" takes fewer seeds than three.
 
 Seconds are those of training: without evaluation, import and preparation. What torch.compile takes
 counts, in the row that uses it, "long". Losses are over the whole validation split. nanoGPT's
@@ -20,7 +20,7 @@ from peer import Peer, nanogpt
 from yocto_train import Evaluated, Stopped, measure_precision
 
 SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "1337 1338 1339").split()]
-ROWS = os.environ.get("ROWS", "reach time").split()
+ROWS = os.environ.get("LEARNING", "reach time").split()
 NANOGPT_LOSS = 1.918
 NANOGPT_SECONDS = 89.0  # measured on two cores; replaced by this run's figure
 BASE = {
