@@ -9,8 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yocto_cli import plan
+from yocto_cli.summary import closest_architecture
 from yocto_cli.train_arguments import TrainArguments, TrainingFlags
 from yocto_data import TokenDataset, prepare
+from yocto_model import ARCHITECTURES, GPTConfig
 from yocto_tokenizers import CharTokenizer
 from yocto_train import Candidate
 
@@ -103,3 +105,11 @@ def test_given_steps(
 def test_an_answer_that_was_given_stays(answer: str, splits: Any) -> None:
     machine = Machine(0.1, 0.2 if answer == "on" else 0.01, 0.0)
     assert planned(machine, splits, minutes=30.0, compile=answer).compile == answer
+
+
+@pytest.mark.parametrize("arch", [*ARCHITECTURES, "gpt2-rotary"])
+def test_the_architecture_is_named(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the table's name, also of one that was added, and whatever else is set."""
+    monkeypatch.setitem(ARCHITECTURES, "gpt2-rotary", {"positions": "rotary"})
+    model = GPTConfig.from_arch(arch, n_layer=2, dropout=0.1, n_kv_head=1)
+    assert arch == closest_architecture(model)

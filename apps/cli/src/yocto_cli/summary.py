@@ -1,10 +1,12 @@
 """What yocto-train says before and after a run, and what its report tells."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from yocto_model import ARCHITECTURES, GPTConfig
 from yocto_train import Checkpoint, Event, Run, Stopped, Trainer
 
 from yocto_cli.command import next_command
@@ -34,7 +36,7 @@ def summary(trainer: Trainer, run: Run, data_dir: Path) -> str:
 
 def _facts(trainer: Trainer, data_dir: Path) -> dict[str, str]:
     model, config = trainer.model.config, trainer.config
-    arch = "modern" if model.positions == "rotary" else "gpt2"
+    arch = closest_architecture(model)
     tokens, parameters = trainer.train_data.n_tokens, model.n_parameters
     epochs = config.max_iters * config.batch_size * model.block_size / tokens
     processes = f", {trainer.world.size} processes" if trainer.world.size > 1 else ""
@@ -48,6 +50,18 @@ def _facts(trainer: Trainer, data_dir: Path) -> dict[str, str]:
         f"({_epochs(epochs)} epochs) with {config.optimizer}",
         "device": ", ".join(trainer.reasons) + processes,
     }
+
+
+def closest_architecture(model: GPTConfig) -> str:
+    """The architecture with which a model shares most of what architectures differ in."""
+    fields = {name for settings in ARCHITECTURES.values() for name in settings}
+
+    def shared(arch: str) -> int:
+        named = {field.name: field.default for field in dataclasses.fields(GPTConfig)}
+        named |= ARCHITECTURES[arch]
+        return sum(named[name] == getattr(model, name) for name in fields)
+
+    return max(ARCHITECTURES, key=shared)
 
 
 def _epochs(number: float) -> str:
