@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
-from yocto_chat.alternatives import Stepper, choose, options_at
+from yocto_chat.alternatives import Walk, choose, options_at
 from yocto_chat.commands import act
 from yocto_model import Token
 from yocto_tokenizers import CharTokenizer
@@ -77,25 +77,25 @@ def test_tab_finds_a_surprise(make_talk: MakeTalk) -> None:
     act(talk.chat, "m")
     tokens = talk.chat.take._stream.tokens
     tokens[2] = Token(id=5, text="\u2603", logprob=-3.0, alternatives=((9, -0.1), (5, -3.0)))
-    stepper = Stepper(talk.chat.take, talk.speaker.tokenizer)
-    stepper.to_surprise()
-    assert (stepper.place, stepper.chosen.rank) == (2, 2)
-    stepper.to_surprise()
-    assert stepper.place == 2
+    walk = Walk(talk.chat.take, talk.speaker.tokenizer)
+    walk.to_surprise()
+    assert (walk.place, walk.chosen.rank) == (2, 2)
+    walk.to_surprise()
+    assert walk.place == 2
 
 
 @pytest.mark.parametrize("unicode", [True, False])
 def test_what_is_drawn(talk: Any, unicode: bool) -> None:
     """The reply with one token marked, the options with rank, share and bar, and the keys."""
-    stepper = Stepper(talk.chat.take, talk.speaker.tokenizer)
-    stepper.step(1)
-    text = "".join(fragment[1] for fragment in stepper.fragments(columns=60, unicode=unicode))
+    walk = Walk(talk.chat.take, talk.speaker.tokenizer)
+    walk.step(1)
+    text = "".join(fragment[1] for fragment in walk.fragments(columns=60, unicode=unicode))
     assert text.startswith("abc.\n\ntoken 2 of 4\n> 1. 'b'")
     assert ("█" if unicode else "#") in text
     assert unicode or text.isascii()
     assert " 60.7 % " in text
     assert "said" in text
-    narrow = "".join(f[1] for f in stepper.fragments(columns=30, unicode=unicode))
+    narrow = "".join(f[1] for f in walk.fragments(columns=30, unicode=unicode))
     assert max(len(line) for line in narrow.split("\n")[2:-1]) < 30
 
 

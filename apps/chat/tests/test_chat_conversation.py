@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from yocto_chat.conversation import Conversation, OpenTurn, Reply, Turn, build_prompt
-from yocto_chat.layout import PlainText, TurnTokens, frame_tokens, layout_for, one_line
+from yocto_chat.layout import PlainText, TurnTokens, frame_tokens, joined_lines, layout_for
 from yocto_tokenizers import CHAT_TOKENS, CharTokenizer, encode_chat
 
 ALPHABET = "\n" + "".join(map(chr, range(0x20, 0x7F)))
@@ -162,7 +162,7 @@ def test_the_layout_follows_the_tokenizer() -> None:
 @example("a\x0b\x85\u2028b")
 def test_one_line_has_no_line_break(text: str) -> None:
     """Whatever Python takes for a line break is gone, and no word is."""
-    joined = one_line(text)
+    joined = joined_lines(text)
     assert len(joined.splitlines()) <= 1
     assert text.split() == joined.split()
 

@@ -67,7 +67,7 @@ def _option(
     )
 
 
-class Stepper:
+class Walk:
     """The state of the walk: a place, and an option there.
 
     Args:
@@ -166,24 +166,24 @@ def choose(
     Returns:
         The place and the id to put there, or None to leave the reply as it is.
     """
-    stepper = Stepper(take, tokenizer)
+    walk = Walk(take, tokenizer)
     keys = KeyBindings()
 
     def on(*names: str, do: Callable[[], None]) -> None:
         for name in names:
             keys.add(name)(lambda _event: do())
 
-    on("left", "h", do=lambda: stepper.step(-1))
-    on("right", "l", do=lambda: stepper.step(1))
-    on("home", do=lambda: stepper.step(-len(take.tokens)))
-    on("end", do=lambda: stepper.step(len(take.tokens)))
-    on("tab", do=stepper.to_surprise)
-    on("up", "k", do=lambda: stepper.choose(-1))
-    on("down", "j", do=lambda: stepper.choose(1))
+    on("left", "h", do=lambda: walk.step(-1))
+    on("right", "l", do=lambda: walk.step(1))
+    on("home", do=lambda: walk.step(-len(take.tokens)))
+    on("end", do=lambda: walk.step(len(take.tokens)))
+    on("tab", do=walk.to_surprise)
+    on("up", "k", do=lambda: walk.choose(-1))
+    on("down", "j", do=lambda: walk.choose(1))
 
     @keys.add(Keys.Enter)
     def _(event: KeyPressEvent) -> None:
-        taken = None if stepper.chosen.drawn else (stepper.place, stepper.chosen.id)
+        taken = None if walk.chosen.drawn else (walk.place, walk.chosen.id)
         event.app.exit(result=taken)
 
     @keys.add("q")
@@ -195,7 +195,7 @@ def choose(
 
     def fragments() -> StyleAndTextTuples:
         columns = application.output.get_size().columns
-        return stepper.fragments(columns=columns, unicode=unicode)
+        return walk.fragments(columns=columns, unicode=unicode)
 
     control = FormattedTextControl(fragments, show_cursor=False)
     application: Application[tuple[int, int] | None] = Application(

@@ -97,7 +97,7 @@ class PlainText:
 
     def shown(self, message: str) -> str:
         """The message on one line."""
-        return one_line(message)
+        return joined_lines(message)
 
     def opening(self, system: str) -> list[int]:
         """The system text as a paragraph of its own."""
@@ -116,7 +116,7 @@ class PlainText:
         """The message's line, and the reply's as far as it goes."""
         reply = turn.reply.text if turn.reply else ""
         if any(stop in reply for stop in self.stops):
-            reply = one_line(reply)
+            reply = joined_lines(reply)
         # A space goes with the word after it: so do tokenizers that learn words have it.
         return OpenTurn(
             before=encode_known(self._tokenizer, "User:"),
@@ -138,7 +138,7 @@ def frame_tokens(layout: ChatLayout) -> int:
     return len(layout.past(Turn(message="")))
 
 
-def one_line(text: str) -> str:
+def joined_lines(text: str) -> str:
     """The lines of a text, joined by single spaces; empty ones leave no trace."""
     return " ".join(part.strip() for part in text.splitlines() if part.strip())
 

@@ -17,12 +17,11 @@ from typing import Any, get_args
 
 from yocto_cli.arguments import UsageError
 from yocto_cli.sampling_arguments import SamplingArguments
-from yocto_cli.terminal import one_line as shown
-from yocto_cli.terminal import visible
+from yocto_cli.terminal import one_line, visible
 
 from yocto_chat.chat_model import ChatModel
 from yocto_chat.conversation import Conversation, Finish, Reply, Turn
-from yocto_chat.layout import one_line
+from yocto_chat.layout import joined_lines
 
 _FORMAT = "yocto-chat"
 _VERSION = 1
@@ -70,10 +69,10 @@ def save(
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(line.encode("ascii"))
     except FileExistsError as error:
-        raise UsageError(f"{shown(str(path))} is there already; give another name") from error
+        raise UsageError(f"{one_line(str(path))} is there already; give another name") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"cannot write {shown(str(path))}: {reason}") from error
+        raise UsageError(f"cannot write {one_line(str(path))}: {reason}") from error
 
 
 def training_text(conversation: Conversation) -> str:
@@ -82,8 +81,8 @@ def training_text(conversation: Conversation) -> str:
     for turn in conversation.turns:
         if turn.reply and turn.answered:
             lines += [
-                f"User: {one_line(turn.message)}",
-                f"Assistant: {one_line(turn.reply.text)}",
+                f"User: {joined_lines(turn.message)}",
+                f"Assistant: {joined_lines(turn.reply.text)}",
             ]
     return "\n".join([*lines, "", ""])
 
@@ -102,22 +101,22 @@ def load(path: Path) -> Transcript:
     """
     try:
         if not path.is_file():
-            raise UsageError(f"{shown(str(path))} is not a file; name one that /save wrote")
+            raise UsageError(f"{one_line(str(path))} is not a file; name one that /save wrote")
         if path.stat().st_size > _MAX_BYTES:
-            raise UsageError(f"{shown(str(path))} is larger than {_MAX_BYTES >> 20} MiB")
+            raise UsageError(f"{one_line(str(path))} is larger than {_MAX_BYTES >> 20} MiB")
         content = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{shown(str(path))} is not UTF-8 at byte {error.start}") from error
+        raise UsageError(f"{one_line(str(path))} is not UTF-8 at byte {error.start}") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"cannot read {shown(str(path))}: {reason}") from error
+        raise UsageError(f"cannot read {one_line(str(path))}: {reason}") from error
     lines = [line for line in content.split("\n") if line.strip()]
     if len(lines) != 1:
-        raise UsageError(f"{shown(str(path))} holds {len(lines)} conversations; keep one line")
+        raise UsageError(f"{one_line(str(path))} holds {len(lines)} conversations; keep one line")
     try:
         return _parsed(_strict_json(lines[0]))
     except _BadRecordError as error:
-        raise UsageError(f"{shown(str(path))} is no saved conversation: {error}") from error
+        raise UsageError(f"{one_line(str(path))} is no saved conversation: {error}") from error
 
 
 class _BadRecordError(ValueError):
