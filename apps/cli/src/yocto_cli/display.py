@@ -63,7 +63,7 @@ def wants_screen() -> bool:
 
 
 class LinePrinter:
-    """One line of `key=value` per report, the same names and values as metrics.jsonl."""
+    """One line of `key=value` per report, with the values of metrics.jsonl."""
 
     def __enter__(self) -> Self:
         return self

@@ -38,7 +38,7 @@ class Board:
 
 
 def scalars(event: Event) -> dict[str, float]:
-    """The figures in an event, by the names they have in metrics.jsonl."""
+    """The figures in an event, each under the split that it is about."""
     if isinstance(event, StepDone):
         return {
             "train/loss": event.loss,

@@ -20,7 +20,7 @@ def _default(text: str) -> Any:
 
 
 RECIPE = _default("the recipe's")
-BY_MACHINE = _default("chosen for this machine")
+BY_MACHINE = _default("chosen for this machine, or the recipe's")
 EIGHTH = _default("an eighth of the run")
 ABSENT = tyro.conf.arg(help_behavior_hint="")
 
@@ -66,7 +66,7 @@ class ModelFlags:
     """Width; a multiple of n_head."""
     block_size: Annotated[int | None, BY_MACHINE] = None
     """The longest context, in tokens."""
-    dropout: Annotated[float | None, _default("by the number of epochs")] = None
+    dropout: Annotated[float | None, _default("by the number of epochs, or the recipe's")] = None
     """Probability of dropping an activation; 0 up to a few epochs, 0.1 or more beyond."""
     attn_dropout: Annotated[float | None, RECIPE] = None
     """The same for the attention weights: 0 in modern, in gpt2 as --dropout."""
@@ -129,7 +129,7 @@ class RunFlags:
     run_name: Annotated[str | None, ABSENT] = None
     """The run's directory in --ckpt_dir; without it, the data's name, counted up."""
     plan: Annotated[bool, CommandLineOnly()] = field(default=False, compare=False)
-    """Say what would be trained, how long and in how much memory, and stop."""
+    """Prepare the text, say what would be trained, how long and in how much memory, and stop."""
     resume: Annotated[str | None, CommandLineOnly(), Bare("latest"), ABSENT] = field(
         default=None, compare=False
     )

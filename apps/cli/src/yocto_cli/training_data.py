@@ -50,6 +50,7 @@ def data_directory(flags: DataFlags) -> Path:
 
 
 def _prepare(text: Path, directory: Path, flags: DataFlags) -> None:
+    replaces = (directory / "meta.json").is_file()
     try:
         prepare_char(
             str(text),
@@ -72,6 +73,8 @@ def _prepare(text: Path, directory: Path, flags: DataFlags) -> None:
         raise UsageError(
             f"{what}; prepare it in its encoding, such as {how}, then give --data_dir {directory}"
         ) from error
+    if replaces:
+        say(f"replaced what was in {one_line(str(directory))}: it was made from another text")
     say(f"prepared {one_line(str(text))} at character level in {one_line(str(directory))}")
 
 

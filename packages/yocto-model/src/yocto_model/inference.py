@@ -82,7 +82,7 @@ def inference_copy(model: GPT, kind: InferenceKind = "auto") -> InferenceGPT:
         kind: "float32" gives the model's logits up to the order of summation (about 1e-6 of
             them); "float16" rounds weights only (about 5e-4), "bfloat16" weights and activations
             (about 8e-3), "int8" both to 8 bits (about 3e-2). Where this machine or this torch
-            lacks what a kind needs, the next finer one takes its place, and `reason` says why.
+            lacks what a kind needs, bfloat16 or else float32 takes its place; `reason` says why.
             "auto" measures and takes the fastest but int8, which is for who asks for it; float32
             for a small model.
 
