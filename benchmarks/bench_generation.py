@@ -2,9 +2,9 @@
 
 NANOGPT=... uv run nox -s bench -- generation
 GENERATION="small large llama limit batch first exact quality" leaves out the rows that it does not
-name, ROUNDS=1 measures once. Peers that are not there are skipped with a line: nanoGPT (NANOGPT names
-a checkout), `transformers`, and llama.cpp (LLAMA=1 installs it). All weights are random, which takes
-as long as any other, but for the row of quality: it trains a small model first.
+name, ROUNDS=1 measures once. Peers that are not there are skipped with a line: nanoGPT (NANOGPT
+names a checkout), `transformers`, and llama.cpp (LLAMA=1 installs it). All weights are random,
+which takes as long as any other, but for the row of quality: it trains a small model first.
 """
 
 import functools

@@ -72,6 +72,20 @@ def test_one_document_is_cut_by_position(
     assert (len(text), 1) == (meta.text.characters, meta.text.documents)
 
 
+@pytest.mark.property
+@given(texts=st.lists(st.text("a\t\n\r\x00\x1b\x7f\x9b", min_size=3, max_size=9), min_size=2))
+def test_control_characters_are_counted(
+    new_directory: NewDirectory, byte_tokenizer: Tokenizer, texts: list[str]
+) -> None:
+    """Over all documents: those below U+0020 but tab and line ends, and U+007F."""
+    folder = new_directory()
+    source = write_records(folder / "a.jsonl", texts)
+    meta = prepare(source, folder / "out", tokenizer=byte_tokenizer, split_by="documents")
+    controls = [c for c in "".join(texts) if c in "\x00\x1b\x7f"]
+    assert meta.text is not None
+    assert len(controls) == meta.text.control_characters
+
+
 def test_the_counts_of_tiny_shakespeare(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
     """1,115,394 characters at 0.1 are 1,003,854 and 111,540, as in nanoGPT."""
     (tmp_path / "a.txt").write_bytes((b"ROMEO: ay me\n" * 86_000)[:1_115_394])
