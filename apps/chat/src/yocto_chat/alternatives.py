@@ -82,6 +82,11 @@ class Walk:
         self._choose_drawn()
 
     @property
+    def length(self) -> int:
+        """Number of places."""
+        return len(self._places)
+
+    @property
     def place(self) -> int:
         """Index of the token in the take."""
         return self._places[self._index]
@@ -167,6 +172,25 @@ def choose(
         The place and the id to put there, or None to leave the reply as it is.
     """
     walk = Walk(take, tokenizer)
+
+    def fragments() -> StyleAndTextTuples:
+        columns = application.output.get_size().columns
+        return walk.fragments(columns=columns, unicode=unicode)
+
+    control = FormattedTextControl(fragments, show_cursor=False)
+    application: Application[tuple[int, int] | None] = Application(
+        layout=Layout(Window(control, wrap_lines=True, dont_extend_height=True)),
+        key_bindings=_keys(walk),
+        erase_when_done=True,
+        color_depth=ColorDepth.DEPTH_1_BIT if no_colour() else None,
+        input=terminal_input,
+        output=terminal_output,
+    )
+    return application.run()
+
+
+def _keys(walk: Walk) -> KeyBindings:
+    """What each key does."""
     keys = KeyBindings()
 
     def on(*names: str, do: Callable[[], None]) -> None:
@@ -175,8 +199,8 @@ def choose(
 
     on("left", "h", do=lambda: walk.step(-1))
     on("right", "l", do=lambda: walk.step(1))
-    on("home", do=lambda: walk.step(-len(take.tokens)))
-    on("end", do=lambda: walk.step(len(take.tokens)))
+    on("home", do=lambda: walk.step(-walk.length))
+    on("end", do=lambda: walk.step(walk.length))
     on("tab", do=walk.to_surprise)
     on("up", "k", do=lambda: walk.choose(-1))
     on("down", "j", do=lambda: walk.choose(1))
@@ -193,17 +217,4 @@ def choose(
     def _(event: KeyPressEvent) -> None:
         event.app.exit(result=None)
 
-    def fragments() -> StyleAndTextTuples:
-        columns = application.output.get_size().columns
-        return walk.fragments(columns=columns, unicode=unicode)
-
-    control = FormattedTextControl(fragments, show_cursor=False)
-    application: Application[tuple[int, int] | None] = Application(
-        layout=Layout(Window(control, wrap_lines=True, dont_extend_height=True)),
-        key_bindings=keys,
-        erase_when_done=True,
-        color_depth=ColorDepth.DEPTH_1_BIT if no_colour() else None,
-        input=terminal_input,
-        output=terminal_output,
-    )
-    return application.run()
+    return keys

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from yocto_data.staging import check_target, resolve_target, staged_directory
 from yocto_data.token_file import DtypeLike, TokenFile
 from yocto_data.token_writer import TokenWriter
 from yocto_data.tokenizer_file import save_tokenizer, vocabulary_size
+
+_Split = Literal["train", "val"]
 
 
 def import_nanogpt(
@@ -60,14 +63,7 @@ def import_nanogpt(
     source, target = Path(source_dir), resolve_target(out_dir)
     if target.is_relative_to(os.path.realpath(source)):
         raise OutputError(f"{show(target)} lies within the source {show(source)}; write elsewhere")
-    files = {
-        name: TokenFile(source / f"{name}.bin", dtype=dtype, vocab_size=vocab_size)
-        for name in SPLITS
-    }
-    for file in files.values():
-        file.check_ids()
-        if len(file.array) < 2:
-            raise ShortDataError(f"{show(file.path)} holds one token; at least 2 are needed")
+    files = _checked(source, dtype, vocab_size)
     check_target(target, force=force)
     total_bytes = sum(file.array.nbytes for file in files.values())
     report = _Report(progress, total_bytes)
@@ -88,6 +84,19 @@ def import_nanogpt(
         )
         meta.save(directory)
     return meta
+
+
+def _checked(source: Path, dtype: DtypeLike, vocab_size: int) -> dict[_Split, TokenFile]:
+    """Both token files, of which every id was read."""
+    files = {
+        name: TokenFile(source / f"{name}.bin", dtype=dtype, vocab_size=vocab_size)
+        for name in SPLITS
+    }
+    for file in files.values():
+        file.check_ids()
+        if len(file.array) < 2:
+            raise ShortDataError(f"{show(file.path)} holds one token; at least 2 are needed")
+    return files
 
 
 class _Report:

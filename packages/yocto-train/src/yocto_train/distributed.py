@@ -9,6 +9,7 @@ them (a signal, an outcome on the disk) is agreed on here. Only rank 0 writes.
 """
 
 import contextlib
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
@@ -177,8 +178,12 @@ class Group(World):
 
     def wrap(self, model: GPT) -> nn.Module:
         """The model in DDP, which has given every rank the weights of rank 0."""
-        # Buffers are computed from the settings, so they are equal already.
-        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # Buffers are computed from the settings, so they are equal already. Newer versions of torch
+        # have another name for that, and warn of the old one.
+        known = inspect.signature(DistributedDataParallel.__init__).parameters
+        names = ("forward_sync_buffers", "broadcast_buffers")
+        buffers: dict[str, Any] = {next(name for name in names if name in known): False}
+        return DistributedDataParallel(model, gradient_as_bucket_view=True, **buffers)
 
     def part(self, module: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """Around forward and backward of one part of a step: only the last joins gradients."""
