@@ -2,9 +2,10 @@
 
 NANOGPT=... uv run nox -s bench -- steps
 
-Ours runs in the precision that it chooses for this CPU, and in float32 as nanoGPT does. A last line
-tells which part of a step is neither forward, backward nor optimizer, and how much of that is the
-clipping of gradients, which nanoGPT does as well.
+Ours runs in the precision that it chooses for this CPU, in the same with compiled blocks, and in
+float32; nanoGPT in float32, not compiled. A last line tells which part of a step is neither
+forward, backward nor optimizer, and how much of that is the clipping of gradients, which nanoGPT
+does as well.
 """
 
 import statistics
@@ -27,10 +28,12 @@ SHAPES = {
 ROUNDS = 5
 
 
-def ours(data_dir: Path, shape: dict[str, Any], batch: int, precision: str) -> Trainer:
+def ours(data_dir: Path, shape: dict[str, Any], batch: int, kind: str) -> Trainer:
     """A trainer of nanoGPT's variant of GPT-2: no biases, exact GELU."""
+    precision, _, compiled = kind.partition(" ")
     train = {**RECIPES["gpt2"].train, "batch_size": batch, "max_iters": 10_000,
-             "eval_interval": 100_000, "log_interval": 100_000, "precision": precision}  # fmt: skip
+             "eval_interval": 100_000, "log_interval": 100_000, "precision": precision,
+             "compile": "on" if compiled else "off"}  # fmt: skip
     made = trainer(data_dir, {**shape, "bias": False, "activation": "gelu"}, train, "gpt2")
     made.model.train()
     return made
@@ -73,7 +76,8 @@ def main() -> None:
     module = nanogpt()
     for name, (shape, batch, steps) in SHAPES.items():
         precision, why = measure_precision(shape["n_embd"])
-        made = {kind: ours(data_dir, shape, batch, kind) for kind in {precision, "float32"}}
+        kinds = dict.fromkeys((precision, f"{precision} compiled", "float32"))
+        made = {kind: ours(data_dir, shape, batch, kind) for kind in kinds}
         peer = module and Peer(
             module, data_dir, **shape, batch_size=batch, vocab_size=vocab_size(data_dir),
             max_iters=10_000, seed=1337,
@@ -89,7 +93,7 @@ def main() -> None:
         print(f"{name} (auto: {precision}, {why})")
         for kind, each_seconds in middle.items():
             ratio = f", ratio {middle['nanoGPT'] / each_seconds:.2f}" if peer else ""
-            print(f"  {kind:9}{tokens / each_seconds:9,.0f} tokens/s{ratio}", flush=True)
+            print(f"  {kind:18}{tokens / each_seconds:9,.0f} tokens/s{ratio}", flush=True)
         rest, clipping = rest_of_a_step(made[precision], 3 * steps)
         print(
             f"  outside forward, backward and optimizer: {100 * rest:.1f} % of a step, of which "
