@@ -96,10 +96,12 @@ def install_alone(session: nox.Session, distribution: str) -> None:
 
 
 def run_pytest(session: nox.Session, tests: Path, *arguments: str) -> None:
-    """Run tests outside the tree, under the tree's configuration."""
+    """Run tests outside the tree, under the tree's configuration, some at once."""
+    session.install("pytest-xdist>=3.6")
     with session.chdir(session.create_tmp()):
         session.run(
             "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider",
+            "--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal",
             str(tests), *arguments, *session.posargs,
             # One thread each, as the packages' own results are compared bit for bit.
             env={"OMP_NUM_THREADS": "1"},

@@ -74,7 +74,7 @@ def _prepare(text: Path, directory: Path, flags: DataFlags) -> None:
             f"{what}; prepare it in its encoding, such as {how}, then give --data_dir {directory}"
         ) from error
     if replaces:
-        say(f"replaced what was in {one_line(str(directory))}: it was made from another text, or otherwise")
+        say(f"replaced the data in {one_line(str(directory))}: it was not this text so divided")
     say(f"prepared {one_line(str(text))} at character level in {one_line(str(directory))}")
 
 
