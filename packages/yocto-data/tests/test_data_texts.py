@@ -93,12 +93,12 @@ def test_every_form_gives_the_same_text(
     records = "".join(json.dumps({"id": 1, "text": text}) + "\n" for text in texts).encode()
     raw = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\r\n" for text in texts)
     (folder / "a.jsonl").write_bytes(records)
-    (folder / "b.jsonl.gz").write_bytes(gzip.compress(raw.encode().removesuffix(b"\r\n")))
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(raw.encode().removesuffix(b"\r\n"), mtime=0))
     plain = []
     for number, text in enumerate(texts):
         plain += [folder / f"{number}.txt", folder / f"{number}.txt.gz"]
         plain[-2].write_bytes(text.encode())
-        plain[-1].write_bytes(gzip.compress(text.encode()))
+        plain[-1].write_bytes(gzip.compress(text.encode(), mtime=0))
     joined = "".join(texts)
     for sources in (folder / "a.jsonl", folder / "b.jsonl.gz", plain[::2], plain[1::2]):
         assert joined == "".join(iter_texts(sources, chunk_chars=chunk_chars))
@@ -133,7 +133,7 @@ def corpus_of(path: Path) -> Corpus:
 def test_a_pass_is_tallied(tmp_path: Path) -> None:
     """After a pass the tally holds each file's size and hash, and all bytes as they lie on disk."""
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfabc")
-    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"x" * 5000))
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"x" * 5000, mtime=0))
     tally = Tally()
     for document in corpus_of(tmp_path).documents(tally):
         assert list(document.blocks)

@@ -231,7 +231,7 @@ def test_b9_odd_splits(make_data: MakeData) -> None:
         (b"\x1b[31mred\x1b[0m and so on", "text"),
         (b"<!DOCTYPE html>\n<html><body>Not Found</body></html>", "HTML"),
         (b"\n <html lang='de'>", "HTML"),
-        (gzip.compress(b"tokens"), "gzip"),
+        (gzip.compress(b"tokens", mtime=0), "gzip"),
         (b"PK\x03\x04" + b"\0" * 40, "a zip archive"),
         (b"\x93NUMPY\x01\x00v\x00{'descr'", "a NumPy array"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer"),

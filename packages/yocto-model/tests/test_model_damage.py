@@ -208,7 +208,7 @@ def _zip(*names: str) -> bytes:
         (b"\n <!DOCTYPE html><html>", "a web page"),
         (b"<html><body>404", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "Git LFS"),
-        (gzip.compress(WHOLE), "a gzip file"),
+        (gzip.compress(WHOLE, mtime=0), "a gzip file"),
         (pickle.dumps(content()["config"]), "a bare pickle"),
         (_tar(), "a tar archive"),
         (b"GGUF\x03\0\0\0", "a GGUF file"),
