@@ -38,7 +38,7 @@ from yocto_train.samples import SampleWriter
 from yocto_train.schedules import lr_factor
 from yocto_train.stepper import Stepper
 
-_REQUESTS = ("_evaluate_requested", "_save_requested", "_sample_requested")
+_REQUESTS = ("evaluation", "save", "sample")
 
 
 class Trainer:
@@ -101,9 +101,7 @@ class Trainer:
         # What all ranks have agreed on. Only this decides, so that they never part.
         self._stopping = False
         self._agreed: set[str] = set()
-        self._evaluate_requested = False
-        self._save_requested = False
-        self._sample_requested = False
+        self._requested: set[str] = set()  # of _REQUESTS, on this rank
 
     # --- asked for from outside, acted on between steps ------------------------------------------
 
@@ -113,15 +111,15 @@ class Trainer:
 
     def request_evaluation(self) -> None:
         """Evaluate after the current step."""
-        self._evaluate_requested = True
+        self._requested.add("evaluation")
 
     def request_save(self) -> None:
         """Save after the current step."""
-        self._save_requested = True
+        self._requested.add("save")
 
     def request_sample(self) -> None:
         """Write a sample after the current step."""
-        self._sample_requested = True
+        self._requested.add("sample")
 
     # --- the loop ------------------------------------------------------------------------------
 
@@ -164,11 +162,11 @@ class Trainer:
 
     def _agree(self) -> bool:
         """Take up what was asked for on any rank; returns whether to stop."""
-        asked = self.world.any(self._stop_requested, *(getattr(self, name) for name in _REQUESTS))
-        for flag, name in zip(asked[1:], _REQUESTS, strict=True):
-            if flag:
-                self._agreed.add(name)
-                setattr(self, name, False)
+        requested = (name in self._requested for name in _REQUESTS)
+        asked = self.world.any(self._stop_requested, *requested)
+        agreed = {name for name, flag in zip(_REQUESTS, asked[1:], strict=True) if flag}
+        self._agreed |= agreed
+        self._requested -= agreed
         self._stopping = asked[0]
         return self._stopping
 
@@ -222,7 +220,7 @@ class Trainer:
         regular = self._is_multiple(self.config.eval_interval)
         regular = regular or (self._is_last and self.progress.step > 0)
         missing = self.progress.evaluated_step != self.progress.step
-        return "_evaluate_requested" in self._agreed or (regular and missing)
+        return "evaluation" in self._agreed or (regular and missing)
 
     def _evaluate(self) -> Iterator[Event]:
         # The same windows every time, so that the best step is chosen among equals.
@@ -234,7 +232,7 @@ class Trainer:
         finished = [result for result in results if result is not None]
         if len(finished) < len(results):
             return  # asked to stop: the save matters more
-        self._agreed.discard("_evaluate_requested")
+        self._agreed.discard("evaluation")
         is_best = self.progress.take_evaluation(finished[0][0].loss)
         for result, seconds in finished:
             yield self._evaluated(result, is_best=is_best, seconds=seconds)
@@ -242,7 +240,7 @@ class Trainer:
     def _sample_is_due(self) -> bool:
         regular = self._is_multiple(self.config.sample_interval)
         missing = self.progress.sampled_step != self.progress.step
-        due = "_sample_requested" in self._agreed or (regular and missing)
+        due = "sample" in self._agreed or (regular and missing)
         return due and self._writer is not None and not self._stopping
 
     def _sample(self) -> Iterator[Event]:
@@ -255,18 +253,18 @@ class Trainer:
         if text is None:
             self._stopping = True
             return
-        self._agreed.discard("_sample_requested")
+        self._agreed.discard("sample")
         step = self.progress.sampled_step = self.progress.step
         yield Sampled(step=step, prompt=writer.prompt, text=text, seed=self.config.seed)
 
     def _save_is_due(self) -> bool:
         regular = self._is_multiple(self.config.save_interval or self.config.eval_interval)
-        asked = "_save_requested" in self._agreed
+        asked = "save" in self._agreed
         due = regular or self._is_last or asked or self.progress.is_best
         return due and not self._keeper.has_best(self.progress)
 
     def _save(self) -> Saved:
-        self._agreed.discard("_save_requested")
+        self._agreed.discard("save")
         return self._keeper.save(self.progress)
 
     def restore(self, checkpoint: Checkpoint) -> Changes:
