@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -14,12 +13,11 @@ from yocto_data.meta import SPLITS, DataMeta, SourceMeta, SplitMeta, token_dtype
 from yocto_data.prepare import Progress
 from yocto_data.protocol import Tokenizer
 from yocto_data.sources import PathLike
+from yocto_data.splitting import SplitName
 from yocto_data.staging import check_target, resolve_target, staged_directory
 from yocto_data.token_file import DtypeLike, TokenFile
 from yocto_data.token_writer import TokenWriter
 from yocto_data.tokenizer_file import save_tokenizer, vocabulary_size
-
-_Split = Literal["train", "val"]
 
 
 def import_nanogpt(
@@ -86,7 +84,7 @@ def import_nanogpt(
     return meta
 
 
-def _checked(source: Path, dtype: DtypeLike, vocab_size: int) -> dict[_Split, TokenFile]:
+def _checked(source: Path, dtype: DtypeLike, vocab_size: int) -> dict[SplitName, TokenFile]:
     """Both token files, of which every id was read."""
     files = {
         name: TokenFile(source / f"{name}.bin", dtype=dtype, vocab_size=vocab_size)
