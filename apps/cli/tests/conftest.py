@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from yocto_cli import train
 
 if TYPE_CHECKING:
     from yocto_train import Trainer
@@ -24,6 +25,10 @@ Command = Callable[..., int]
 Runner = Callable[[Command, Sequence[str]], Result]
 
 POEM = "The soul of the world is the thing that we know.\nWhat is it, and who are we?\n" * 30
+TINY = [
+    "--n_layer=1", "--n_head=2", "--n_embd=8", "--block_size=16", "--batch_size=2",
+    "--device=cpu", "--sample_tokens=8",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -138,3 +143,16 @@ def make_trainer(char_data: Path, tmp_path: Path) -> "Callable[..., Trainer]":
         )
 
     return make
+
+
+@pytest.fixture
+def home(tmp_path: Path, char_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory to be in; training there needs no preparation."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def training(run: Any, char_data: Path, home: Path) -> Callable[..., Any]:
+    """Trains a tiny model; gives exit code and output."""
+    return lambda *words: run(train.main, [*TINY, f"--data_dir={char_data}", *words])
