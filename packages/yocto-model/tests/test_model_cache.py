@@ -27,7 +27,10 @@ MODERN = GPTConfig.from_arch(
 
 
 def cache_for(model: GPT, batch_size: int = 1, capacity: int | None = None) -> KVCache:
-    return KVCache(model.config, batch_size, capacity=capacity, dtype=torch.float64)
+    cache = KVCache(model.config, batch_size, capacity=capacity, dtype=torch.float64)
+    cache.keys.fill_(torch.nan)  # whoever read what was not written would show it
+    cache.values.fill_(torch.nan)
+    return cache
 
 
 def random_ids(config: GPTConfig, rows: int, length: int, seed: int) -> Tensor:
