@@ -1,6 +1,7 @@
 """Ids out of a model: equal with and without a cache, in a batch and alone, from equal seeds."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,6 +101,45 @@ def test_the_output_is_the_prompt_and_then_what_was_made(
         expected.append(row + (made[: made.index(eos) + 1] if eos in made else made))
     longest = max(map(len, expected))
     assert [row + [eos] * (longest - len(row)) for row in expected] == ended.tolist()
+
+
+def first_cut(made: list[int], stops: list[list[int]]) -> int | None:
+    """Where `made` is cut: at the beginning of the stop that is complete first."""
+    for end in range(1, len(made) + 1):
+        begins = [end - len(s) for s in stops if len(s) <= end and made[end - len(s) : end] == s]
+        if begins:
+            return min(begins)
+    return None
+
+
+@pytest.mark.property
+@given(config=st.from_type(GPTConfig), seed=SEEDS, n=st.integers(0, 12), data=st.data())
+def test_what_a_row_gains_ends_before_the_first_stop(
+    make_model: MakeModel, config: GPTConfig, seed: int, n: int, data: st.DataObject
+) -> None:
+    """Of stops that end at once, the longest; one that began in the prompt is none."""
+    model = make_model(config, seed)
+    rows = draw_rows(data, config)
+    free = model.generate(rows, n, seed=seed).tolist()
+    made = [full[len(row) : len(row) + n] for row, full in zip(rows, free, strict=True)]
+    some = st.lists(st.integers(0, config.vocab_size - 1), min_size=1, max_size=3)
+    if n:  # mostly such as do occur, or nearly: with the end of the prompt
+        tail = [row[-1:] + new for row, new in zip(rows, made, strict=True)]
+        part = st.tuples(st.sampled_from(tail), st.integers(0, n - 1), st.integers(1, 3))
+        some |= part.map(lambda t: t[0][t[1] : t[1] + t[2]])
+    stops = data.draw(st.lists(some, max_size=3))
+    expected = [row + new[: first_cut(new, stops)] for row, new in zip(rows, made, strict=True)]
+    longest = max(map(len, expected))
+    stopped = model.generate(rows, n, seed=seed, stop=stops)
+    assert [row + [0] * (longest - len(row)) for row in expected] == stopped.tolist()
+
+
+@pytest.mark.parametrize("stop", [[[]], [5], [[99]], [["a"]]])
+def test_a_stop_that_cannot_be_is_refused(make_model: MakeModel, stop: Any) -> None:
+    """In one line, before anything is made."""
+    config = GPTConfig(vocab_size=7, block_size=4, n_layer=1, n_head=1, n_embd=4)
+    with pytest.raises(InputError, match=r"a stop (must be rows|needs at)|id 99 in row 0"):
+        make_model(config, 0).generate([[1]], 2, stop=stop)
 
 
 @pytest.mark.property

@@ -131,6 +131,7 @@ def test_the_penalty_touches_seen_tokens_once(
 @example(row=[-INF, 0.0, -INF], u=0.0)
 @example(row=[0.0, -INF], u=math.nextafter(1, 0))
 @example(row=[0.0, -800.0], u=math.nextafter(1, 0))
+@example(row=[0.0, 0.0, 0.0, -INF], u=math.nextafter(1, 0))
 def test_a_draw_inverts_the_distribution(row: list[float], u: float) -> None:
     """The first id at which the cumulative probability exceeds u; one that can be drawn."""
     token = int(draw(one_row(row), torch.tensor([u], dtype=torch.float64)))

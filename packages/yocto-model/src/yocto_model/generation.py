@@ -187,6 +187,7 @@ def generate_ids(
     *,
     options: SamplingOptions,
     eos_token: int | None,
+    stop: Sequence[Sequence[int]],
     seed: int | Sequence[int] | None,
     use_cache: bool,
 ) -> Tensor:
@@ -195,25 +196,33 @@ def generate_ids(
         raise InputError(f"ids must have shape (batch, tokens), not {tuple(prompts.shape)}")
     check_count("max_new_tokens", max_new_tokens)
     rows = prompts.tolist() if isinstance(prompts, Tensor) else prompts
+    stops = checked_rows(stop, model.config.vocab_size, what="stop") if len(stop) else []
     was_training = model.training
     model.eval()  # dropout off
     try:
         context = Context(model, rows, use_cache=use_cache)
         generators = make_generators(len(rows), seed)
-        done = [False] * len(rows)
-        ends = [len(row) + max_new_tokens for row in context.rows]
-        for step in stream(context, max_new_tokens, options=options, generators=generators):
-            for row, token in enumerate(step.ids):
-                if token == eos_token and not done[row]:
-                    done[row], ends[row] = True, len(context.rows[row])
-            if all(done):
+        starts, ends = list(map(len, context.rows)), [0] * len(rows)  # 0: not at its end yet
+        for _ in stream(context, max_new_tokens, options=options, generators=generators):
+            for number, row in enumerate(context.rows):
+                if not ends[number] and row[-1] == eos_token:
+                    ends[number] = len(row)
+                elif not ends[number]:
+                    ends[number] = _stopped_at(row, starts[number], stops)
+            if all(ends):
                 break
     finally:
         model.train(was_training)
-    whole = [row[:end] for row, end in zip(context.rows, ends, strict=True)]
+    whole = [row[: end or None] for row, end in zip(context.rows, ends, strict=True)]
     longest, fill = max(map(len, whole)), 0 if eos_token is None else eos_token
     full = [row + [fill] * (longest - len(row)) for row in whole]
     return torch.tensor(full, device=model.token_emb.weight.device)
+
+
+def _stopped_at(row: list[int], start: int, stops: list[list[int]]) -> int:
+    """Where a row is cut because what it gained after `start` ends in a stop; 0 if it does not."""
+    lengths = [len(stop) for stop in stops if start <= len(row) - len(stop)]
+    return min((len(row) - n for n in lengths if row[-n:] in stops), default=0)
 
 
 def make_generators(n_rows: int, seed: int | Sequence[int] | None) -> list[torch.Generator]:
@@ -239,17 +248,19 @@ def check_count(name: str, number: object) -> None:
         raise InputError(f"{name} must be a whole number >= 0, not {quoted(number)}")
 
 
-def checked_rows(rows: Iterable[Iterable[int]], vocab_size: int) -> list[list[int]]:
+def checked_rows(
+    rows: Iterable[Iterable[int]], vocab_size: int, *, what: str = "prompt"
+) -> list[list[int]]:
     """The rows as lists of int; InputError unless each holds at least one id of the vocabulary."""
     try:
         checked = [[operator.index(token) for token in row] for row in rows]
     except TypeError as error:
-        raise InputError("a prompt must be rows of whole numbers, such as [[1, 2, 3]]") from error
+        raise InputError(f"a {what} must be rows of whole numbers, such as [[1, 2, 3]]") from error
     if not checked:
-        raise InputError("there is no prompt: give at least one row of ids")
+        raise InputError(f"there is no {what}: give at least one row of ids")
     for number, row in enumerate(checked):
         if not row:
-            raise InputError(f"row {number} is empty: a prompt needs at least one token")
+            raise InputError(f"row {number} is empty: a {what} needs at least one token")
         for token in row:
             if not 0 <= token < vocab_size:
                 raise InputError(

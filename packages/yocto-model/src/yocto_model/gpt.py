@@ -196,10 +196,13 @@ class GPT(nn.Module):
         *,
         min_p: float | None = None,
         repetition_penalty: float = 1.0,
+        stop: Sequence[Sequence[int]] = (),
         seed: int | Sequence[int] | None = None,
         use_cache: bool = True,
     ) -> Tensor:
-        """Continue each row of ids. For text, see `TextGenerator`; for ids one at a time, `stream`.
+        """Continue each row of ids. For text, see `TextGenerator`.
+
+        For one id at a time, with its log-probability, see `stream`.
 
         Args:
             idx: int64 (B, T), or B lists of ids that may differ in length.
@@ -210,13 +213,14 @@ class GPT(nn.Module):
             eos_token: a row that draws it is done; it is then filled up with it.
             min_p: draw only tokens at least this fraction as likely as the likeliest.
             repetition_penalty: above 1 makes tokens of the context less likely.
+            stop: rows of ids, such as [[13, 13]]; what a row gains ends before the first of them.
             seed: one for all rows (row b gets seed + b), or one per row; equal seeds give equal
                 ids. None draws one.
             use_cache: False recomputes the context for each token: the same ids, slower.
 
         Returns:
-            int64 (B, T + n), n at most `max_new_tokens`; for lists of unequal length, the rows are
-            padded on the right with `eos_token` (or 0) to the longest.
+            int64 (B, T + n), n at most `max_new_tokens`; rows of unequal length are padded on the
+            right with `eos_token` (or 0) to the longest.
 
         Raises:
             InputError: no prompt, an empty row, or an id outside the vocabulary.
@@ -230,7 +234,7 @@ class GPT(nn.Module):
             repetition_penalty=repetition_penalty,
         )
         return generate_ids(
-            self, idx, max_new_tokens, options=options, eos_token=eos_token, seed=seed,
+            self, idx, max_new_tokens, options=options, eos_token=eos_token, stop=stop, seed=seed,
             use_cache=use_cache,
         )  # fmt: skip
 

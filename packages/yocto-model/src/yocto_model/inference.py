@@ -29,6 +29,8 @@ _NAMES = {Float32: "float32", Float16: "float16", BFloat16: "bfloat16", Int8: "i
 _SMALL_WEIGHTS = 4_000_000
 # It takes coarser weights only for a clear gain, so that a busy moment does not decide.
 _WORTH_IT = 1.25
+# Bytes that no cache holds: reading as many leaves nothing of what was there.
+_BEYOND_CACHES = 500_000_000
 
 
 class InferenceGPT(GPT):
@@ -168,35 +170,40 @@ def why_not(packing: type[Packed], device: str) -> str | None:
 def _fastest(model: GPT) -> tuple[type[Packed], str]:
     """The packing that "auto" takes, and why.
 
-    Measured are the products of one token with the first block and the head, the least of some
-    rounds, so that other work on the machine counts little.
+    Measured are the products of one token with the first block, and from them is reckoned the time
+    of all. The least of some rounds counts, so that other work on the machine matters little.
     """
-    linears = list(_linears(model).values())  # those of the first block come first, the head last
+    linears = list(_linears(model).values())
     n_weights = sum(linear.weight.numel() for linear in linears)
     if n_weights < _SMALL_WEIGHTS:
         return Float32, "a small model"
-    per_block = (len(linears) - 1) // model.config.n_layer
-    device = model.token_emb.weight.device
+    block = [m for m in model.blocks[0].modules() if isinstance(m, nn.Linear)]
+    share = sum(linear.weight.numel() for linear in block) / n_weights
+    others = torch.ones(min(n_weights, _BEYOND_CACHES // 4), device=model.token_emb.weight.device)
     best: type[Packed] = Float32
     best_ms, found = 0.0, []
     for packing, name in _NAMES.items():  # from fine to coarse
         if packing is Int8 or _obstacle(model, packing) is not None:
             continue
-        block = _milliseconds([packing(linear) for linear in linears[:per_block]], device)
-        head = _milliseconds([packing(linears[-1])], device)
-        took = model.config.n_layer * block + head
+        n_others = int((1 - share) * n_weights * packing.bytes_per_weight / 4)
+        took = _milliseconds([packing(linear) for linear in block], others[:n_others]) / share
         found.append(f"{name} {took:.2f}")
         if packing is Float32 or took * _WORTH_IT < best_ms:
             best, best_ms = packing, took
     return best, f"measured, ms of products per token: {', '.join(found)}"
 
 
-def _milliseconds(matrices: list[Packed], device: torch.device, rounds: int = 5) -> float:
-    """The least time in which a single row is multiplied by each of some matrices."""
-    rows = [torch.ones(1, matrix.in_features, device=device) for matrix in matrices]
+def _milliseconds(matrices: list[Packed], others: Tensor, rounds: int = 5) -> float:
+    """The least time in which a single row is multiplied by each of some matrices.
+
+    Between two tokens a model reads all its other weights. `others` stands for them: it is read
+    between the rounds, so that the matrices are where they will be, in a cache or in memory.
+    """
+    rows = [torch.ones(1, matrix.in_features, device=others.device) for matrix in matrices]
     least = float("inf")
     with torch.inference_mode():
         for _ in range(rounds):
+            others.sum().item()
             begun = time.perf_counter()
             for matrix, row in zip(matrices, rows, strict=True):
                 y = matrix(row)

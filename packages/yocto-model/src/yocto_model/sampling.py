@@ -157,13 +157,16 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     weights = (logits.double() - logits.amax(dim=-1, keepdim=True)).exp()
     cumulative = weights.cumsum(dim=-1)  # (B, V), not normalised
     total = cumulative[:, -1:]
-    if not bool(torch.isfinite(total).all()):
+    _check_finite(total[:, 0])
+    # The first id whose cumulative weight exceeds the target; its own weight is then above 0. There
+    # is one: a float64 below 1 is at most 1 - 2^-53, and times the total it is rounded below it.
+    return torch.searchsorted(cumulative, uniforms[:, None] * total, right=True)[:, 0]
+
+
+def _check_finite(per_row: Tensor) -> None:
+    # As floats of Python: torch's test of one number takes longer than drawing a letter.
+    if not all(map(math.isfinite, per_row.tolist())):
         raise SamplingError(_NOT_FINITE)
-    # The first id whose cumulative weight exceeds the target; its own weight is then above 0.
-    ids = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True)
-    # Rounding may carry u * total up to total itself: the last id with weight is meant.
-    last = torch.searchsorted(cumulative, total.contiguous())
-    return torch.minimum(ids, last)[:, 0]
 
 
 def next_ids(
@@ -190,8 +193,7 @@ def next_ids(
         logits = logits.cpu()  # that device knows no float64
     logits = logits.double()
     # Before any filter: top-k would drop a NaN and hide it.
-    if not bool(torch.isfinite(logits.amax(dim=-1)).all()):
-        raise SamplingError(_NOT_FINITE)
+    _check_finite(logits.amax(dim=-1))
     if options.temperature > 0:
         filtered = filter_logits(logits, options, contexts)
         return draw(filtered, uniforms.to(logits.device))

@@ -1,0 +1,136 @@
+"""Packed matrices: how near each is to the exact product, and in which order it is stored."""
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from yocto_model import inference, packed
+from yocto_model.packed import BFloat16, Float16, Float32, Int8, Packed
+
+SEEDS = st.integers(0, 2**40)
+# The largest error of an output, as a fraction of |x| times the length of its weights.
+TOLERANCE = {Float32: 1e-6, Float16: 1e-3, BFloat16: 1e-2, Int8: 2e-2}
+HERE = [packing for packing in TOLERANCE if inference.why_not(packing, "cpu") is None]
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def linear(n_in: int, n_out: int, seed: int, *, bias: bool) -> nn.Linear:
+    made = nn.Linear(n_in, n_out, bias=bias)
+    with torch.no_grad():
+        for number, weight in enumerate(made.parameters()):
+            weight.copy_(random(*weight.shape, seed=seed + number))
+    return made
+
+
+@pytest.mark.property
+@pytest.mark.parametrize("packing", HERE)
+@given(
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 70), st.booleans()),
+    rows=st.lists(st.integers(1, 4), min_size=1, max_size=2),
+    seed=SEEDS,
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+)
+@example(shape=(64, 192, True), rows=[1], seed=0, scale=1.0)
+@example(shape=(192, 64, False), rows=[2, 3], seed=0, scale=1.0)
+def test_a_packed_matrix_is_as_near_as_it_says(
+    packing: type[Packed],
+    shape: tuple[int, int, bool],
+    rows: list[int],
+    seed: int,
+    scale: float,
+) -> None:
+    """Each output is within its kind's tolerance of the exact product, whatever the shape."""
+    n_in, n_out, bias = shape
+    exact = linear(n_in, n_out, seed, bias=bias)
+    x = random(*rows, n_in, seed=seed + 7) * scale
+    got = packing(exact)(x)
+    wide = copy.deepcopy(exact).double()
+    error = (wide(x.double()) - got.double()).abs()
+    size = x.double().norm(dim=-1, keepdim=True) * wide.weight.norm(dim=1)
+    offset = wide.bias.abs() if bias else 0.0
+    assert torch.float32 == got.dtype
+    assert (*rows, n_out) == got.shape
+    assert bool((error <= TOLERANCE[packing] * size + 1e-6 * offset).all())
+
+
+@pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="needs FBGEMM"
+)
+def test_where_torch_has_the_operators_every_kind_works() -> None:
+    """Nothing above is left out in silence because a packing computes nonsense."""
+    assert list(TOLERANCE) == HERE
+
+
+@pytest.mark.parametrize("packing", HERE)
+def test_a_row_of_zeros_gives_the_bias(packing: type[Packed]) -> None:
+    """No scale is divided by zero: neither that of a row nor that of an output without weights."""
+    exact = linear(8, 5, 0, bias=True)
+    with torch.no_grad():
+        exact.weight[2] = 0
+    y, bias = packing(exact)(torch.stack([torch.zeros(8), torch.ones(8)])), exact.bias.detach()
+    np.testing.assert_allclose(y[0], bias, rtol=1e-6)
+    np.testing.assert_allclose(y[1, 2], bias[2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("packing", "n_bytes"), [(Float32, 4), (Float16, 2), (BFloat16, 2), (Int8, 1)]
+)
+def test_bytes_are_counted(packing: type[Packed], n_bytes: int) -> None:
+    """`n_bytes` is what a token reads of a matrix."""
+    if packing in HERE:
+        assert n_bytes * 15 == packing(linear(3, 5, 0, bias=True)).n_bytes
+
+
+@pytest.mark.skipif(Int8 not in HERE, reason="needs torch's 8-bit operators")
+@pytest.mark.property
+@given(seed=SEEDS, n=st.integers(2, 5), loud=st.floats(1, 1e4))
+def test_an_8_bit_row_does_not_depend_on_its_neighbours(seed: int, n: int, loud: float) -> None:
+    """Its own scale, whole-number sums: to the bit the row alone, beside however loud a row."""
+    matrix, x = Int8(linear(24, 17, seed, bias=True)), random(n, 24, seed=seed)
+    x[1:] *= loud
+    assert torch.equal(matrix(x[:1])[0], matrix(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [((1.0, 1.0), True), ((1.0, 1.1), True), ((1.0, 1.3), False)]
+)
+def test_a_narrowing_matrix_is_transposed_unless_one_row_pays(
+    monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], expected: bool
+) -> None:
+    """(in, out) costs a widening matrix nothing anywhere; others are tried once per shape."""
+    now, orders = [0.0], []
+
+    def product(_: Tensor, weight: Tensor) -> None:
+        orders.append(weight.is_contiguous())
+        now[0] += seconds[0] if orders[-1] else seconds[1]
+
+    monkeypatch.setattr("yocto_model.packed.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("yocto_model.packed.F", SimpleNamespace(linear=product))
+    packed.transposes.cache_clear()
+    assert packed.transposes(4, 5)
+    assert not orders
+    assert expected == packed.transposes(5, 4) == packed.transposes(5, 4)
+    assert {True, False} == set(orders)
+    assert not packed.transposes(10**6, 10**5)  # a trial would take too long
+    packed.transposes.cache_clear()
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4)])
+def test_a_matrix_is_the_same_in_either_order(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], transposed: bool
+) -> None:
+    """What differs is how it lies in memory."""
+    monkeypatch.setattr(packed, "transposes", lambda *_: transposed)
+    exact, x = linear(*shape, 0, bias=True), random(2, shape[0], seed=3)
+    made = Float32(exact)
+    assert transposed == made.weight.t().is_contiguous() != made.weight.is_contiguous()
+    torch.testing.assert_close(made(x), exact(x).detach())
