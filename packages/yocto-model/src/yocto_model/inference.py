@@ -157,9 +157,13 @@ def why_not(packing: type[Packed], device: str) -> str | None:
         linear.weight.normal_(generator=generator)
         linear.bias.normal_(generator=generator)
         x = torch.randn(3, 64, generator=generator)
-        expected = linear(x)
+        # The largest sums there are: without VNNI, a processor's 8-bit products would clip them.
+        linear.weight[0], x[0], x[1] = 1, 1, 1
+        x[1, 0] = 0
+        expected = torch.cat((linear(x), linear(x[:1])))
         try:
-            got = packing(linear.to(device))(x.to(device)).cpu()
+            packed = packing(linear.to(device))
+            got = torch.cat((packed(x.to(device)), packed(x[:1].to(device)))).cpu()
         except (RuntimeError, AttributeError, NotImplementedError) as error:
             return str(error).partition("\n")[0][:100] or type(error).__name__
     if not bool((got - expected).norm() <= 0.05 * expected.norm()):

@@ -33,26 +33,22 @@ class Packed(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.n_bytes = linear.weight.numel() * self.bytes_per_weight
         trained: Tensor | None = linear.bias
-        bias = None if trained is None else trained.detach().float().clone()
-        self.register_buffer("bias", bias, persistent=False)
-
-    bias: Tensor | None
+        # Plain attributes, here and below: looking up a buffer takes as long as a small operation.
+        self.bias = None if trained is None else trained.detach().float().clone()
 
 
 class Float32(Packed):
     """The same weights in the faster of two orders: see `transposes`."""
 
     bytes_per_weight = 4
-    weight: Tensor
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
         weight = linear.weight.detach().float()
         if weight.device.type == "cpu" and transposes(self.in_features, self.out_features):
-            weight = weight.t().clone(memory_format=torch.contiguous_format).t()
+            self.weight = weight.t().clone(memory_format=torch.contiguous_format).t()
         else:
-            weight = weight.clone(memory_format=torch.contiguous_format)
-        self.register_buffer("weight", weight, persistent=False)
+            self.weight = weight.clone(memory_format=torch.contiguous_format)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., B, in) -> (..., B, out)."""
@@ -112,12 +108,11 @@ class BFloat16(Packed):
     """Weights and activations rounded to bfloat16: half the bytes, 8 bits of mantissa."""
 
     bytes_per_weight = 2
-    weight: Tensor
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
         weight = linear.weight.detach().to(torch.bfloat16, memory_format=torch.contiguous_format)
-        self.register_buffer("weight", weight.clone(), persistent=False)
+        self.weight = weight.clone()
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., B, in) -> (..., B, out)."""
@@ -125,32 +120,55 @@ class BFloat16(Packed):
         return y if self.bias is None else y.add_(self.bias)
 
 
+# FBGEMM's steps are never smaller than 6e-5, too coarse for a row of small values. A power of two,
+# so that nothing else is rounded.
+_LIFT = 2.0**24
+
+
 class Int8(Packed):
-    """Weights rounded to 8 bits with a scale per output, activations with a scale per row.
+    """Weights and activations rounded to 8 bits: half of float16's bytes again.
 
-    Both scales are symmetric: the largest magnitude becomes 127 (LLM.int8(), Dettmers et al. 2022,
-    without its exceptions). The sums are whole numbers, so a row's result does not depend on the
-    rows beside it. CPU only.
+    Weights have a scale per output, the largest magnitude of which becomes 127; activations are
+    spread over 0 to 255, each row from its least to its greatest value (as LLM.int8(), Dettmers et
+    al. 2022, without its exceptions). The sums are whole numbers, so a row's result does not depend
+    on the rows beside it. CPU only (FBGEMM).
 
-    torch's `_weight_int8pack_mm`, which keeps activations in bfloat16, is no alternative: it takes
-    twice as long for wide matrices and crashes on some of uneven shape (torch 2.15).
+    torch has newer operators, which take longer for a token: a call of those for quantized tensors
+    costs 15 to 30 us rather than 3, before it has read a weight, and `_weight_int8pack_mm` crashes
+    on some matrices of uneven shape (torch 2.15).
     """
 
     bytes_per_weight = 1
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
-        weight = linear.weight.detach().float().contiguous()
+        weight = linear.weight.detach().float()
         scales = weight.abs().amax(dim=1).clamp(min=1e-30) / 127  # (out,)
-        zeros = torch.zeros_like(scales, dtype=torch.int64)
-        with warnings.catch_warnings():  # that such tensors are to go one day: then we fall back
+        rounded = (weight / scales[:, None]).round_().to(torch.int8).contiguous()
+        totals = rounded.sum(dim=1, dtype=torch.int32)
+        self.scales = scales
+        self.lowered, self.sums = scales / _LIFT, totals * scales
+        shape = rounded[:1, :1].clone().expand(rounded.shape)  # the operator looks at nothing else
+        with warnings.catch_warnings():  # that these operators are to go one day: then we fall back
             warnings.simplefilter("ignore")
-            rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        self._packed = torch.ops.quantized.linear_prepack(rounded, None)
-        self._multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+            packed = torch.fbgemm_pack_quantized_matrix(rounded)
+            self._rest = (shape, packed, totals, 1.0, 0, torch.zeros_like(scales))
+            self._multiply(torch.zeros(1, self.in_features, device=weight.device))
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        # Rounds all of x between its least and its greatest value, or 0.
+        y: Tensor = torch.fbgemm_linear_int8_weight_fp32_activation(x, *self._rest)
+        return y
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., B, in) -> (..., B, out)."""
-        largest = torch.linalg.vector_norm(x, math.inf, -1, keepdim=True).clamp_(min=1e-30)
-        y: Tensor = self._multiply(x / largest, 1 / 127, 128, self._packed)
-        return y.mul_(largest) if self.bias is None else torch.addcmul(self.bias, y, largest)
+        """(..., B, in) -> (..., B, out). A row alone is rounded a little otherwise than several."""
+        bias = self.bias
+        if x.numel() == self.in_features:
+            y = self._multiply(x * _LIFT)
+            return y.mul_(self.lowered) if bias is None else torch.addcmul(bias, y, self.lowered)
+        # Each row from 0 to 1, so that all are rounded alike, and what that took away back again.
+        low = x.amin(dim=-1, keepdim=True)  # `aminmax` takes ten times as long as both apart
+        span = (x.amax(dim=-1, keepdim=True) - low).clamp_(min=1e-30)
+        y = self._multiply((x - low).div_(span)).mul_(self.scales)
+        offset = low * self.sums if bias is None else torch.addcmul(bias, low, self.sums)
+        return offset.addcmul_(y, span)
