@@ -37,6 +37,7 @@ from yocto_train import evaluate
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SMALL = GPTConfig(vocab_size=65, block_size=256, n_layer=6, n_head=6, n_embd=384)
 LARGE = GPTConfig()  # GPT-2 small: 124M
+KINDS = ("auto", "float32", "bfloat16", "int8")
 DRAW: dict[str, Any] = {"temperature": 0.8, "seed": 1}
 SAMPLE_TOKENS = 500  # what nanoGPT's sample.py draws, twice its window
 
@@ -124,7 +125,7 @@ def against(  # noqa: PLR0917 - a row of the table, in its order
 
 
 def small() -> None:
-    ours = copies(SMALL, ("float32", "auto", "int8"))
+    ours = copies(SMALL, KINDS)
     print(f"weights  10.65M: auto takes {ours['auto'].kind}: {ours['auto'].reason}")
     module = nanogpt()
     if module is not None:
@@ -146,7 +147,7 @@ def small() -> None:
 
 
 def large() -> None:
-    ours = copies(LARGE, ("float32", "auto", "int8"))
+    ours = copies(LARGE, KINDS)
     print(f"weights  124M: auto takes {ours['auto'].kind}: {ours['auto'].reason}")
     with_hugging_face("124M", LARGE, ours, prompt_of(LARGE, 64), 32, 2, 4)
 
@@ -214,7 +215,7 @@ def limit() -> None:
 
 def batch() -> None:
     n, prompts = 100, [[row + 1] * 16 for row in range(16)]
-    for kind, copy in copies(SMALL, ("float32", "auto")).items():
+    for kind, copy in copies(SMALL, KINDS).items():
         calls = {
             "one": functools.partial(copy.generate, prompts[:1], n, **DRAW),
             "all": functools.partial(copy.generate, prompts, n, **DRAW),
@@ -230,7 +231,7 @@ def batch() -> None:
 
 def first() -> None:
     ids, peer = prompt_of(LARGE, 1_000), hugging_face(LARGE)
-    ours = copies(LARGE, ("float32", "auto"))
+    ours = copies(LARGE, KINDS)
     calls = {kind: lambda copy=copy: copy.generate(ids, 1, **DRAW) for kind, copy in ours.items()}
     if peer is None:
         return

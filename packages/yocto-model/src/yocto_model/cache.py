@@ -35,12 +35,15 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.capacity = config.block_size if capacity is None else capacity
-        shape = (config.n_layer, batch_size, config.kv_heads, self.capacity, config.head_dim)
+        shape = (config.n_layer, 2, batch_size, config.kv_heads, self.capacity, config.head_dim)
         # Not cleared: nothing beyond `length` is read, and untouched memory costs nothing.
-        self.keys = torch.empty(shape, device=device, dtype=dtype)
-        self.values = torch.empty(shape, device=device, dtype=dtype)
+        self._store(torch.empty(shape, device=device, dtype=dtype))
         self.padding = padding
         self.length = 0
+
+    def _store(self, both: Tensor) -> None:
+        self._both = both
+        self.keys, self.values = both[:, 0], both[:, 1]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store T new tokens of one layer and return all S = length + T of them.
@@ -75,10 +78,10 @@ class KVCache:
             InputError: the cache is full.
         """
         self._check_room(1)
-        stored = (self.keys, self.values)
-        seen = [part[:, :, :, : self.length + 1].unbind(0) for part in stored]
-        new = [part[:, :, :, self.length].unbind(0) for part in stored]
-        return list(zip(*seen, *new, strict=True))
+        parts = self._both.flatten(0, 1)  # (2 n_layer, B, K, capacity, D)
+        seen = parts[:, :, :, : self.length + 1].unbind(0)
+        new = parts[:, :, :, self.length].unbind(0)
+        return list(zip(seen[::2], seen[1::2], new[::2], new[1::2], strict=True))
 
     def advance(self, n_tokens: int) -> None:
         """Count `n_tokens` as held, after every layer has appended them."""
@@ -98,7 +101,7 @@ class KVCache:
         """An independent copy: what is appended to one is not seen by the other."""
         twin = object.__new__(KVCache)
         twin.capacity, twin.length, twin.padding = self.capacity, self.length, self.padding
-        twin.keys, twin.values = self.keys.clone(), self.values.clone()
+        twin._store(self._both.clone())
         return twin
 
     def _check_room(self, n_tokens: int) -> None:

@@ -39,6 +39,8 @@ class OneToken:
             for block in blocks
         ]
         self.ln_f = norm(model.ln_f)
+        self.tokens = model.token_emb.weight
+        self.places = None if model.pos_emb is None else model.pos_emb.weight
 
     def __call__(self, idx: Tensor, cache: KVCache) -> Tensor:
         """Read one token per row.
@@ -50,17 +52,17 @@ class OneToken:
         Returns:
             (B, 1, C), the normalised residual stream.
         """
-        model, unseen = self.model, None
+        unseen = None
         positions: int | Tensor = cache.length
         if cache.padding is not None:
             positions = (cache.length - cache.padding).clamp(min=0)[:, None]  # (B, 1)
             unseen = padding_mask(cache, cache.padding)
-        x = F.embedding(idx, model.token_emb.weight)[:, 0]  # (B, C)
+        x = F.embedding(idx, self.tokens)[:, 0]  # (B, C)
         rotary = None
-        if model.pos_emb is not None:
-            x = x + model.pos_emb.weight[positions].view(-1, x.shape[1])  # (1 or B, C) added
+        if self.places is not None:
+            x = x + self.places[positions].view(-1, x.shape[1])  # (1 or B, C) added
         else:
-            rotary = model.cos[positions], model.sin[positions]  # (D,) or (B, 1, D)
+            rotary = self.model.cos[positions], self.model.sin[positions]  # (D,) or (B, 1, D)
         for layer, stored in zip(self.layers, cache.next_token(), strict=True):
             ln_1, attention, ln_2, mlp = layer
             x = x + attention(ln_1(x), rotary, stored, unseen)
