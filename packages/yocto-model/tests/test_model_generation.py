@@ -128,17 +128,21 @@ def test_what_a_row_gains_ends_before_the_first_stop(
         part = st.tuples(st.sampled_from(tail), st.integers(0, n - 1), st.integers(1, 3))
         some |= part.map(lambda t: t[0][t[1] : t[1] + t[2]])
     stops = data.draw(st.lists(some, max_size=3))
-    expected = [row + new[: first_cut(new, stops)] for row, new in zip(rows, made, strict=True)]
-    longest = max(map(len, expected))
-    stopped = model.generate(rows, n, seed=seed, stop=stops)
-    assert [row + [0] * (longest - len(row)) for row in expected] == stopped.tolist()
+    eos = data.draw(st.none() | st.integers(0, config.vocab_size - 1))
+    expected = []
+    for row, new in zip(rows, made, strict=True):
+        end = new.index(eos) + 1 if eos in new else n  # a stop that is complete with it counts
+        expected.append(row + new[:end][: first_cut(new[:end], stops)])
+    longest, fill = max(map(len, expected)), eos or 0
+    stopped = model.generate(rows, n, seed=seed, stop=stops, eos_token=eos)
+    assert [row + [fill] * (longest - len(row)) for row in expected] == stopped.tolist()
 
 
-@pytest.mark.parametrize("stop", [[[]], [5], [[99]], [["a"]]])
+@pytest.mark.parametrize("stop", [[[]], [5], [[99]], [["a"]], 5, None])
 def test_a_stop_that_cannot_be_is_refused(make_model: MakeModel, stop: Any) -> None:
     """In one line, before anything is made."""
     config = GPTConfig(vocab_size=7, block_size=4, n_layer=1, n_head=1, n_embd=4)
-    with pytest.raises(InputError, match=r"a stop (must be rows|needs at)|id 99 in row 0"):
+    with pytest.raises(InputError, match=r"a stop (must be rows|needs at)|^id 99 in stop 0 is"):
         make_model(config, 0).generate([[1]], 2, stop=stop)
 
 

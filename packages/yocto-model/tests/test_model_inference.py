@@ -1,5 +1,6 @@
 """Inference copies: how near each kind is to the model, and that the model is left alone."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from yocto_model import (
     InferenceKind,
     InputError,
     KVCache,
+    SamplingError,
     SamplingOptions,
     inference,
     inference_copy,
@@ -228,6 +230,38 @@ def test_auto_times_a_block_among_all_the_weights(monkeypatch: pytest.MonkeyPatc
         assert packing.bytes_per_weight * (block + head) == pytest.approx(n_others, abs=4)
 
 
+@pytest.mark.parametrize("part", ["ln_f.weight", "blocks.0.mlp.up.weight"])
+@pytest.mark.parametrize("damage", [torch.nan, torch.inf])
+def test_a_damaged_weight_is_not_hidden_by_8_bits(part: str, damage: float) -> None:
+    """Their operator drops what is not a number: such a model is packed otherwise, and refused."""
+    model = GPT(GPT2).eval()
+    with torch.no_grad():
+        model.get_parameter(part).flatten()[5] = damage
+    fast = inference_copy(model, "int8")
+    assert "int8: a weight is not finite" in fast.reason
+    with pytest.raises(SamplingError, match="not finite"):
+        fast.generate([[3]], 4)
+
+
+def test_a_matrix_too_wide_for_sums_of_32_bits_is_not_packed_in_8(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inference, "WIDEST_INT8", 31)  # the MLP's projection has 32 inputs
+    assert "int8: a matrix is too wide" in inference_copy(GPT(GPT2), "int8").reason
+    monkeypatch.setattr(inference, "WIDEST_INT8", 32)
+    assert "too wide" not in inference_copy(GPT(GPT2), "int8").reason
+
+
+@pytest.mark.property
+@pytest.mark.parametrize("kind", INFERENCE_KINDS)
+@given(seed=SEEDS)
+def test_deep_copies_speak_alike(kind: InferenceKind, seed: int) -> None:
+    """Whatever the kind of weights."""
+    fast = inference_copy(GPT(MODERN, generator=torch.Generator().manual_seed(seed)), kind)
+    text = fast.generate([[1, 2]], 5, seed=seed)
+    assert torch.equal(text, copy.deepcopy(fast).generate([[1, 2]], 5, seed=seed))
+
+
 # --- what is refused -------------------------------------------------------------------------
 
 
@@ -238,6 +272,10 @@ def test_auto_times_a_block_among_all_the_weights(monkeypatch: pytest.MonkeyPatc
         (lambda fast, _: fast.double(), "cannot be moved or converted"),
         (lambda fast, _: fast.to("cpu"), "cannot be moved or converted"),
         (lambda fast, _: inference_copy(fast), "inference copy already"),
+        (
+            lambda _, __: inference_copy(GPT(GPT2).to("meta")),
+            "no weights yet: it is on torch's meta",
+        ),
         (lambda _, __: inference_copy(GPT(GPT2), "int4"), "'int4'; choose from auto, float32"),  # type: ignore[arg-type] # it is wrong
     ],
 )

@@ -1,6 +1,12 @@
 """Packed matrices: how near each is to the exact product, and in which order it is stored."""
 
 import copy
+import functools
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +15,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from yocto_model import inference, packed
+from yocto_model import InputError, inference, packed
 from yocto_model.packed import BFloat16, Float16, Float32, Int8, Packed
 
 SEEDS = st.integers(0, 2**40)
@@ -108,35 +114,101 @@ def test_an_8_bit_row_does_not_depend_on_its_neighbours(
     assert torch.equal(matrix(x[:2])[1], matrix(x[[1, -1]])[0])
 
 
+@pytest.mark.skipif(Int8 not in HERE, reason="needs torch's 8-bit operators")
 @pytest.mark.property
-@given(seed=SEEDS, pairs=st.booleans())
-def test_an_operator_that_clips_its_sums_is_not_used(seed: int, pairs: bool) -> None:
-    """Processors without VNNI add two products in 16 bits; no row of random numbers shows it."""
+@given(seed=SEEDS, exponent=st.integers(-30, 90), rows=st.integers(1, 3))
+@example(seed=0, exponent=90, rows=1)
+@example(seed=0, exponent=-30, rows=1)
+def test_the_size_of_an_8_bit_row_does_not_matter(seed: int, exponent: int, rows: int) -> None:
+    """From 1e-9 to 1e27: a row that is 2^n times as large gives 2^n times the result."""
+    matrix, x = Int8(linear(24, 17, seed, bias=False)), random(rows, 24, seed=seed)
+    got = matrix(x * 2.0**exponent) / 2.0**exponent
+    torch.testing.assert_close(got, matrix(x), rtol=1e-5, atol=1e-5 * float(x.abs().max()))
 
-    class Clipping(Packed):
-        """8 bits as they have it, for several rows only or for one only."""
 
-        bytes_per_weight = 1
+class Clipping(Packed):
+    """8-bit products of a processor that adds two of them in 16 bits, which it may clip."""
 
-        def __init__(self, exact: nn.Linear) -> None:
-            super().__init__(exact)
-            weight = exact.weight.detach()
-            self.scales = weight.abs().amax(dim=1) / 127
-            self.rounded = (weight / self.scales[:, None]).round()
+    bytes_per_weight = 1
+    clips: Callable[[int], bool]
 
-        def forward(self, x: Tensor) -> Tensor:
-            low = x.amin(dim=-1, keepdim=True).clamp(max=0)
-            scale = (x.amax(dim=-1, keepdim=True) - low) / 255
-            q = ((x - low) / scale).round()
-            products = q[:, None] * self.rounded  # (B, out, in)
-            products = products[..., ::2] + products[..., 1::2]
-            if pairs == (len(x) > 1):
-                products = products.clamp(-(2**15), 2**15 - 1)
-            y = products.sum(dim=2) * scale + low * self.rounded.sum(dim=1)
-            return y * self.scales if self.bias is None else y * self.scales + self.bias
+    def __init__(self, exact: nn.Linear) -> None:
+        super().__init__(exact)
+        weight = exact.weight.detach()
+        self.scales = weight.abs().amax(dim=1) / 127
+        self.rounded = (weight / self.scales[:, None]).round()
 
-    torch.manual_seed(seed)
-    assert "wrong results on this machine" == inference.why_not(Clipping, "cpu")
+    def forward(self, x: Tensor) -> Tensor:
+        low = x.amin(dim=-1, keepdim=True).clamp(max=0)
+        scale = (x.amax(dim=-1, keepdim=True) - low) / 255
+        q = ((x - low) / scale).round()
+        products = q[:, None] * self.rounded  # (B, out, in)
+        products = products[..., ::2] + products[..., 1::2]
+        if type(self).clips(len(x)):
+            products = products.clamp(-(2**15), 2**15 - 1)
+        y = products.sum(dim=2) * scale + low * self.rounded.sum(dim=1)
+        return y * self.scales if self.bias is None else y * self.scales + self.bias
+
+
+@pytest.mark.parametrize(
+    ("clips", "said"),
+    [
+        (lambda _: False, None),
+        (lambda rows: rows == 1, "wrong results on this machine"),
+        (lambda rows: rows > 1, "wrong results on this machine"),
+    ],
+)
+def test_an_operator_that_clips_its_sums_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, clips: Callable[[int], bool], said: str | None
+) -> None:
+    """Whether it does so for one row or for several."""
+    monkeypatch.setattr(Clipping, "clips", clips, raising=False)
+    assert said == inference.why_not(Clipping, "cpu")
+
+
+EIGHT_BITS = """
+import torch
+from yocto_model.packed import Int8, largest_int8
+
+torch.manual_seed(0)
+exact, x = torch.nn.Linear(96, 64), torch.randn(4, 96)
+torch.nn.init.constant_(exact.weight[:9], 1.0)
+x[0, 1:] = x[1] = 1.0
+made = Int8(exact)
+with torch.no_grad():
+    y, expected = torch.cat((made(x), made(x[1:2]))), exact(x[[0, 1, 2, 3, 1]])
+print(largest_int8(), float((y - expected).norm() / expected.norm()))
+"""
+
+
+@pytest.mark.skipif(Int8 not in HERE, reason="needs torch's 8-bit operators")
+@pytest.mark.parametrize("processor", ["AVX2", "AVX512"])
+def test_8_bits_work_without_vnni(processor: str) -> None:
+    """Smaller weights, which no sum of two products clips, where FBGEMM uses older instructions."""
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", EIGHT_BITS],
+        env={**os.environ, "FBGEMM_ENABLE_INSTRUCTIONS": processor},
+        capture_output=True, text=True, check=True, timeout=300,
+    ).stdout  # fmt: skip
+    largest, error = out.split()
+    assert int(largest) in {64, 127}
+    assert float(error) < 0.02
+
+
+@pytest.mark.parametrize("packing", HERE)
+def test_a_deep_copy_works(packing: type[Packed]) -> None:
+    """As any module's; one that cannot be pickled says so."""
+    matrix, x = packing(linear(8, 5, 0, bias=True)), random(2, 8, seed=1)
+    assert torch.equal(matrix(x), copy.deepcopy(matrix)(x))
+    if packing is Int8:
+        with pytest.raises(InputError, match=r"^8-bit weights cannot be pickled; pickle the model"):
+            pickle.dumps(matrix)
+
+
+def test_8_bits_elsewhere_than_on_a_cpu_are_refused() -> None:
+    """Before an operator is called, which would read from wherever the weights are."""
+    with pytest.raises(RuntimeError, match=r"^8-bit products need a CPU$"):
+        Int8(nn.Linear(4, 4, device="meta"))
 
 
 @pytest.mark.parametrize(
@@ -154,13 +226,13 @@ def test_a_narrowing_matrix_is_transposed_unless_one_row_pays(
 
     monkeypatch.setattr("yocto_model.packed.time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr("yocto_model.packed.F", SimpleNamespace(linear=product))
-    packed.transposes.cache_clear()
-    assert packed.transposes(4, 5)
+    transposes = functools.cache(packed.transposes.__wrapped__)
+    assert transposes(4, 5)
     assert not orders
-    assert expected == packed.transposes(5, 4) == packed.transposes(5, 4)
+    assert expected == transposes(5, 4) == transposes(5, 4)
     assert {True, False} == set(orders)
-    assert not packed.transposes(10**6, 10**5)  # a trial would take too long
-    packed.transposes.cache_clear()
+    assert 24 == len(orders)
+    assert not transposes(10**6, 10**5)  # a trial would take too long
 
 
 @pytest.mark.parametrize("transposed", [True, False])

@@ -1,5 +1,7 @@
 """Rows of a batch do not know of each other, whatever the size of their logits."""
 
+import copy
+import pickle
 import re
 from functools import partial
 
@@ -7,7 +9,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from yocto_model import GPTConfig, InputError, KVCache, SamplingError, SamplingOptions
+from yocto_model import (
+    GPT,
+    GPTConfig,
+    InputError,
+    KVCache,
+    SamplingError,
+    SamplingOptions,
+    inference_copy,
+)
 from yocto_model.sampling import draw, filter_logits, keep_min_p, keep_top_p, next_ids
 
 logits = st.lists(st.floats(-9, 9, width=16), min_size=5, max_size=5)
@@ -56,6 +66,19 @@ def test_what_cannot_be_drawn_from_says_so() -> None:
     nothing = torch.full((1, 3), -torch.inf)
     with pytest.raises(SamplingError, match=r"^the model's output is not finite; were its weights"):
         draw(nothing, torch.tensor([0.5], dtype=torch.float64))
+
+
+def test_a_pickled_cache_goes_on_as_the_other_does() -> None:
+    """Its two views stay views of one storage: what one way writes, the other reads."""
+    config = GPTConfig(vocab_size=5, block_size=6, n_layer=2, n_head=1, n_embd=4)
+    model = GPT(config).eval()
+    fast, first = inference_copy(model, "float32"), KVCache(config)
+    fast(torch.tensor([[1, 2, 3]]), cache=first)
+    caches = [first, copy.deepcopy(first), first.fork()]
+    caches.append(pickle.loads(pickle.dumps(first)))  # noqa: S301 - our own
+    for ids in ([[4]], [[0, 1]]):
+        logits = [fast(torch.tensor(ids), cache=cache) for cache in caches]
+        assert all(torch.equal(logits[0], other) for other in logits)
 
 
 def test_a_cache_has_one_row_unless_told_and_says_when_it_is_full() -> None:

@@ -14,8 +14,6 @@ class KVCache:
     """Room for `capacity` tokens in every layer, allocated once.
 
     Attributes:
-        keys: (n_layer, B, K, capacity, D); the first `length` tokens are valid.
-        values: the same shape.
         length: tokens held so far.
         capacity: tokens there is room for.
         padding: (B,) int64, or None. Row b's first `padding[b]` tokens only make rows equally
@@ -37,13 +35,19 @@ class KVCache:
         self.capacity = config.block_size if capacity is None else capacity
         shape = (config.n_layer, 2, batch_size, config.kv_heads, self.capacity, config.head_dim)
         # Not cleared: nothing beyond `length` is read, and untouched memory costs nothing.
-        self._store(torch.empty(shape, device=device, dtype=dtype))
+        self._both = torch.empty(shape, device=device, dtype=dtype)
         self.padding = padding
         self.length = 0
 
-    def _store(self, both: Tensor) -> None:
-        self._both = both
-        self.keys, self.values = both[:, 0], both[:, 1]
+    @property
+    def keys(self) -> Tensor:
+        """(n_layer, B, K, capacity, D), a view; the first `length` tokens are valid."""
+        return self._both[:, 0]
+
+    @property
+    def values(self) -> Tensor:
+        """The same shape."""
+        return self._both[:, 1]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store T new tokens of one layer and return all S = length + T of them.
@@ -101,7 +105,7 @@ class KVCache:
         """An independent copy: what is appended to one is not seen by the other."""
         twin = object.__new__(KVCache)
         twin.capacity, twin.length, twin.padding = self.capacity, self.length, self.padding
-        twin._store(self._both.clone())
+        twin._both = self._both.clone()
         return twin
 
     def _check_room(self, n_tokens: int) -> None:

@@ -196,7 +196,7 @@ def generate_ids(
         raise InputError(f"ids must have shape (batch, tokens), not {tuple(prompts.shape)}")
     check_count("max_new_tokens", max_new_tokens)
     rows = prompts.tolist() if isinstance(prompts, Tensor) else prompts
-    stops = checked_rows(stop, model.config.vocab_size, what="stop") if len(stop) else []
+    stops = checked_rows(stop, model.config.vocab_size, what="stop", least=0)
     was_training = model.training
     model.eval()  # dropout off
     try:
@@ -205,10 +205,10 @@ def generate_ids(
         starts, ends = list(map(len, context.rows)), [0] * len(rows)  # 0: not at its end yet
         for _ in stream(context, max_new_tokens, options=options, generators=generators):
             for number, row in enumerate(context.rows):
+                if not ends[number]:
+                    ends[number] = _stopped_at(row, starts[number], stops)
                 if not ends[number] and row[-1] == eos_token:
                     ends[number] = len(row)
-                elif not ends[number]:
-                    ends[number] = _stopped_at(row, starts[number], stops)
             if all(ends):
                 break
     finally:
@@ -249,21 +249,22 @@ def check_count(name: str, number: object) -> None:
 
 
 def checked_rows(
-    rows: Iterable[Iterable[int]], vocab_size: int, *, what: str = "prompt"
+    rows: Iterable[Iterable[int]], vocab_size: int, *, what: str = "prompt", least: int = 1
 ) -> list[list[int]]:
     """The rows as lists of int; InputError unless each holds at least one id of the vocabulary."""
     try:
         checked = [[operator.index(token) for token in row] for row in rows]
     except TypeError as error:
         raise InputError(f"a {what} must be rows of whole numbers, such as [[1, 2, 3]]") from error
-    if not checked:
+    name = "row" if what == "prompt" else what
+    if len(checked) < least:
         raise InputError(f"there is no {what}: give at least one row of ids")
     for number, row in enumerate(checked):
         if not row:
-            raise InputError(f"row {number} is empty: a {what} needs at least one token")
+            raise InputError(f"{name} {number} is empty: a {what} needs at least one token")
         for token in row:
             if not 0 <= token < vocab_size:
                 raise InputError(
-                    f"id {quoted(token)} in row {number} is outside 0..{vocab_size - 1}"
+                    f"id {quoted(token)} in {name} {number} is outside 0..{vocab_size - 1}"
                 )
     return checked

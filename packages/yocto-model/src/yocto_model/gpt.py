@@ -213,17 +213,19 @@ class GPT(nn.Module):
             eos_token: a row that draws it is done; it is then filled up with it.
             min_p: draw only tokens at least this fraction as likely as the likeliest.
             repetition_penalty: above 1 makes tokens of the context less likely.
-            stop: rows of ids, such as [[13, 13]]; what a row gains ends before the first of them.
+            stop: rows of ids, such as [[13, 13]]; what a row gains ends before the first of them,
+                and is filled up as after `eos_token`.
             seed: one for all rows (row b gets seed + b), or one per row; equal seeds give equal
                 ids. None draws one.
-            use_cache: False recomputes the context for each token: the same ids, slower.
+            use_cache: False recomputes the context for each token: the same ids, slower (but see
+                `inference_copy` for int8).
 
         Returns:
             int64 (B, T + n), n at most `max_new_tokens`; rows of unequal length are padded on the
             right with `eos_token` (or 0) to the longest.
 
         Raises:
-            InputError: no prompt, an empty row, or an id outside the vocabulary.
+            InputError: no prompt, an empty row or stop, or an id outside the vocabulary.
             SamplingError: an option out of range, or logits that are not finite.
         """
         options = SamplingOptions(

@@ -10,7 +10,15 @@ from yocto_model.cache import KVCache
 from yocto_model.decoding import OneToken
 from yocto_model.errors import InputError, quoted
 from yocto_model.gpt import GPT
-from yocto_model.packed import BFloat16, Float16, Float32, Int8, Packed, fits_float16
+from yocto_model.packed import (
+    WIDEST_INT8,
+    BFloat16,
+    Float16,
+    Float32,
+    Int8,
+    Packed,
+    fits_float16,
+)
 
 InferenceKind = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 INFERENCE_KINDS: tuple[InferenceKind, ...] = get_args(InferenceKind)
@@ -25,11 +33,11 @@ _PACKINGS: dict[str, tuple[type[Packed], ...]] = {
 _NAMES = {Float32: "float32", Float16: "float16", BFloat16: "bfloat16", Int8: "int8"}
 
 # "auto" looks no further for models whose matrices the processor's caches hold: there is little to
-# gain, and the exact weights give the same text on every machine.
+# gain, and the exact weights give the same text on nearly every machine.
 _SMALL_WEIGHTS = 4_000_000
 # It takes coarser weights only for a clear gain, so that a busy moment does not decide.
 _WORTH_IT = 1.25
-# Bytes that no cache holds: reading as many leaves nothing of what was there.
+# Bytes that few caches hold: reading as many leaves nothing of what was there.
 _BEYOND_CACHES = 500_000_000
 
 
@@ -83,21 +91,24 @@ def inference_copy(model: GPT, kind: InferenceKind = "auto") -> InferenceGPT:
         model: trained, on any device.
         kind: "float32" gives the model's logits up to the order of summation (about 1e-6 of
             them); "float16" rounds weights only (about 5e-4), "bfloat16" weights and activations
-            (about 8e-3), "int8" both to 8 bits (about 3e-2). Where this machine or this torch
-            lacks what a kind needs, bfloat16 or else float32 takes its place; `reason` says why.
-            "auto" measures and takes the fastest but int8, which is for who asks for it; float32
-            for a small model.
+            (about 8e-3), "int8" both to 8 bits (about 3e-2), and a token alone a little otherwise
+            than several at once: equal seeds may then give other text without the cache, in a
+            batch, or after a prompt that began alike. Where this machine or this torch lacks what a
+            kind needs, bfloat16 or else float32 takes its place; `reason` says why. "auto" measures
+            and takes the fastest but int8, which is for who asks for it; float32 for a small model.
 
     Returns:
         The copy, in evaluation mode.
 
     Raises:
-        InputError: an unknown kind, or the model is an inference copy already.
+        InputError: an unknown kind, or the model is an inference copy or has no weights.
     """
     if kind not in INFERENCE_KINDS:
         raise InputError(
             f"unknown kind of weights {quoted(kind)}; choose from {', '.join(INFERENCE_KINDS)}"
         )
+    if model.token_emb.weight.is_meta:
+        raise InputError("the model has no weights yet: it is on torch's meta device")
     if isinstance(model, InferenceGPT):
         raise InputError("this is an inference copy already; copy the model it was made from")
     return _copy(model, *(_fastest(model) if kind == "auto" else _first_usable(model, kind)))
@@ -142,6 +153,10 @@ def _obstacle(model: GPT, packing: type[Packed]) -> str | None:
     """Why this model cannot be packed so, or None."""
     if packing is Float16 and not all(fits_float16(m.weight) for m in _linears(model).values()):
         return "a weight is too large"
+    if packing is Int8 and not all(bool(w.isfinite().all()) for w in model.parameters()):
+        return "a weight is not finite"  # its operator would hide that
+    if packing is Int8 and max(m.in_features for m in _linears(model).values()) > WIDEST_INT8:
+        return "a matrix is too wide"
     return why_not(packing, model.token_emb.weight.device.type)
 
 
@@ -152,12 +167,12 @@ def _linears(model: GPT) -> dict[str, nn.Linear]:
 def why_not(packing: type[Packed], device: str) -> str | None:
     """Why a packing does not work on this kind of device, found by trying it; None if it does."""
     generator = torch.Generator().manual_seed(0)
-    linear = nn.Linear(64, 32, device="cpu")
+    linear = nn.Linear(64, 32, device="cpu", dtype=torch.float32)
     with torch.no_grad():
         linear.weight.normal_(generator=generator)
         linear.bias.normal_(generator=generator)
-        x = torch.randn(3, 64, generator=generator)
-        # The largest sums there are: without VNNI, a processor's 8-bit products would clip them.
+        x = torch.randn(3, 64, generator=generator, device="cpu", dtype=torch.float32)
+        # The largest sums there are: without VNNI, a processor's 8-bit products may clip them.
         linear.weight[0], x[0], x[1] = 1, 1, 1
         x[1, 0] = 0
         expected = torch.cat((linear(x), linear(x[:1])))
@@ -175,7 +190,8 @@ def _fastest(model: GPT) -> tuple[type[Packed], str]:
     """The packing that "auto" takes, and why.
 
     Measured are the products of one token with the first block, and from them is reckoned the time
-    of all. The least of some rounds counts, so that other work on the machine matters little.
+    of all, as if the head's weights were read at the same rate. The least of some rounds counts, so
+    that other work on the machine matters little.
     """
     linears = list(_linears(model).values())
     n_weights = sum(linear.weight.numel() for linear in linears)

@@ -9,10 +9,13 @@ import functools
 import math
 import time
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from yocto_model.errors import InputError
 
 _LARGEST_TRIED = 50_000_000  # weights of a matrix, 200 MB, that are tried in both orders
 
@@ -62,12 +65,14 @@ def transposes(n_in: int, n_out: int) -> bool:
     For a single row of x, the longer side should be the contiguous one on some processors: 9
     against 17 GB/s for 384 -> 1152, 14 against 9 for 1536 -> 384 (torch 2.15 on an AMD EPYC); on
     others it makes no difference (an Intel Xeon). Sixteen rows are faster in (in, out), by a third
-    there. So that is the order, unless it makes a single row clearly slower here.
+    there. So that is the order, unless it makes a single row clearly slower here. The sums of the
+    two differ by their last bits.
     """
     if n_out > n_in or n_in * n_out > _LARGEST_TRIED:
         return n_out > n_in
-    x, took = torch.ones(1, n_in), [math.inf, math.inf]
-    weights = [torch.ones(n_out, n_in), torch.ones(n_in, n_out).t()]
+    place: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    x, took = torch.ones(1, n_in, **place), [math.inf, math.inf]
+    weights = [torch.ones(n_out, n_in, **place), torch.ones(n_in, n_out, **place).t()]
     with torch.inference_mode():
         for _ in range(12):
             for order, weight in enumerate(weights):
@@ -121,54 +126,83 @@ class BFloat16(Packed):
 
 
 # FBGEMM's steps are never smaller than 6e-5, too coarse for a row of small values. A power of two,
-# so that nothing else is rounded.
+# so that nothing else is rounded; between 1e-9 and 1e29 a row's size does not matter.
 _LIFT = 2.0**24
+WIDEST_INT8 = 2**31 // (255 * 127)  # inputs whose products 32 bits can sum
 
 
 class Int8(Packed):
     """Weights and activations rounded to 8 bits: half of float16's bytes again.
 
-    Weights have a scale per output, the largest magnitude of which becomes 127; activations are
-    spread over 0 to 255, each row from its least to its greatest value (as LLM.int8(), Dettmers et
-    al. 2022, without its exceptions). The sums are whole numbers, so a row's result does not depend
-    on the rows beside it. CPU only (FBGEMM).
+    Weights have a scale per output, the largest magnitude of which becomes 127; activations have a
+    scale per row, as in LLM.int8() (Dettmers et al. 2022), without its exceptions, but spread over
+    0 to 255. The sums are whole numbers. CPU only (FBGEMM).
+
+    Of several rows each is rounded between its least and its greatest value, so that none depends
+    on those beside it. A row alone is left to the operator, which takes 0 into the range: a third
+    of a token's time less, and as near, but not to the bit the same as among others.
 
     torch has newer operators, which take longer for a token: a call of those for quantized tensors
     costs 15 to 30 us rather than 3, before it has read a weight, and `_weight_int8pack_mm` crashes
     on some matrices of uneven shape (torch 2.15).
+
+    Raises:
+        RuntimeError: not on a CPU, or torch lacks the operators.
     """
 
     bytes_per_weight = 1
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
+        if linear.weight.device.type != "cpu":
+            raise RuntimeError("8-bit products need a CPU")  # the operators would read from it
         weight = linear.weight.detach().float()
-        scales = weight.abs().amax(dim=1).clamp(min=1e-30) / 127  # (out,)
-        rounded = (weight / scales[:, None]).round_().to(torch.int8).contiguous()
-        totals = rounded.sum(dim=1, dtype=torch.int32)
-        self.scales = scales
-        self.lowered, self.sums = scales / _LIFT, totals * scales
-        shape = rounded[:1, :1].clone().expand(rounded.shape)  # the operator looks at nothing else
-        with warnings.catch_warnings():  # that these operators are to go one day: then we fall back
-            warnings.simplefilter("ignore")
-            packed = torch.fbgemm_pack_quantized_matrix(rounded)
-            self._rest = (shape, packed, totals, 1.0, 0, torch.zeros_like(scales))
-            self._multiply(torch.zeros(1, self.in_features, device=weight.device))
-
-    def _multiply(self, x: Tensor) -> Tensor:
-        # Rounds all of x between its least and its greatest value, or 0.
-        y: Tensor = torch.fbgemm_linear_int8_weight_fp32_activation(x, *self._rest)
-        return y
+        scales = weight.abs().amax(dim=1).clamp(min=1e-30) / largest_int8()  # (out,)
+        self._operands = _pack((weight / scales[:, None]).round_().to(torch.int8))
+        totals = self._operands[2]
+        self.scales, self.lowered, self.sums = scales, scales / _LIFT, totals * scales
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., B, in) -> (..., B, out). A row alone is rounded a little otherwise than several."""
-        bias = self.bias
+        """(..., B, in) -> (..., B, out)."""
+        bias, multiply = self.bias, torch.fbgemm_linear_int8_weight_fp32_activation
+        y: Tensor
         if x.numel() == self.in_features:
-            y = self._multiply(x * _LIFT)
+            y = multiply(x * _LIFT, *self._operands)
             return y.mul_(self.lowered) if bias is None else torch.addcmul(bias, y, self.lowered)
-        # Each row from 0 to 1, so that all are rounded alike, and what that took away back again.
         low = x.amin(dim=-1, keepdim=True)  # `aminmax` takes ten times as long as both apart
         span = (x.amax(dim=-1, keepdim=True) - low).clamp_(min=1e-30)
-        y = self._multiply((x - low).div_(span)).mul_(self.scales)
+        # All rows from 0 to 1, and what that took away back again.
+        y = multiply((x - low).div_(span), *self._operands).mul_(self.scales)
         offset = low * self.sums if bias is None else torch.addcmul(bias, low, self.sums)
         return offset.addcmul_(y, span)
+
+    def __deepcopy__(self, _: object) -> "Int8":
+        return self  # nothing in it ever changes, and torch cannot copy what FBGEMM packed
+
+    def __reduce__(self) -> str:
+        raise InputError("8-bit weights cannot be pickled; pickle the model they were made from")
+
+
+def _pack(rounded: Tensor) -> tuple[Tensor, Tensor, Tensor, float, int, Tensor]:
+    """What the 8-bit operator takes besides the activations, for int8 weights (out, in)."""
+    shape = rounded[:1, :1].clone().expand(rounded.shape)  # it looks at nothing else of the weights
+    zeros = torch.zeros(len(rounded), dtype=torch.float32, device="cpu")
+    with warnings.catch_warnings():  # that these operators are to go one day: then we fall back
+        warnings.simplefilter("ignore")
+        packed = torch.fbgemm_pack_quantized_matrix(rounded.contiguous())
+        operands = (shape, packed, rounded.sum(dim=1, dtype=torch.int32), 1.0, 0, zeros)
+        one_row = torch.zeros(1, rounded.shape[1], dtype=torch.float32, device="cpu")
+        torch.fbgemm_linear_int8_weight_fp32_activation(one_row, *operands)  # warns once
+    return operands
+
+
+@functools.cache
+def largest_int8() -> int:
+    """The largest rounded weight: 127, or 64 where the processor adds two products in 16 bits.
+
+    Those without VNNI do (AVX2): 2 * 255 * 127 would be clipped, 2 * 255 * 64 is not.
+    """
+    weights = torch.full((32, 64), 127, dtype=torch.int8, device="cpu")
+    x = torch.ones(1, 64, dtype=torch.float32, device="cpu")
+    y = torch.fbgemm_linear_int8_weight_fp32_activation(x, *_pack(weights))
+    return 127 if abs(float(y[0, 0]) / (64 * 127) - 1) < 0.01 else 64
