@@ -39,8 +39,8 @@ class OneToken:
             for block in blocks
         ]
         self.ln_f = norm(model.ln_f)
-        self.tokens = model.token_emb.weight
-        self.places = None if model.pos_emb is None else model.pos_emb.weight
+        self.token_table = model.token_emb.weight
+        self.position_table = None if model.pos_emb is None else model.pos_emb.weight
 
     def __call__(self, idx: Tensor, cache: KVCache) -> Tensor:
         """Read one token per row.
@@ -57,10 +57,10 @@ class OneToken:
         if cache.padding is not None:
             positions = (cache.length - cache.padding).clamp(min=0)[:, None]  # (B, 1)
             unseen = padding_mask(cache, cache.padding)
-        x = F.embedding(idx, self.tokens)[:, 0]  # (B, C)
+        x = F.embedding(idx, self.token_table)[:, 0]  # (B, C)
         rotary = None
-        if self.places is not None:
-            x = x + self.places[positions].view(-1, x.shape[1])  # (1 or B, C) added
+        if self.position_table is not None:
+            x = x + self.position_table[positions].view(-1, x.shape[1])  # (1 or B, C) added
         else:
             rotary = self.model.cos[positions], self.model.sin[positions]  # (D,) or (B, 1, D)
         for layer, stored in zip(self.layers, cache.next_token(), strict=True):
@@ -134,7 +134,7 @@ def norm(module: nn.Module) -> Function:
         shape, weight, bias, eps = module.normalized_shape, module.weight, module.bias, module.eps
         return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
     if not isinstance(module, nn.RMSNorm):
-        raise NotImplementedError(f"one token through a {type(module).__name__}: say how, here")
+        raise TypeError(f"no norm that one token can pass: {type(module).__name__}")
     return rms_norm(module.weight, module.eps)
 
 

@@ -139,7 +139,7 @@ class Int8(Packed):
     0 to 255. The sums are whole numbers. CPU only (FBGEMM).
 
     Of several rows each is rounded between its least and its greatest value, so that none depends
-    on those beside it. A row alone is left to the operator, which takes 0 into the range: a third
+    on those beside it. A row alone is left to the operator, which takes 0 into the range: a quarter
     of a token's time less, and as near, but not to the bit the same as among others.
 
     torch has newer operators, which take longer for a token: a call of those for quantized tensors
