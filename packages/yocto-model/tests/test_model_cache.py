@@ -154,6 +154,26 @@ def test_a_cache_is_its_list_of_ids(make_model: MakeModel) -> None:
     run_state_machine_as_test(CacheMachine)
 
 
+@pytest.mark.property
+@given(config=st.from_type(GPTConfig), seed=SEEDS, data=st.data())
+def test_a_fork_and_its_origin_do_not_know_of_each_other(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject
+) -> None:
+    """Both go on in turns, each with ids of its own, as if the other were not there."""
+    model = make_model(config, seed)
+    length = data.draw(st.integers(0, config.block_size - 1))
+    ids = random_ids(config, 2, config.block_size, seed)
+    ids[1, :length] = ids[0, :length]
+    origin = cache_for(model)
+    if length:
+        model(ids[:1, :length], cache=origin)
+    caches = origin, origin.fork()
+    for place in range(length, config.block_size):
+        for row, cache in enumerate(caches):
+            expected = model(ids[row : row + 1, : place + 1])[:, -1:]
+            same(expected, model(ids[row : row + 1, place : place + 1], cache=cache))
+
+
 def test_a_cache_takes_the_bytes_it_says() -> None:
     """2 · layers · rows · KV heads · head width · capacity values, allocated once."""
     cache = KVCache(MODERN, 3, capacity=5, dtype=torch.bfloat16)

@@ -128,6 +128,8 @@ def test_what_a_row_gains_ends_before_the_first_stop(
         part = st.tuples(st.sampled_from(tail), st.integers(0, n - 1), st.integers(1, 3))
         some |= part.map(lambda t: t[0][t[1] : t[1] + t[2]])
     stops = data.draw(st.lists(some, max_size=3))
+    if data.draw(st.booleans()):  # such as end at once
+        stops += [stop[1:] for stop in stops if len(stop) > 1]
     last = [stop[-1] for stop in stops]
     eos = data.draw(st.sampled_from([None, *last, *range(config.vocab_size)]))
     expected = []

