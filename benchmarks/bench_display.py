@@ -18,9 +18,9 @@ import time
 from collections.abc import Iterator
 
 from common import machine, prepared, trainer
-from yocto_cli.history import History
-from yocto_cli.ladder import Baseline
-from yocto_cli.live import FRAMES_PER_SECOND, LiveDisplay
+from yocto_cli.screen.history import History
+from yocto_cli.screen.ladder import Baseline
+from yocto_cli.screen.live import FRAMES_PER_SECOND, LiveDisplay
 from yocto_train import Event, Run, StepDone, Trainer
 
 SHAPE = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from yocto_cli.terminal import visible
+from yocto_cli.screen.terminal import visible
 from yocto_data import BatchSampler, DataMeta, TokenDataset, prepare
 from yocto_model import GPT, GPTConfig, SamplingOptions, TextGenerator
 from yocto_tokenizers import CharTokenizer, Tokenizer, load_tokenizer

@@ -13,7 +13,7 @@ from yocto_chat import transcript
 from yocto_chat.conversation import Conversation, Finish, Reply, Turn
 from yocto_cli.arguments import UsageError
 from yocto_cli.sampling_arguments import SamplingArguments
-from yocto_cli.terminal import visible
+from yocto_cli.screen.terminal import visible
 from yocto_data import iter_texts
 
 MakeTalk = Callable[..., Any]

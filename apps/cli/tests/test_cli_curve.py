@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yocto_cli.curve import Plot
+from yocto_cli.screen.curve import Plot
 
 
 def plot(width: int, height: int, *, braille: bool = True) -> Plot:

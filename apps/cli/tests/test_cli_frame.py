@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
-from yocto_cli.frame import Facts, duration, frame
-from yocto_cli.ladder import Baseline
-from yocto_cli.panels import ASCII, UNICODE, Line, ladder_lines, wrapped
+from yocto_cli.screen.frame import Facts, duration, frame
+from yocto_cli.screen.ladder import Baseline
+from yocto_cli.screen.panels import ASCII, UNICODE, Line, ladder_lines, wrapped
 
 BASELINES = (
     Baseline(name="uniform", loss=4.17),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yocto_cli.history import History, Sample
+from yocto_cli.screen.history import History, Sample
 from yocto_cli.training_loop import train
 from yocto_train import Event, Run, Sampled, StepDone, Trainer
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yocto_cli import ladder as module
-from yocto_cli.ladder import ladder
+from yocto_cli.screen import ladder as module
+from yocto_cli.screen.ladder import ladder
 
 
 def by_hand(train: list[int], val: list[int], size: int) -> list[float]:

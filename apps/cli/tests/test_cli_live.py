@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yocto_cli import display, keyboard, live
-from yocto_cli.display import LinePrinter, make_display
-from yocto_cli.history import History, Sample
-from yocto_cli.keyboard import Keyboard, in_foreground, suspendable
-from yocto_cli.ladder import Baseline
-from yocto_cli.live import LiveDisplay
+from yocto_cli.screen import display, keyboard, live
+from yocto_cli.screen.display import LinePrinter, make_display
+from yocto_cli.screen.history import History, Sample
+from yocto_cli.screen.keyboard import Keyboard, in_foreground, suspendable
+from yocto_cli.screen.ladder import Baseline
+from yocto_cli.screen.live import LiveDisplay
 from yocto_train import Run, Saved, Trainer
 
 HOSTILE = "\x1b[2J\x9b31m [/x] :smile: [bold] \ud800 \u202e half"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yocto_cli import plan
-from yocto_cli.summary import closest_architecture
+from yocto_cli.report.summary import closest_architecture
 from yocto_cli.train_arguments import TrainArguments, TrainingFlags
 from yocto_data import TokenDataset, prepare
 from yocto_model import ARCHITECTURES, GPTConfig

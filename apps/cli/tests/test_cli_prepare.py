@@ -10,7 +10,7 @@ import pytest
 from yocto_cli import preparing
 from yocto_cli.errors import UsageError
 from yocto_cli.prepare import in_flags, main
-from yocto_cli.progress import ProgressBar
+from yocto_cli.screen.progress import ProgressBar
 from yocto_data import DataMeta, load_bin
 from yocto_tokenizers import load_tokenizer
 
@@ -274,7 +274,7 @@ def test_progress_is_lines_off_a_terminal(
 ) -> None:
     """At most one in some seconds, without escapes or carriage returns."""
     clock = iter(range(0, 1000, 2))
-    monkeypatch.setattr("yocto_cli.progress.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("yocto_cli.screen.progress.time.monotonic", lambda: float(next(clock)))
     with ProgressBar() as progress:
         for done in range(0, 10_000_000, 1_000_000):
             progress.update("encoding", done, 10_000_000)

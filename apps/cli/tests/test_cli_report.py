@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yocto_cli import report as module
-from yocto_cli.history import History, Sample
-from yocto_cli.ladder import Baseline
-from yocto_cli.report import Report, page, write_report
-from yocto_cli.report_chart import ticks
+from yocto_cli.report import page as module
+from yocto_cli.report.chart import ticks
+from yocto_cli.report.page import Report, page, write_report
+from yocto_cli.screen.history import History, Sample
+from yocto_cli.screen.ladder import Baseline
 
 HOSTILE = "</p><script>alert(1)</script>&amp;\"'<img src=x onerror=y>\x1b[2J\ud800"
 VOID = {"meta", "br", "hr"}

@@ -7,8 +7,8 @@ import unicodedata
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yocto_cli import terminal
-from yocto_cli.terminal import VisibleStream, can_show, dim, has_colour, one_line, visible
+from yocto_cli.screen import terminal
+from yocto_cli.screen.terminal import VisibleStream, can_show, dim, has_colour, one_line, visible
 
 BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 TAGS = {chr(code) for code in range(0xE0000, 0xE0080)}

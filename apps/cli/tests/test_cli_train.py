@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from yocto_cli import models, tensorboard, train
+from yocto_cli import models, train
+from yocto_cli.report import tensorboard
 from yocto_cli.train_arguments import ModelFlags, TrainArguments, settings
 from yocto_model import GPT
 from yocto_train import RECIPES, Checkpoint, Run
@@ -254,7 +255,7 @@ def test_a_full_disk_is_said_once(training: Any, monkeypatch: pytest.MonkeyPatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Run, "record", full)
-    monkeypatch.setattr("yocto_cli.report.write_report", full)
+    monkeypatch.setattr("yocto_cli.report.page.write_report", full)
     done = training("--max_iters=8", "--log_interval=2", "--eval_interval=4")
     assert done.code == 0
     for file in ("metrics.jsonl", "samples.jsonl", "report.html"):

@@ -11,7 +11,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout import FormattedTextControl, Layout, Window
 from prompt_toolkit.output import ColorDepth, Output
-from yocto_cli.terminal import no_colour, one_line
+from yocto_cli.screen.terminal import no_colour, one_line
 from yocto_model import Token
 from yocto_tokenizers import Tokenizer
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from yocto_cli.arguments import CommandArguments, UsageError, load, run_command
 from yocto_cli.model_arguments import ModelArguments
 from yocto_cli.sampling_arguments import SamplingArguments
-from yocto_cli.terminal import is_terminal
+from yocto_cli.screen.terminal import is_terminal
 
 if TYPE_CHECKING:
     from yocto_chat.chat import Chat

@@ -10,8 +10,7 @@ from dataclasses import replace
 
 from yocto_cli.arguments import UsageError
 from yocto_cli.sampling_arguments import SamplingArguments
-from yocto_cli.terminal import one_line
-from yocto_cli.words import counted
+from yocto_cli.screen.terminal import counted, one_line
 from yocto_model import Token
 
 from yocto_chat.characters import known_part, unknown_characters

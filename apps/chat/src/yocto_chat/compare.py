@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 from yocto_cli.arguments import UsageError
 from yocto_cli.sampling_arguments import SamplingArguments
-from yocto_cli.terminal import visible
+from yocto_cli.screen.terminal import visible
 
 from yocto_chat.chat import Chat
 from yocto_chat.speaking import let_speak

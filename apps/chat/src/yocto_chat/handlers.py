@@ -8,8 +8,7 @@ from rich.table import Table
 from rich.text import Text
 from yocto_cli.arguments import UsageError
 from yocto_cli.fields import float_problem, integer_problem
-from yocto_cli.terminal import one_line, visible
-from yocto_cli.words import counted
+from yocto_cli.screen.terminal import counted, one_line, visible
 
 from yocto_chat import compare as comparing
 from yocto_chat import memorisation, parameters, tokens_view, transcript

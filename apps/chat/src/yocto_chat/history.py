@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-from yocto_cli.terminal import one_line, visible
+from yocto_cli.screen.terminal import one_line, visible
 
 _MAX_BYTES = 1 << 20
 _KEPT_BYTES = 1 << 19

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from yocto_cli.keyboard import suspendable
+from yocto_cli.screen.keyboard import suspendable
 
 with contextlib.suppress(ModuleNotFoundError):  # not a POSIX system: echo stays as it is
     import termios

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yocto_cli.arguments import UsageError
-from yocto_cli.terminal import one_line
+from yocto_cli.screen.terminal import one_line
 from yocto_data import DataError, DataMeta, load_bin
 
 from yocto_chat.chat_model import ChatModel

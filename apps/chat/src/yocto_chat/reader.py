@@ -22,7 +22,7 @@ from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import ColorDepth, Output
 from prompt_toolkit.styles import Style
 from yocto_cli.arguments import UsageError
-from yocto_cli.terminal import no_colour, one_line, visible
+from yocto_cli.screen.terminal import no_colour, one_line, visible
 
 from yocto_chat.chat import MAX_MESSAGE_CHARACTERS, Chat
 from yocto_chat.commands import COMMANDS, find

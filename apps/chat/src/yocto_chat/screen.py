@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from rich.console import Console, RenderableType
-from yocto_cli.terminal import VisibleStream, can_show, is_terminal, no_colour, visible
+from yocto_cli.screen.terminal import VisibleStream, can_show, is_terminal, no_colour, visible
 
 from yocto_chat.probabilities import shade_of
 from yocto_chat.take import Span

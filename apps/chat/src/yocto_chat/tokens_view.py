@@ -5,8 +5,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 from rich.text import Text
-from yocto_cli.terminal import visible
-from yocto_cli.words import counted
+from yocto_cli.screen.terminal import counted, visible
 from yocto_tokenizers import Tokenizer
 
 from yocto_chat.characters import known_part, unknown_characters

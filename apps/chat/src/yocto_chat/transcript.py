@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from yocto_cli.arguments import UsageError
 from yocto_cli.sampling_arguments import SamplingArguments
-from yocto_cli.terminal import one_line, visible
+from yocto_cli.screen.terminal import one_line, visible
 
 from yocto_chat.chat_model import ChatModel
 from yocto_chat.conversation import Conversation, Finish, Reply, Turn

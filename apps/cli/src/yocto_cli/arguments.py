@@ -24,7 +24,7 @@ from yocto_cli.command import run_command
 from yocto_cli.config_file import dump_toml, read_config
 from yocto_cli.errors import UsageError, WorkFailedError
 from yocto_cli.fields import Bare, CommandLineOnly, Flag, flags_of, suggestion
-from yocto_cli.terminal import no_colour, one_line
+from yocto_cli.screen.terminal import no_colour, one_line
 
 __all__ = [
     "Bare",

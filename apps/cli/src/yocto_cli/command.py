@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 from yocto_cli.errors import UsageError, WorkFailedError
-from yocto_cli.terminal import one_line
+from yocto_cli.screen.terminal import one_line
 
 # Errors of the packages are known by name: importing their classes would import torch.
 _PACKAGE_ERRORS = {"DataError", "ModelError", "TokenizerError", "TrainError"}

@@ -9,7 +9,7 @@ from typing import Any
 
 from yocto_cli.errors import UsageError
 from yocto_cli.fields import Flag, flags_of, suggestion
-from yocto_cli.terminal import one_line
+from yocto_cli.screen.terminal import one_line
 
 _LIMIT_BYTES = 1 << 20
 

@@ -20,7 +20,7 @@ from yocto_tokenizers import Tokenizer, TokenizerError, UnknownCharacterError
 from yocto_train import Checkpoint, CheckpointError, Run, load_checkpoint, place
 
 from yocto_cli.errors import UsageError
-from yocto_cli.terminal import one_line
+from yocto_cli.screen.terminal import one_line
 from yocto_cli.tokenizer_flags import Mode, check_mode, named_tokenizer
 
 T = TypeVar("T")

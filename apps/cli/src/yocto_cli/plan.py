@@ -21,8 +21,8 @@ from yocto_train import (
     place,
 )
 
-from yocto_cli.display import say
 from yocto_cli.errors import UsageError
+from yocto_cli.screen.display import say
 from yocto_cli.train_arguments import DEFAULT_MINUTES, TrainArguments, recipe_name, settings
 
 # A run that is shorter would win less than it takes to find out.

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from yocto_cli.arguments import CommandArguments, UsageError, load_one_of, run_command
 from yocto_cli.command import next_command
-from yocto_cli.progress import ProgressBar
-from yocto_cli.terminal import one_line
-from yocto_cli.words import counted
+from yocto_cli.screen.progress import ProgressBar
+from yocto_cli.screen.terminal import counted, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

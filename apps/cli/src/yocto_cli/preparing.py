@@ -13,7 +13,7 @@ from yocto_data import DataMeta, iter_texts, prepare
 from yocto_tokenizers import CharTokenizer, Tokenizer, WordLevelTokenizer
 
 from yocto_cli.errors import UsageError
-from yocto_cli.terminal import one_line
+from yocto_cli.screen.terminal import one_line
 
 Errors = Literal["strict", "replace", "ignore"]
 Progress = Callable[[str, int, int], None]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from yocto_cli.errors import UsageError
-from yocto_cli.terminal import one_line
+from yocto_cli.screen.terminal import one_line
 
 LIMIT_BYTES = 1 << 20
 

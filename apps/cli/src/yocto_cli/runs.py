@@ -12,9 +12,9 @@ from yocto_train import CheckpointError, Run
 
 from yocto_cli.command import next_command
 from yocto_cli.errors import UsageError
-from yocto_cli.frame import duration
-from yocto_cli.history import History
-from yocto_cli.terminal import dim, one_line
+from yocto_cli.screen.frame import duration
+from yocto_cli.screen.history import History
+from yocto_cli.screen.terminal import dim, one_line
 
 _MARKS = ("config.toml", "metrics.jsonl", "latest.pt")
 

@@ -16,7 +16,7 @@ from yocto_cli.arguments import (
 from yocto_cli.model_arguments import ModelArguments
 from yocto_cli.prompts import read_prompt
 from yocto_cli.sampling_arguments import SamplingArguments
-from yocto_cli.terminal import VisibleStream, can_show, dim, is_terminal, visible
+from yocto_cli.screen.terminal import VisibleStream, can_show, dim, is_terminal, visible
 
 if TYPE_CHECKING:
     from yocto_model import TextGenerator, TextStream

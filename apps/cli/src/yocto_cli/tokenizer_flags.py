@@ -8,7 +8,7 @@ from typing import Literal
 from yocto_tokenizers import Tokenizer, load_tokenizer
 
 from yocto_cli.errors import UsageError
-from yocto_cli.terminal import one_line
+from yocto_cli.screen.terminal import one_line
 
 Mode = Literal["char", "token"]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yocto_cli.arguments import UsageError, load, run_command
-from yocto_cli.terminal import one_line
+from yocto_cli.screen.terminal import one_line
 from yocto_cli.train_arguments import RunFlags, TrainArguments
 
 PROG = "yocto-train"

@@ -10,10 +10,10 @@ from yocto_data import DataMeta, DecodingError, ShortDataError
 from yocto_tokenizers import Tokenizer, load_tokenizer
 
 from yocto_cli.command import next_command
-from yocto_cli.display import say
 from yocto_cli.errors import UsageError
 from yocto_cli.preparing import prepare_char
-from yocto_cli.terminal import one_line
+from yocto_cli.screen.display import say
+from yocto_cli.screen.terminal import one_line
 from yocto_cli.tokenizer_flags import check_mode, named_tokenizer
 from yocto_cli.train_arguments import DataFlags
 

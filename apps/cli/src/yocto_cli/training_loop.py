@@ -11,13 +11,13 @@ from typing import Any
 
 from yocto_train import Evaluated, Event, Run, Sampled, StepDone, Stopped, Trainer
 
-from yocto_cli import report
-from yocto_cli.display import Display, LinePrinter, make_display, say
 from yocto_cli.errors import WorkFailedError
-from yocto_cli.history import History
-from yocto_cli.ladder import Baseline, ladder_of_files
-from yocto_cli.summary import About, farewell, report_of
-from yocto_cli.tensorboard import Board
+from yocto_cli.report import page as report
+from yocto_cli.report.summary import About, farewell, report_of
+from yocto_cli.report.tensorboard import Board
+from yocto_cli.screen.display import Display, LinePrinter, make_display, say
+from yocto_cli.screen.history import History
+from yocto_cli.screen.ladder import Baseline, ladder_of_files
 
 
 def train(trainer: Trainer, run: Run, *, config: str, data_dir: Path, board: Board | None) -> int:

@@ -14,14 +14,14 @@ from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import Tokenizer
 from yocto_train import Checkpoint, Run, TrainConfig, Trainer, World, joined
 
-from yocto_cli import tensorboard
 from yocto_cli.arguments import dump_toml
 from yocto_cli.command import describe_error
-from yocto_cli.display import say
 from yocto_cli.errors import UsageError
 from yocto_cli.plan import described, planned
-from yocto_cli.summary import resumed, summary
-from yocto_cli.terminal import one_line
+from yocto_cli.report import tensorboard
+from yocto_cli.report.summary import resumed, summary
+from yocto_cli.screen.display import say
+from yocto_cli.screen.terminal import one_line
 from yocto_cli.train import TORCHRUN, run_of
 from yocto_cli.train_arguments import RunFlags, TrainArguments, from_dict, resolved, settings
 from yocto_cli.training_data import data_directory, open_data

@@ -5,16 +5,16 @@ import os
 import sys
 from typing import TYPE_CHECKING, Protocol, Self
 
-from yocto_cli.keyboard import in_foreground
-from yocto_cli.terminal import is_terminal, one_line, visible
+from yocto_cli.screen.keyboard import in_foreground
+from yocto_cli.screen.terminal import is_terminal, one_line, visible
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from yocto_train import Event, Run, Trainer
 
-    from yocto_cli.history import History
-    from yocto_cli.ladder import Baseline
+    from yocto_cli.screen.history import History
+    from yocto_cli.screen.ladder import Baseline
 
 
 class Display(Protocol):
@@ -51,7 +51,7 @@ def make_display(
     """
     if not wants_screen():
         return LinePrinter()
-    from yocto_cli.live import LiveDisplay  # noqa: PLC0415 - only where it is shown
+    from yocto_cli.screen.live import LiveDisplay  # noqa: PLC0415 - only where it is shown
 
     return LiveDisplay(trainer, run, history=history, baselines=baselines)
 

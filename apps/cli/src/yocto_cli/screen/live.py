@@ -16,14 +16,13 @@ from rich.segment import Segment
 from rich.style import Style
 from yocto_train import Evaluated, Event, Run, Sampled, Saved, StepDone, Trainer, lr_factor
 
-from yocto_cli.display import say
-from yocto_cli.frame import Facts, frame
-from yocto_cli.history import History
-from yocto_cli.keyboard import Keyboard, in_foreground, suspendable
-from yocto_cli.ladder import Baseline
-from yocto_cli.panels import ASCII, UNICODE
-from yocto_cli.terminal import can_show, one_line, visible
-from yocto_cli.words import counted
+from yocto_cli.screen.display import say
+from yocto_cli.screen.frame import Facts, frame
+from yocto_cli.screen.history import History
+from yocto_cli.screen.keyboard import Keyboard, in_foreground, suspendable
+from yocto_cli.screen.ladder import Baseline
+from yocto_cli.screen.panels import ASCII, UNICODE
+from yocto_cli.screen.terminal import can_show, counted, one_line, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable

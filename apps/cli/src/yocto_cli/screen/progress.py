@@ -5,7 +5,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from yocto_cli.terminal import has_colour
+from yocto_cli.screen.terminal import has_colour
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -10,9 +10,9 @@ from functools import lru_cache
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
-from yocto_cli.chart import Chart
-from yocto_cli.curve import Plot
-from yocto_cli.ladder import Baseline
+from yocto_cli.screen.chart import Chart
+from yocto_cli.screen.curve import Plot
+from yocto_cli.screen.ladder import Baseline
 
 Line = list[tuple[str, str]]
 

@@ -95,3 +95,8 @@ def can_show(stream: TextIO, characters: str) -> bool:
 def dim(text: str, stream: TextIO) -> str:
     """The text in faint letters on a terminal with colours, else as it is."""
     return f"\x1b[2m{text}\x1b[22m" if has_colour(stream) else text
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 turn`, `2 turns`, `1,000 turns`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from yocto_cli.ladder import Baseline
+from yocto_cli.screen.ladder import Baseline
 
 Points = tuple[tuple[int, float], ...]
 

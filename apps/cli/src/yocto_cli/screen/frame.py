@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
-from yocto_cli.chart import Chart, Points
-from yocto_cli.ladder import Baseline
-from yocto_cli.panels import (
+from yocto_cli.screen.chart import Chart, Points
+from yocto_cli.screen.ladder import Baseline
+from yocto_cli.screen.panels import (
     MOST_SAMPLE_LINES,
     UNICODE,
     Glyphs,

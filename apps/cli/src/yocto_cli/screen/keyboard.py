@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Self, TextIO
 
-from yocto_cli.terminal import is_terminal
+from yocto_cli.screen.terminal import is_terminal
 
 if sys.platform != "win32":
     import termios

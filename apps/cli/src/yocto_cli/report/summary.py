@@ -10,11 +10,10 @@ from yocto_model import ARCHITECTURES, GPTConfig
 from yocto_train import Checkpoint, Event, Run, Stopped, Trainer
 
 from yocto_cli.command import next_command
-from yocto_cli.history import History
-from yocto_cli.ladder import Baseline
-from yocto_cli.report import Report
-from yocto_cli.terminal import one_line
-from yocto_cli.words import counted
+from yocto_cli.report.page import Report
+from yocto_cli.screen.history import History
+from yocto_cli.screen.ladder import Baseline
+from yocto_cli.screen.terminal import counted, one_line
 
 _STATES = {
     "finished": "finished",

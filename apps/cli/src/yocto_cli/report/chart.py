@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from yocto_cli.chart import Chart
-from yocto_cli.ladder import Baseline
+from yocto_cli.screen.chart import Chart
+from yocto_cli.screen.ladder import Baseline
 
 _SIDE = 1000.0  # of the SVG's square of coordinates
 _MOST_POINTS = 600

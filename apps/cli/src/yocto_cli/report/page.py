@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from yocto_cli.chart import Chart
-from yocto_cli.history import History, Sample
-from yocto_cli.ladder import Baseline
-from yocto_cli.report_chart import chart_html
-from yocto_cli.report_style import STYLE
-from yocto_cli.terminal import visible
+from yocto_cli.report.chart import chart_html
+from yocto_cli.report.style import STYLE
+from yocto_cli.screen.chart import Chart
+from yocto_cli.screen.history import History, Sample
+from yocto_cli.screen.ladder import Baseline
+from yocto_cli.screen.terminal import visible
 
 NAME = "report.html"
 _MOST_SAMPLES = 24

@@ -1,0 +1,1 @@
+"""What a run leaves for reading: report.html, its summary, the files of TensorBoard."""

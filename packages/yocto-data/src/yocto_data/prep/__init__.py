@@ -1,0 +1,1 @@
+"""From texts to token files; what a learner need not open."""
