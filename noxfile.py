@@ -15,7 +15,6 @@ import nox
 
 ROOT = Path(__file__).parent
 WHEELS = ROOT / ".nox" / "wheels"
-PYTHONS = ["3.11", "3.12", "3.13"]
 MEMBERS = {path.parent.name: path.parent for path in sorted(ROOT.glob("[ap]*/*/pyproject.toml"))}
 DISTRIBUTIONS = {
     tomllib.loads((path / "pyproject.toml").read_text())["project"]["name"]: path
@@ -140,20 +139,30 @@ def types(session: nox.Session) -> None:
         session.run("mypy", str(path / "tests"))
 
 
-@nox.session(python=PYTHONS)
-@nox.parametrize("distribution", list(DISTRIBUTIONS), ids=list(DISTRIBUTIONS))
-def tests(session: nox.Session, distribution: str) -> None:
-    """A package's tests, but its laws, from its wheel alone."""
-    install_alone(session, distribution)
-    run_pytest(session, DISTRIBUTIONS[distribution] / "tests", "-m", "not property and not slow")
-
-
 @nox.session
 @nox.parametrize("distribution", list(DISTRIBUTIONS), ids=list(DISTRIBUTIONS))
+def tests(session: nox.Session, distribution: str) -> None:
+    """A package's tests and laws, from its wheel alone."""
+    install_alone(session, distribution)
+    run_pytest(session, DISTRIBUTIONS[distribution] / "tests", "-m", "not slow")
+
+
+@nox.session(default=False)
+@nox.parametrize("distribution", list(DISTRIBUTIONS), ids=list(DISTRIBUTIONS))
 def properties(session: nox.Session, distribution: str) -> None:
-    """A package's laws, over many generated cases, from its wheel alone."""
+    """A package's laws alone: `HYPOTHESIS_PROFILE=deep nox -s properties` tries 2,000 cases each."""
     install_alone(session, distribution)
     run_pytest(session, DISTRIBUTIONS[distribution] / "tests", "-m", "property")
+
+
+@nox.session(python=["3.12", "3.13"])
+def matrix(session: nox.Session) -> None:
+    """The packages' tests, but their laws, on the other Pythons; all packages in one environment."""
+    session.install(*wheels(session, list(DISTRIBUTIONS)))
+    groups = (project(name)["dependency-groups"]["test"] for name in DISTRIBUTIONS)
+    session.install(*sorted({requirement for group in groups for requirement in group}))
+    for path in DISTRIBUTIONS.values():  # one at a time: each has a conftest of its own
+        run_pytest(session, path / "tests", "-m", "not property and not slow")
 
 
 @nox.session(default=False)
