@@ -8,11 +8,10 @@ that MODULE does not declare), and runs the README's example as it stands in the
 
 import importlib
 import importlib.util
-import io
 import pkgutil
 import re
+import subprocess
 import sys
-from contextlib import redirect_stdout
 from importlib.metadata import metadata, version
 
 
@@ -29,14 +28,13 @@ def main() -> None:
     assert not importable, f"the environment is not clean: {importable}"
     distribution = name.replace("_", "-")
     readme = str(metadata(distribution).get_payload())  # type: ignore[attr-defined] # a message
-    code, expected = (
-        re.findall(rf"```{kind}\n(.*?)```", readme, re.S) for kind in ("python", "text")
-    )
-    if code:
-        said = io.StringIO()
-        with redirect_stdout(said):
-            exec(compile(code[0], f"{distribution}/README.md", "exec"), {"__name__": "__main__"})  # noqa: S102 - our own page
-        assert expected[:1] == [said.getvalue()] or not expected, said.getvalue()
+    example = [
+        re.findall(rf"```{kind}\n(.*?)```", readme, re.DOTALL) for kind in ("python", "text")
+    ]
+    if all(example):
+        command = [sys.executable, "-W", "error", "-c", example[0][0]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (example[1][0], "") == (done.stdout, done.stderr)
     print(f"{distribution} {version(distribution)}: {len(modules)} modules imported alone")
 
 
