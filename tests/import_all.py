@@ -28,13 +28,13 @@ def main() -> None:
     assert not importable, f"the environment is not clean: {importable}"
     distribution = name.replace("_", "-")
     readme = str(metadata(distribution).get_payload())  # type: ignore[attr-defined] # a message
-    example = [
-        re.findall(rf"```{kind}\n(.*?)```", readme, re.DOTALL) for kind in ("python", "text")
-    ]
-    if all(example):
-        command = [sys.executable, "-W", "error", "-c", example[0][0]]
+    example = "".join(re.findall(r"```python\n(.*?)```", readme, re.DOTALL))
+    printed = re.findall(r"```text\n(.*?)```", readme, re.DOTALL)
+    if example:
+        command = [sys.executable, "-W", "error", "-c", example]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (example[1][0], "") == (done.stdout, done.stderr)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert not printed or printed == [done.stdout], done.stdout
     print(f"{distribution} {version(distribution)}: {len(modules)} modules imported alone")
 
 
