@@ -1,4 +1,4 @@
-"""One small tokenizer of every rung, and the texts that each gives back exactly."""
+"""One small tokenizer of every kind, and the texts that each gives back exactly."""
 
 from collections.abc import Callable
 from functools import cache
@@ -81,21 +81,21 @@ def byte_level() -> HuggingFaceTokenizer:
     return HuggingFaceTokenizer.from_bytes(model.to_str().encode())
 
 
-RUNGS: dict[str, Callable[[], Tokenizer]] = {
+KINDS: dict[str, Callable[[], Tokenizer]] = {
     function.__name__: function
     for function in (char, word, sentence_piece, sentence_piece_merged, hugging_face, byte_level)
 }
 
 
-@pytest.fixture(scope="session", params=RUNGS)
+@pytest.fixture(scope="session", params=KINDS)
 def make(request: pytest.FixtureRequest) -> Callable[[], Tokenizer]:
-    """Makes one rung's tokenizer, the same at every call."""
-    return RUNGS[request.param]
+    """Makes one kind's tokenizer, the same at every call."""
+    return KINDS[request.param]
 
 
 @pytest.fixture(scope="session")
 def tokenizer(make: Callable[[], Tokenizer]) -> Tokenizer:
-    """One rung's tokenizer; a test that asks for it runs once per rung."""
+    """One kind's tokenizer; a test that asks for it runs once per kind."""
     return make()
 
 
@@ -107,7 +107,7 @@ def any_text() -> st.SearchStrategy[str]:
 
 @pytest.fixture(scope="session")
 def known_text(tokenizer: Tokenizer) -> st.SearchStrategy[str]:
-    """The texts that the rung declares lossless."""
+    """The texts that the kind declares lossless."""
     if isinstance(tokenizer, CharTokenizer):
         characters = tokenizer.itos[: -len(tokenizer.special_tokens)]
         return st.text(st.sampled_from(characters))
@@ -120,11 +120,11 @@ def known_text(tokenizer: Tokenizer) -> st.SearchStrategy[str]:
 
 @pytest.fixture(scope="session")
 def encodable_text(tokenizer: Tokenizer, known_text: st.SearchStrategy[str]) -> object:
-    """The texts that the rung encodes without an error."""
+    """The texts that the kind encodes without an error."""
     return known_text if isinstance(tokenizer, CharTokenizer) else texts()
 
 
 @pytest.fixture(scope="session")
 def corpus() -> str:
-    """The text that the rungs are trained on."""
+    """The text that the kinds are trained on."""
     return CORPUS

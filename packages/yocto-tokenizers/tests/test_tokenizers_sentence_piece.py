@@ -18,7 +18,7 @@ from yocto_tokenizers import (
     SentencePieceTokenizer,
     TokenizerFileError,
 )
-from yocto_tokenizers.cuts import additive_parts
+from yocto_tokenizers.fast.splitting import additive_parts
 
 WORDS = st.lists(
     st.sampled_from(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yocto_tokenizers import StreamDecoder, TokenIdError
+from yocto_tokenizers import StreamDecoder, TokenizerError
 
 
 @pytest.mark.property
@@ -55,9 +55,9 @@ def test_any_integer_is_an_id(token_id: int) -> None:
 
 @pytest.mark.parametrize("token_id", [-1, 2, 2**40, 2**70, True, np.True_, 1.0, "1", None, [1]])
 def test_other_values_are_refused(token_id: int) -> None:
-    """T3: what is no integer in range raises, and leaves the stream as it was."""
+    """T3: anything but an integer in range raises, and leaves the stream as it was."""
     decoder = StreamDecoder([b"\xc3", b"\xa9"])
     decoder.push(0)
-    with pytest.raises(TokenIdError):
+    with pytest.raises(TokenizerError):
         decoder.push(token_id)
     assert decoder.push(1) == "\u00e9"

@@ -1,70 +1,77 @@
-"""What the rungs share: from ids to bytes by one table, and everything that follows from it."""
+"""What every tokenizer is: text to ids, ids to bytes by one table, and all that follows from it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeAlias
 
 import numpy as np
 
-from yocto_tokenizers.errors import quoted
-from yocto_tokenizers.ids import IdArray, Ids, checked_ids, id_dtype
-from yocto_tokenizers.special_tokens import ASSISTANT, BOS, EOS, USER
-from yocto_tokenizers.storage import is_directory, read_bytes, write_bytes
+from yocto_tokenizers.errors import shown
+from yocto_tokenizers.fast.checks import IdArray, Ids, checked_ids, checked_texts, id_dtype
+from yocto_tokenizers.formats.content import file_at, read_bytes
 from yocto_tokenizers.streaming import StreamDecoder
-from yocto_tokenizers.texts import checked_texts
+
+#: What a conversation needs, in the order of their ids.
+CHAT_TOKENS = ("<s>", "</s>", "<|user|>", "<|assistant|>")
+BOS, EOS, USER, ASSISTANT = CHAT_TOKENS
+UNK = "<unk>"
+
+# What tokenizers in use call these tokens; the first spelling is ours.
+_BEGIN = (BOS, "<bos>", "<|bos|>", "<|begin_of_text|>", "<|startoftext|>")
+_END = (EOS, "<eos>", "<|eos|>", "<|end_of_text|>", "<|endoftext|>")
+_USER = (USER, "<|user_start|>")
+_ASSISTANT = (ASSISTANT, "<|assistant_start|>")
 
 
 class BaseTokenizer(ABC):
-    """A tokenizer that decodes by concatenation: an id always stands for the same bytes.
+    """Text to ids and back. `Tokenizer` is another name for it.
 
-    A rung supplies `encode`, the table of bytes, its fingerprint and its file content.
+    Every id in `range(vocab_size)` is valid and stands for the same bytes wherever it appears, so
+    that decoding is concatenation. No text produces an id of `special_tokens`.
+
+    A kind of tokenizer supplies `encode`, the bytes of each id, its fingerprint and its file.
+
+    Attributes:
+        kind: `"char"`, `"word"`, `"sentencepiece"` or `"huggingface"`.
+        file_name: the name of its file in a data directory or a checkpoint.
+        vocab_size: how many ids there are.
+        special_tokens: name and id of each token that no text produces and that decodes to nothing.
     """
 
     kind: ClassVar[str]
-    #: The name of its file in a data directory or a checkpoint.
     file_name: ClassVar[str]
 
     def __init__(self, *, vocab_size: int, special_tokens: Mapping[str, int]):
-        self._vocab_size = vocab_size
-        self._special_tokens = dict(special_tokens)
-        self._token_bytes: Sequence[bytes] | None = None
-
-    @property
-    def vocab_size(self) -> int:
-        """How many ids there are; every id below is valid."""
-        return self._vocab_size
-
-    @property
-    def special_tokens(self) -> Mapping[str, int]:
-        """Name and id of each token that no text produces and that decodes to nothing."""
-        return MappingProxyType(self._special_tokens)
+        self.vocab_size = vocab_size
+        self.special_tokens: Mapping[str, int] = MappingProxyType(dict(special_tokens))
 
     @property
     def bos_id(self) -> int | None:
-        """Id of `<s>`, which begins a document, or None."""
-        return self._special_tokens.get(BOS)
+        """Id that begins a document, or None; never -1."""
+        return self._special_id(_BEGIN)
 
     @property
     def eos_id(self) -> int | None:
-        """Id of `</s>`, which ends a document or a reply, or None."""
-        return self._special_tokens.get(EOS)
+        """Id that ends a document or a reply, or None."""
+        return self._special_id(_END)
 
     @property
     def user_id(self) -> int | None:
-        """Id of `<|user|>`, which begins what the user says, or None."""
-        return self._special_tokens.get(USER)
+        """Id that begins what the user says, or None."""
+        return self._special_id(_USER)
 
     @property
     def assistant_id(self) -> int | None:
-        """Id of `<|assistant|>`, which begins what the model says, or None."""
-        return self._special_tokens.get(ASSISTANT)
+        """Id that begins what the model says, or None."""
+        return self._special_id(_ASSISTANT)
 
     @property
     def unk_id(self) -> int | None:
-        """Id that stands for what the vocabulary lacks, or None if the rung has none."""
+        """Id that stands for what the vocabulary lacks, or None if there is none."""
         return None
 
     @abstractmethod
@@ -72,12 +79,12 @@ class BaseTokenizer(ABC):
         """The ids of one text.
 
         Raises:
-            TextError: the text is no `str`, or holds a lone surrogate.
+            TokenizerError: the text is not a `str`, or holds a lone surrogate.
         """
 
     def encode_to_numpy(self, text: str) -> IdArray:
         """The same ids: uint16 if `vocab_size <= 65536`, else uint32; shape `(n,)`."""
-        return np.array(self.encode(text), dtype=id_dtype(self._vocab_size))
+        return np.array(self.encode(text), dtype=id_dtype(self.vocab_size))
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """The ids of several texts, each as `encode` gives them."""
@@ -87,33 +94,28 @@ class BaseTokenizer(ABC):
         """`decode_bytes(ids)` read as UTF-8; invalid bytes become U+FFFD, special ids add nothing.
 
         Raises:
-            TokenIdError: ids are not one dimension of integers in `range(vocab_size)`.
+            TokenizerError: ids are not one dimension of integers in `range(vocab_size)`.
         """
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Ids) -> bytes:
-        """The exact bytes of the ids, nothing replaced.
-
-        Raises:
-            TokenIdError: ids are not one dimension of integers in `range(vocab_size)`.
-        """
-        table = self._byte_table()
-        return b"".join([table[i] for i in checked_ids(ids, self._vocab_size).tolist()])
+        """The exact bytes of the ids, nothing replaced; errors as in `decode`."""
+        table = self._token_bytes
+        return b"".join([table[i] for i in checked_ids(ids, self.vocab_size).tolist()])
 
     def stream_decoder(self) -> StreamDecoder:
         """A new decoder that takes one id at a time and returns whole characters."""
-        return StreamDecoder(self._byte_table())
+        return StreamDecoder(self._token_bytes)
 
     def save(self, path: str | PathLike[str]) -> Path:
-        """Write the tokenizer atomically; into a directory under its own name.
+        """Write the tokenizer's file; into a directory under its own name.
 
         Returns:
             The path of the file written.
-
-        Raises:
-            TokenizerWriteError: the system refused; an old file is whole.
         """
-        return write_bytes(path, self.file_name, self.to_bytes())
+        file = file_at(path, self.file_name)
+        file.write_bytes(self.to_bytes())
+        return file
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
@@ -122,16 +124,12 @@ class BaseTokenizer(ABC):
         Raises:
             TokenizerFileError: the file is missing, damaged, or of another kind.
         """
-        file = Path(path) / cls.file_name if is_directory(path) else Path(path)
-        return cls.from_bytes(read_bytes(file), source=quoted(file))
+        file = file_at(path, cls.file_name)
+        return cls.from_bytes(read_bytes(file), source=shown(file))
 
     @abstractmethod
     def fingerprint(self) -> str:
         """sha256 (hex) of the content: equal exactly for tokenizers that behave alike."""
-
-    @abstractmethod
-    def _make_byte_table(self) -> Sequence[bytes]:
-        """The bytes of each id, in id order; empty for special tokens."""
 
     @abstractmethod
     def to_bytes(self) -> bytes:
@@ -140,20 +138,27 @@ class BaseTokenizer(ABC):
     @classmethod
     @abstractmethod
     def from_bytes(cls, content: bytes, *, source: str = "the content") -> Self:
-        """The tokenizer that `to_bytes` gave.
+        """The tokenizer of which these bytes are the file.
 
         Args:
-            content: the bytes of a file.
-            source: what messages call them, such as the quoted name of the file.
+            content: what `to_bytes` gave.
+            source: what messages call it, such as the quoted name of the file.
 
         Raises:
             TokenizerFileError: the bytes are damaged, or of another kind.
         """
 
-    def _byte_table(self) -> Sequence[bytes]:
-        if self._token_bytes is None:
-            self._token_bytes = self._make_byte_table()
-        return self._token_bytes
+    @cached_property
+    @abstractmethod
+    def _token_bytes(self) -> Sequence[bytes]:
+        """The bytes of each id, in id order; empty for special tokens."""
+
+    def _special_id(self, spellings: Sequence[str]) -> int | None:
+        ids = (self.special_tokens.get(name) for name in spellings)
+        return next((token_id for token_id in ids if token_id is not None), None)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(vocab_size={self._vocab_size})"
+        return f"{type(self).__name__}(vocab_size={self.vocab_size})"
+
+
+Tokenizer: TypeAlias = BaseTokenizer

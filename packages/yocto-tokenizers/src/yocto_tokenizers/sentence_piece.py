@@ -1,22 +1,30 @@
 """Sub-word level: BPE, trained and run by sentencepiece, with options that lose nothing."""
 
+import io
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import ClassVar, Self
 
 import sentencepiece
 
-from yocto_tokenizers.base import BaseTokenizer
-from yocto_tokenizers.cuts import additive_parts
-from yocto_tokenizers.errors import TokenizerFileError
-from yocto_tokenizers.gguf_export import GgufValue, gguf_fields
-from yocto_tokenizers.hugging_face_export import write_sentence_piece
-from yocto_tokenizers.sentence_piece_model import SPACE_MARK, ModelContent, PieceType, read_model
-from yocto_tokenizers.sentence_piece_training import Newline, train_model
-from yocto_tokenizers.special_tokens import CHAT_TOKENS
-from yocto_tokenizers.texts import checked_unicode
+from yocto_tokenizers.base import CHAT_TOKENS, BaseTokenizer
+from yocto_tokenizers.fast.checks import checked_unicode
+from yocto_tokenizers.fast.splitting import additive_parts
+from yocto_tokenizers.formats.hugging_face import write_sentence_piece
+from yocto_tokenizers.formats.sentence_piece_model import (
+    SPACE_MARK,
+    ModelContent,
+    Newline,
+    PieceType,
+    check_options,
+    control_symbols,
+    damaged,
+    training_sentences,
+    translated,
+)
 
 # One long call is slower than many short ones: the merge queue of sentencepiece outgrows the cache.
 _PART_CHARACTERS = 1024
@@ -44,28 +52,28 @@ class SentencePieceTokenizer(BaseTokenizer):
 
     def __init__(self, model: bytes, *, source: str = "the model"):
         self._model = bytes(model)
-        self._content = read_model(self._model, source)
-        self._processor = sentencepiece.SentencePieceProcessor()
+        self._content = ModelContent(self._model, source)
         try:
-            self._processor.LoadFromSerializedProto(self._model)
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         except (RuntimeError, ValueError) as error:
-            raise TokenizerFileError(
-                f"{source} is not a sentencepiece model (sentencepiece refuses it); "
-                "restore the file or train the tokenizer again"
-            ) from error
+            raise damaged(source, "sentencepiece refuses it") from error
+        # Control pieces, and the unknown piece where bytes take its place.
+        ids = self._content.ids_of(PieceType.CONTROL)
+        if self._content.byte_fallback:
+            ids = [self.unk_id, *ids]
         super().__init__(
-            vocab_size=len(self._content.pieces), special_tokens=_special_tokens(self._content)
+            vocab_size=len(self._content.pieces),
+            special_tokens={self._content.pieces[i].text: i for i in ids},
         )
         # What additive_parts relies on, asked of the pieces themselves.
         self._may_be_cut = (
             self._content.lossless
             and self._content.is_bpe
-            and not _any_piece(self._content, _TEXT_IN_FRONT_OF_SPACE)
+            and not self._content.any_piece_has(_TEXT_IN_FRONT_OF_SPACE)
         )
-        self._may_be_cut_after_newline = not _any_piece(self._content, _NEWLINE_WITH_MORE)
-        byte_ids = {self._content.pieces[i].text: i for i in self._content.ids_of(PieceType.BYTE)}
-        self._space_mark_ids = [
-            byte_ids.get(f"<0x{byte:02X}>", self.unk_id) for byte in SPACE_MARK.encode("utf-8")
+        self._may_be_cut_after_newline = not self._content.any_piece_has(_NEWLINE_WITH_MORE)
+        self._space_mark_ids: list[int] = [
+            self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode("utf-8")
         ]
 
     @classmethod
@@ -96,32 +104,47 @@ class SentencePieceTokenizer(BaseTokenizer):
                 characters is learned from, which bounds memory.
 
         Raises:
-            VocabularyError: the text is empty, or yields no such vocabulary; the message has the
-                smallest or largest size that works.
-            SpecialTokenError: a name is unfit or doubled.
-            TextError: an item is no `str`, or holds a lone surrogate.
+            TokenizerError: the text is empty, or yields no such vocabulary: then the message has
+                the smallest or largest size that works. Or a name or a text is unfit.
         """
-        return cls(
-            train_model(
-                texts,
+        check_options(vocab_size, newline, character_coverage, sample_characters)
+        symbols = control_symbols(special_tokens)
+        sentences = training_sentences(texts, newline, sample_characters)
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(sentences),
+                model_writer=model,
+                model_type="bpe",
                 vocab_size=vocab_size,
-                special_tokens=special_tokens,
-                newline=newline,
+                hard_vocab_limit=not shrink,
+                control_symbols=symbols,
+                user_defined_symbols=["\n"] if newline == "atomic" else [],
+                # What is too rare for a piece is written as its bytes, so nothing is unknown ...
                 character_coverage=character_coverage,
-                shrink=shrink,
-                sample_characters=sample_characters,
+                byte_fallback=True,
+                # ... and nothing is tidied up, so that decoding gives the very same text.
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                add_dummy_prefix=False,
+                allow_whitespace_only_pieces=True,
+                split_digits=True,
+                num_threads=1,  # stored in the model, so another number gives other bytes
+                max_sentence_length=1 << 20,  # bytes; longer ones are skipped without a word
+                minloglevel=2,  # errors only; they arrive as exceptions
             )
-        )
+        except (RuntimeError, ValueError, OSError) as error:
+            raise translated(error, vocab_size, character_coverage) from error
+        return cls(model.getvalue())
 
+    # The model says which pieces begin and end a text, whatever their spelling; -1 if none does.
     @property
     def bos_id(self) -> int | None:
-        """Id that begins a document, whatever its spelling in a foreign model."""
-        return _id_or_none(self._processor.bos_id())
+        return token_id if (token_id := self._processor.bos_id()) >= 0 else None
 
     @property
     def eos_id(self) -> int | None:
-        """Id that ends a document or a reply."""
-        return _id_or_none(self._processor.eos_id())
+        return token_id if (token_id := self._processor.eos_id()) >= 0 else None
 
     @property
     def unk_id(self) -> int:
@@ -129,22 +152,11 @@ class SentencePieceTokenizer(BaseTokenizer):
         return self._content.ids_of(PieceType.UNKNOWN)[0]
 
     @property
-    def newline(self) -> Newline:
-        """Whether a newline is a token of its own, `"atomic"`, or part of pieces, `"merged"`."""
-        symbols = self._content.ids_of(PieceType.USER_DEFINED)
-        return "atomic" if any(self._content.pieces[i].text == "\n" for i in symbols) else "merged"
-
-    @property
     def lossless(self) -> bool:
         """Whether every text survives encoding and decoding."""
         return self._content.lossless
 
     def encode(self, text: str) -> list[int]:
-        """The ids of one text.
-
-        Raises:
-            TextError: the text is no `str`, or holds a lone surrogate.
-        """
         checked = checked_unicode(text)
         if self._content.lossless and SPACE_MARK in checked:
             return self._encode_around_marks(checked)
@@ -165,29 +177,8 @@ class SentencePieceTokenizer(BaseTokenizer):
 
         Raises:
             TokenizerFileError: a foreign model whose options that format cannot express.
-            TokenizerWriteError: the system refused; an old file is whole.
         """
         return write_sentence_piece(path, self._content)
-
-    def to_gguf_fields(
-        self, *, vocab_size: int | None = None, add_bos_token: bool = False
-    ) -> dict[str, GgufValue]:
-        """The tokenizer's metadata fields of a GGUF file: key and value of each.
-
-        Args:
-            vocab_size: rows of the model's embedding, if those are more than the ids.
-            add_bos_token: whether readers begin every text with `<s>`.
-
-        Raises:
-            VocabularyError: `vocab_size` is smaller than the number of ids.
-        """
-        return gguf_fields(
-            self._content,
-            bos_id=self.bos_id,
-            eos_id=self.eos_id,
-            vocab_size=self.vocab_size if vocab_size is None else vocab_size,
-            add_bos_token=add_bos_token,
-        )
 
     def _encode_plain(self, text: str) -> list[int]:
         encode = self._processor.encode
@@ -211,48 +202,26 @@ class SentencePieceTokenizer(BaseTokenizer):
                 ids += self._encode_plain(part)
         return ids
 
-    def _make_byte_table(self) -> Sequence[bytes]:
+    @cached_property
+    def _token_bytes(self) -> Sequence[bytes]:
         return [self._piece_bytes(i) for i in range(self.vocab_size)]
 
     def _piece_bytes(self, token_id: int) -> bytes:
         piece = self._content.pieces[token_id]
         if piece.type == PieceType.BYTE:
             return bytes([int(piece.text[3:5], 16)])
-        if piece.text in self._special_tokens:
+        if piece.text in self.special_tokens:
             return b""
         if piece.type == PieceType.UNKNOWN:
             return self._content.unknown_surface.encode("utf-8")
         return piece.text.replace(SPACE_MARK, " ").encode("utf-8")
 
     def to_bytes(self) -> bytes:
-        """What `save` writes."""
         return self._model
 
     @classmethod
     def from_bytes(cls, content: bytes, *, source: str = "the content") -> Self:
-        """Read what `to_bytes` gave; see `load`."""
         return cls(content, source=source)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self._model,))
-
-
-def _special_tokens(content: ModelContent) -> dict[str, int]:
-    """Control pieces, and the unknown piece where bytes take its place."""
-    ids = content.ids_of(PieceType.CONTROL)
-    if content.byte_fallback:
-        ids = content.ids_of(PieceType.UNKNOWN) + ids
-    return {content.pieces[i].text: i for i in ids}
-
-
-def _any_piece(content: ModelContent, pattern: re.Pattern[str]) -> bool:
-    textual = (PieceType.NORMAL, PieceType.USER_DEFINED)
-    return any(
-        pattern.search(piece.text.replace(SPACE_MARK, " "))
-        for piece in content.pieces
-        if piece.type in textual
-    )
-
-
-def _id_or_none(token_id: int) -> int | None:
-    return None if token_id < 0 else token_id

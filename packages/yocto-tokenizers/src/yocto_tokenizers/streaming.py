@@ -6,13 +6,10 @@ every id has its bytes, and Python's incremental UTF-8 decoder holds back unfini
 """
 
 import codecs
-import operator
 from collections.abc import Sequence
 from typing import SupportsIndex
 
-import numpy as np
-
-from yocto_tokenizers.errors import TokenIdError, quoted
+from yocto_tokenizers.fast.checks import checked_id
 
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -20,8 +17,8 @@ _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 class StreamDecoder:
     """Turns a stream of ids into text, one id at a time, in constant time per id.
 
-    The pieces joined equal `decode` of all the ids, whatever the ids: bytes that are no valid UTF-8
-    become U+FFFD in both.
+    The pieces joined equal `decode` of all the ids, whatever the ids: bytes that are not valid
+    UTF-8 become U+FFFD in both.
 
     Args:
         token_bytes: the bytes of each id, in id order; empty for special tokens.
@@ -35,25 +32,10 @@ class StreamDecoder:
         """The text that becomes complete with this id; often empty in the middle of a character.
 
         Raises:
-            TokenIdError: the id is no integer, or not in `range(vocab_size)`.
+            TokenizerError: the id is not an integer in `range(vocab_size)`.
         """
-        return self._decoder.decode(self._token_bytes[self._checked(token_id)])
+        return self._decoder.decode(self._token_bytes[checked_id(token_id, len(self._token_bytes))])
 
     def finish(self) -> str:
         """What is left: U+FFFD if the stream ended inside a character. Then it can start anew."""
         return self._decoder.decode(b"", final=True)
-
-    def _checked(self, token_id: SupportsIndex) -> int:
-        limit = len(self._token_bytes)
-        if isinstance(token_id, bool | np.bool_):
-            raise TokenIdError(f"id {token_id} is a bool; ids are integers below {limit}")
-        try:
-            number = operator.index(token_id)
-        except TypeError:
-            raise TokenIdError(
-                f"id {quoted(token_id)} is a {type(token_id).__name__}; "
-                f"ids are integers below {limit}"
-            ) from None
-        if not 0 <= number < limit:
-            raise TokenIdError(f"id {number} is out of range; valid ids are 0 to {limit - 1}")
-        return number

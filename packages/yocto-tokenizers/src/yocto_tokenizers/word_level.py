@@ -11,22 +11,13 @@ from os import PathLike
 from pathlib import Path
 from typing import ClassVar, Self
 
-from yocto_tokenizers.base import BaseTokenizer
-from yocto_tokenizers.cuts import additive_parts
-from yocto_tokenizers.errors import (
-    SpecialTokenError,
-    TokenizerFileError,
-    VocabularyError,
-    quoted,
-)
-from yocto_tokenizers.hugging_face_export import write_word_level
-from yocto_tokenizers.marks import mark_class
-from yocto_tokenizers.special_tokens import UNK, checked_names
-from yocto_tokenizers.texts import checked_unicode, each_text
-from yocto_tokenizers.vocabulary import MAX_TOKEN_CHARACTERS, Vocabulary, vocabulary_from_json
+from yocto_tokenizers.base import UNK
+from yocto_tokenizers.errors import TokenizerError, shown
+from yocto_tokenizers.fast.checks import checked_names, checked_unicode, each_text
+from yocto_tokenizers.fast.splitting import additive_parts, mark_class
+from yocto_tokenizers.formats.hugging_face import write_word_level
+from yocto_tokenizers.formats.vocabulary import VocabularyTokenizer
 
-#: The name under which a file states the patterns below: no expression is ever read from a file.
-PATTERN_NAME = "space-word-symbol"
 _MARKS = mark_class()
 _TOKENS = re.compile(rf"\s+|[\w{_MARKS}]+|[^\w\s{_MARKS}]")
 # The same on ASCII, which has no marks, at twice the speed.
@@ -34,6 +25,8 @@ _ASCII_TOKENS = re.compile(r"\s+|\w+|[^\w\s]")
 
 _PART_CHARACTERS = 1 << 16
 _LONGEST_PART_CHARACTERS = 1 << 20
+# Longer words are never learned and never accepted.
+_MAX_WORD_CHARACTERS = 256
 # Distinct words counted at a time. Beyond it the rarest are forgotten, so memory stays bounded.
 _MAX_COUNTED_WORDS = 2_000_000
 
@@ -43,7 +36,7 @@ def split_words(text: str) -> list[str]:
     return (_ASCII_TOKENS if text.isascii() else _TOKENS).findall(text)
 
 
-class WordLevelTokenizer(BaseTokenizer):
+class WordLevelTokenizer(VocabularyTokenizer):
     """A vocabulary of words, white space and symbols.
 
     Ids: 0 is `<unk>`, then special tokens, then words. The unknown id decodes to `<unk>`.
@@ -53,8 +46,8 @@ class WordLevelTokenizer(BaseTokenizer):
         special_tokens: names of special tokens.
 
     Raises:
-        VocabularyError: no word, one twice, or one that is empty, too long, or holds a surrogate.
-        SpecialTokenError: a name is unfit, doubled, or a word that text could spell.
+        TokenizerError: no word, or one that is doubled, empty, too long, or holds a surrogate; a
+            name that is doubled, unfit, or a word that text could spell.
     """
 
     kind: ClassVar[str] = "word"
@@ -62,12 +55,12 @@ class WordLevelTokenizer(BaseTokenizer):
 
     def __init__(self, words: Iterable[str], *, special_tokens: Iterable[str] = ()):
         names = _checked_special_tokens(special_tokens)
-        self._first_word_id = 1 + len(names)
-        self._itos = (UNK, *names, *_checked_words(words, names))
-        self._word_ids = {word: i for i, word in enumerate(self._itos) if i >= self._first_word_id}
+        self.itos = (UNK, *names, *_checked_words(words, names))
+        self.stoi = {string: i for i, string in enumerate(self.itos)}
+        # Without `<unk>` and the special tokens: no text may select them by their names.
+        self._word_ids = {word: i for word, i in self.stoi.items() if i > len(names)}
         super().__init__(
-            vocab_size=len(self._itos),
-            special_tokens={name: i for i, name in enumerate(names, start=1)},
+            vocab_size=len(self.itos), special_tokens={name: self.stoi[name] for name in names}
         )
 
     @classmethod
@@ -82,55 +75,34 @@ class WordLevelTokenizer(BaseTokenizer):
 
         Args:
             texts: one text, or an iterable of texts, which is read once.
-            vocab_size: ids at most, `<unk>` and special tokens included; None takes every word.
+            vocab_size: ids at most, `<unk>` and special tokens included; None: as many as needed.
             special_tokens: names of special tokens.
 
         Raises:
-            VocabularyError: the texts are empty, or `vocab_size` leaves no room for a word.
-            SpecialTokenError: a name is unfit, doubled, or a word that text could spell.
-            TextError: an item is no `str`, or holds a lone surrogate.
+            TokenizerError: the texts are empty, or `vocab_size` leaves no room for a word; a text
+                or a name is unfit.
         """
         names = _checked_special_tokens(special_tokens)
         reserved = 1 + len(names)
         if vocab_size is not None and (type(vocab_size) is not int or vocab_size <= reserved):
-            raise VocabularyError(
-                f"vocab_size is {quoted(vocab_size)}; with {reserved} reserved ids it must be an "
+            raise TokenizerError(
+                f"vocab_size is {shown(vocab_size)}; with {reserved} reserved ids it must be an "
                 f"integer of at least {reserved + 1}"
             )
-        counts = _count(texts)
-        if not counts:
-            raise VocabularyError("the text is empty; a vocabulary needs at least one word")
         room = None if vocab_size is None else vocab_size - reserved
         # most_common is stable: ties keep the order in which the words were first counted.
-        return cls((word for word, _ in counts.most_common(room)), special_tokens=names)
+        words = (word for word, _ in _count(texts).most_common(room))
+        return cls(words, special_tokens=names)
 
     @property
     def unk_id(self) -> int:
         """Id of every word outside the vocabulary."""
         return 0
 
-    @property
-    def itos(self) -> tuple[str, ...]:
-        """The string of each id."""
-        return self._itos
-
     def encode(self, text: str) -> list[int]:
-        """The ids of one text; words outside the vocabulary become `unk_id`.
-
-        Raises:
-            TextError: the text is no `str`, or holds a lone surrogate.
-        """
+        """The ids of one text; words outside the vocabulary become `unk_id`."""
         get, unknown = self._word_ids.get, self.unk_id
         return [get(word, unknown) for word in split_words(checked_unicode(text))]
-
-    def unknown_rate(self, text: str) -> float:
-        """Share of the text's tokens that the vocabulary lacks, 0 to 1; 0 for the empty text."""
-        ids = self.encode(text)
-        return ids.count(self.unk_id) / len(ids) if ids else 0.0
-
-    def fingerprint(self) -> str:
-        """sha256 (hex) of words, special tokens and pattern."""
-        return self._vocabulary().fingerprint()
 
     def to_hf_json(self, path: str | PathLike[str]) -> Path:
         """Write a `tokenizer.json` that Hugging Face `tokenizers` reads.
@@ -141,87 +113,34 @@ class WordLevelTokenizer(BaseTokenizer):
 
         Returns:
             The path written; `tokenizer.json` in it, if it is a directory.
-
-        Raises:
-            TokenizerWriteError: the system refused; an old file is whole.
         """
-        return write_word_level(path, self._itos, self._special_tokens)
-
-    def _make_byte_table(self) -> list[bytes]:
-        special = set(self._special_tokens.values())
-        return [b"" if i in special else word.encode() for i, word in enumerate(self._itos)]
-
-    def _vocabulary(self) -> Vocabulary:
-        return Vocabulary(
-            kind=self.kind,
-            itos=self._itos,
-            special_tokens=self._special_tokens,
-            settings={"pattern": PATTERN_NAME},
-        )
-
-    def to_bytes(self) -> bytes:
-        """What `save` writes."""
-        return self._vocabulary().to_json()
-
-    @classmethod
-    def from_bytes(cls, content: bytes, *, source: str = "the content") -> Self:
-        """Read what `to_bytes` gave; see `load`."""
-        vocabulary = vocabulary_from_json(content, source, kind=cls.kind, setting_names=["pattern"])
-        pattern = vocabulary.settings["pattern"]
-        if pattern != PATTERN_NAME:
-            raise TokenizerFileError(
-                f"{source} needs the pattern {quoted(pattern)}, unknown here; upgrade"
-            )
-        first_word_id = 1 + len(vocabulary.special_tokens)
-        names = vocabulary.itos[1:first_word_id]
-        try:
-            tokenizer = cls(vocabulary.itos[first_word_id:], special_tokens=names)
-        except (VocabularyError, SpecialTokenError) as error:
-            raise TokenizerFileError(f"{source}: {error}; restore the file") from error
-        if tokenizer.itos != vocabulary.itos or tokenizer.special_tokens != dict(
-            vocabulary.special_tokens
-        ):
-            raise TokenizerFileError(
-                f"{source}: {UNK} and the special tokens do not come first; restore the file"
-            )
-        return tokenizer
-
-    def __reduce__(self) -> tuple[object, ...]:
-        names = self._itos[1 : self._first_word_id]
-        return (_rebuild, (type(self), self._itos[self._first_word_id :], names))
-
-
-def _rebuild(
-    cls: type[WordLevelTokenizer], words: tuple[str, ...], names: tuple[str, ...]
-) -> WordLevelTokenizer:
-    return cls(words, special_tokens=names)
+        return write_word_level(path, self.itos, self.special_tokens)
 
 
 def _checked_special_tokens(special_tokens: Iterable[str]) -> tuple[str, ...]:
     names = checked_names(special_tokens, reserved=[UNK])
     for name in names:
         if len(split_words(name)) == 1:
-            raise SpecialTokenError(
-                f"special token {quoted(name)} is a word that text can hold; "
+            raise TokenizerError(
+                f"special token {shown(name)} is a word that text can hold; "
                 f"spell it with brackets, such as '<|{name}|>'"
             )
     return names
 
 
 def _checked_words(words: Iterable[object], names: tuple[str, ...]) -> tuple[str, ...]:
-    taken = {UNK, *names}
+    reserved = {UNK, *names}
     checked: dict[str, None] = {}
     for i, word in enumerate(words):
-        if not isinstance(word, str) or not 1 <= len(word) <= MAX_TOKEN_CHARACTERS:
-            raise VocabularyError(
-                f"word {i} is {quoted(word)}, expected 1 to {MAX_TOKEN_CHARACTERS} characters"
+        if not isinstance(word, str) or not 1 <= len(word) <= _MAX_WORD_CHARACTERS:
+            raise TokenizerError(
+                f"word {i} is {shown(word)}, expected 1 to {_MAX_WORD_CHARACTERS} characters"
             )
-        if word in taken or word in checked:
-            raise VocabularyError(f"word {i} is {quoted(word)} again; drop one")
-        checked_unicode(word)
-        checked[word] = None
+        if word in reserved or word in checked:
+            raise TokenizerError(f"word {i} is {shown(word)} again; drop one")
+        checked[checked_unicode(word)] = None
     if not checked:
-        raise VocabularyError("the vocabulary holds no word; give at least one")
+        raise TokenizerError("the text is empty; a vocabulary needs at least one word")
     return tuple(checked)
 
 
@@ -231,7 +150,7 @@ def _count(texts: str | Iterable[str]) -> Counter[str]:
         counts.update(split_words(part))
         if len(counts) > _MAX_COUNTED_WORDS:
             counts = _without_rarest(counts, _MAX_COUNTED_WORDS // 2)
-    return Counter({word: n for word, n in counts.items() if len(word) <= MAX_TOKEN_CHARACTERS})
+    return Counter({word: n for word, n in counts.items() if len(word) <= _MAX_WORD_CHARACTERS})
 
 
 def _parts(texts: str | Iterable[str]) -> Iterator[str]:

@@ -1,10 +1,42 @@
-r"""Combining marks: the code points of Unicode's general category M.
+r"""Where a text may be cut without changing its ids, and which characters belong to a word."""
 
-Python's `\w` leaves them out, so that a word of an Indic script, or an "e" followed by its accent,
-would fall apart. They are a constant, because `re` has no name for the category.
-"""
+import re
+from collections.abc import Iterator
 
-#: Ranges of category M (Mn, Mc, Me) in Unicode 14.0.0, hexadecimal, `first-last` or single.
+_BEFORE_SPACE = re.compile(r"(?<=\S) ")
+_BEFORE_SPACE_OR_AFTER_NEWLINE = re.compile(r"(?<=\S) |(?<=\n)")
+
+
+def additive_parts(
+    text: str, *, target: int, after_newline: bool, maximum: int | None = None
+) -> Iterator[str]:
+    """The text in parts of at least `target` characters, cut at the first safe place past that.
+
+    The parts joined are the text, and their ids joined are its ids. BPE merges run within a piece,
+    so two parts encode independently where no piece of the vocabulary lies across the cut. Pieces
+    do not continue over a space that follows other text: in front of such a space is safe. After a
+    newline is safe where the newline is a token of its own.
+
+    Args:
+        text: any text; the empty one has no parts.
+        target: wanted length of a part, in characters.
+        after_newline: whether after a newline is safe.
+        maximum: length at which a part ends even where that is not safe; None means never.
+    """
+    safe = _BEFORE_SPACE_OR_AFTER_NEWLINE if after_newline else _BEFORE_SPACE
+    start = 0
+    while start < len(text):
+        end = len(text) if maximum is None else min(len(text), start + maximum)
+        cut = safe.search(text, start + target, end)
+        stop = cut.start() if cut else end
+        yield text[start:stop]
+        start = stop
+
+
+# Python's `\w` leaves combining marks out, so that a word of an Indic script, or an "e" followed by
+# its accent, would fall apart. They are a constant, because `re` has no name for their category,
+# and because Python's own table changes with its version.
+# Unicode 14.0.0, categories Mn, Mc and Me, hexadecimal, `first-last` or single.
 _RANGES = """
 300-36F 483-489 591-5BD 5BF 5C1-5C2 5C4-5C5 5C7 610-61A 64B-65F 670 6D6-6DC 6DF-6E4
 6E7-6E8 6EA-6ED 711 730-74A 7A6-7B0 7EB-7F3 7FD 816-819 81B-823 825-827 829-82D 859-85B
@@ -41,7 +73,7 @@ FE20-FE2F 101FD 102E0 10376-1037A 10A01-10A03 10A05-10A06 10A0C-10A0F 10A38-10A3
 
 
 def mark_class() -> str:
-    """The ranges as the inside of a regular expression's character class."""
+    """The combining marks as the inside of a regular expression's character class."""
     bounds = (entry.partition("-") for entry in _RANGES.split())
     return "".join(
         f"\\U{int(first, 16):08x}" + (f"-\\U{int(last, 16):08x}" if last else "")

@@ -1,23 +1,27 @@
-"""Any Hugging Face `tokenizer.json` behind our protocol. Needs the extra `hf`."""
+r"""Hugging Face's `tokenizer.json`: any of them as a tokenizer of ours, and ours as one of them.
+
+Reading needs the library `tokenizers` (the extra `hf`), writing needs no library. BPE is written by
+the recipe of the Gemma converter in Hugging Face `transformers`: spaces become U+2581, there is no
+pre-tokenizer, and merges are recovered from the pieces, whose order is their rank.
+"""
 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar, Self, SupportsIndex
 
-from yocto_tokenizers.base import BaseTokenizer
-from yocto_tokenizers.errors import MissingExtraError, TokenizerFileError, quoted
-from yocto_tokenizers.ids import Ids, checked_ids
+from yocto_tokenizers.base import UNK, BaseTokenizer
+from yocto_tokenizers.errors import TokenizerFileError, shown
+from yocto_tokenizers.fast.checks import Ids, checked_id, checked_ids, checked_unicode
+from yocto_tokenizers.formats.content import canonical_sha256, file_at, parse_json
+from yocto_tokenizers.formats.sentence_piece_model import SPACE_MARK, ModelContent, PieceType
 from yocto_tokenizers.streaming import StreamDecoder
-from yocto_tokenizers.strict_json import canonical_sha256, parse_object
-from yocto_tokenizers.texts import checked_unicode
 
-_SPELLINGS: Mapping[str, Sequence[str]] = {
-    "bos": ("<s>", "<bos>", "<|bos|>", "<|begin_of_text|>", "<|startoftext|>"),
-    "eos": ("</s>", "<eos>", "<|eos|>", "<|end_of_text|>", "<|endoftext|>"),
-    "user": ("<|user|>", "<|user_start|>"),
-    "assistant": ("<|assistant|>", "<|assistant_start|>"),
-}
+# The separators U+001C to U+001F are white space to Python and not to the other library's engine.
+_WORD_PATTERN = r"[\s\x1c-\x1f]+|[\w\p{M}]+|[^\w\s\p{M}\x1c-\x1f]"
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -42,8 +46,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
         source: what messages call it.
 
     Raises:
-        MissingExtraError: the `tokenizers` library is not installed.
-        TokenizerFileError: the bytes are no such file.
+        TokenizerFileError: the bytes are not such a file, or `tokenizers` is not installed.
     """
 
     kind: ClassVar[str] = "huggingface"
@@ -51,7 +54,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
 
     def __init__(self, content: bytes, *, source: str = "the tokenizer.json"):
         self._content = bytes(content)
-        self._document = parse_object(self._content, source)
+        self._document = parse_json(self._content, source)
         if not is_hugging_face(self._document):
             raise TokenizerFileError(
                 f"{source} has no model and added_tokens; it is not a Hugging Face tokenizer"
@@ -62,7 +65,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
             token_id: text for text, token_id in self._tokenizer.get_vocab().items()
         }
         if not self._pieces:
-            raise TokenizerFileError(f"{source} has an empty vocabulary; it is no tokenizer")
+            raise TokenizerFileError(f"{source} has an empty vocabulary; it is not a tokenizer")
         added = self._tokenizer.get_added_tokens_decoder()
         super().__init__(
             vocab_size=max(self._pieces) + 1,
@@ -71,28 +74,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
         self._piece_bytes = _piece_decoder(self._document.get("decoder"))
 
     @property
-    def bos_id(self) -> int | None:
-        """Id of the special token with a usual spelling of "begin", or None."""
-        return self._role("bos")
-
-    @property
-    def eos_id(self) -> int | None:
-        """Id of the special token with a usual spelling of "end", or None."""
-        return self._role("eos")
-
-    @property
-    def user_id(self) -> int | None:
-        """Id of `<|user|>` or a usual variant, or None."""
-        return self._role("user")
-
-    @property
-    def assistant_id(self) -> int | None:
-        """Id of `<|assistant|>` or a usual variant, or None."""
-        return self._role("assistant")
-
-    @property
     def unk_id(self) -> int | None:
-        """Id of the unknown token, or None."""
         unknown = self._document["model"].get("unk_token")
         token_id: int | None = self._tokenizer.token_to_id(unknown) if unknown else None
         return token_id
@@ -103,21 +85,11 @@ class HuggingFaceTokenizer(BaseTokenizer):
         return self._piece_bytes is not None
 
     def encode(self, text: str) -> list[int]:
-        """The ids of one text, without the special tokens the file would add.
-
-        Raises:
-            TextError: the text is no `str`, or holds a lone surrogate.
-        """
         encoding = self._tokenizer.encode(checked_unicode(text), add_special_tokens=False)
         ids: list[int] = encoding.ids
         return ids
 
     def decode(self, ids: Ids) -> str:
-        """The text of the ids; special ids add nothing.
-
-        Raises:
-            TokenIdError: ids are not one dimension of integers in `range(vocab_size)`.
-        """
         if self.exact_bytes:
             return super().decode(ids)
         return self._decode_whole(checked_ids(ids, self.vocab_size).tolist())
@@ -129,7 +101,6 @@ class HuggingFaceTokenizer(BaseTokenizer):
         return self.decode(ids).encode("utf-8")
 
     def stream_decoder(self) -> StreamDecoder:
-        """A new decoder; in linear time if `exact_bytes`, else in quadratic."""
         if self.exact_bytes:
             return super().stream_decoder()
         return _SubtractingDecoder(self._decode_whole, self.vocab_size)
@@ -143,27 +114,21 @@ class HuggingFaceTokenizer(BaseTokenizer):
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
-    def _role(self, role: str) -> int | None:
-        ids = (self._special_tokens.get(name) for name in _SPELLINGS[role])
-        return next((token_id for token_id in ids if token_id is not None), None)
-
-    def _make_byte_table(self) -> Sequence[bytes]:
-        special = set(self._special_tokens.values())
+    @cached_property
+    def _token_bytes(self) -> Sequence[bytes]:
+        special = set(self.special_tokens.values())
         to_bytes = self._piece_bytes
-        if to_bytes is None:
-            raise AssertionError("only exact decoders have a table")
+        assert to_bytes is not None  # noqa: S101 - only exact decoders are asked for the table
         return [
             to_bytes(self._pieces[i]) if i in self._pieces and i not in special else b""
             for i in range(self.vocab_size)
         ]
 
     def to_bytes(self) -> bytes:
-        """What `save` writes."""
         return self._content
 
     @classmethod
     def from_bytes(cls, content: bytes, *, source: str = "the content") -> Self:
-        """Read what `to_bytes` gave; see `load`."""
         return cls(content, source=source)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -174,13 +139,14 @@ class _SubtractingDecoder(StreamDecoder):
     """Decodes all ids so far and returns what is new, holding back unfinished characters."""
 
     def __init__(self, decode: Callable[[list[int]], str], vocab_size: int):
-        super().__init__([b""] * vocab_size)
+        super().__init__([])
         self._decode = decode
+        self._vocab_size = vocab_size
         self._ids: list[int] = []
         self._shown = ""
 
     def push(self, token_id: SupportsIndex) -> str:
-        self._ids.append(self._checked(token_id))
+        self._ids.append(checked_id(token_id, self._vocab_size))
         # A replacement mark at the end may be the beginning of a character.
         return self._show(self._decode(self._ids).rstrip("\ufffd"))
 
@@ -201,15 +167,15 @@ def _open(document: dict[str, Any], source: str) -> Any:
     try:
         import tokenizers  # noqa: PLC0415 - optional, and slow to import
     except ImportError as error:
-        raise MissingExtraError(
+        raise TokenizerFileError(
             f"{source} is a Hugging Face tokenizer; install yocto-tokenizers[hf] to read it"
         ) from error
     try:
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(document))
     except Exception as error:
         raise TokenizerFileError(
-            f"{source} is no tokenizer.json that tokenizers {tokenizers.__version__} reads "
-            f"({quoted(str(error))}); restore the file or upgrade tokenizers"
+            f"{source} is not a tokenizer.json that tokenizers {tokenizers.__version__} reads "
+            f"({shown(str(error))}); restore the file or upgrade tokenizers"
         ) from error
     # Otherwise a user could forge a turn by typing <|assistant|>. Files do not store this switch.
     tokenizer.encode_special_tokens = True
@@ -267,3 +233,98 @@ def _gpt2_alphabet() -> dict[str, int]:
 
 
 _GPT2_BYTES = _gpt2_alphabet()
+
+
+def write_sentence_piece(path: str | PathLike[str], model: ModelContent) -> Path:
+    """Write a lossless BPE model; see `SentencePieceTokenizer.to_hf_json`."""
+    if not (model.lossless and model.is_bpe):
+        raise TokenizerFileError(
+            "this model is not BPE with lossless options, so its ids cannot be promised; "
+            "export a tokenizer made by SentencePieceTokenizer.train"
+        )
+    special = (PieceType.UNKNOWN, PieceType.CONTROL)
+    added = [
+        _added_token(i, piece.text, special=piece.type in special)
+        for i, piece in enumerate(model.pieces)
+        if piece.type in (*special, PieceType.USER_DEFINED)
+    ]
+    return _write(
+        path,
+        added_tokens=added,
+        normalizer={"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK},
+        pre_tokenizer=None,
+        decoder={
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": SPACE_MARK}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+            ],
+        },
+        model={
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": model.pieces[model.ids_of(PieceType.UNKNOWN)[0]].text,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": {piece.text: i for i, piece in enumerate(model.pieces)},
+            "merges": _merges(model),
+        },
+    )
+
+
+def write_word_level(
+    path: str | PathLike[str], itos: Sequence[str], special_tokens: Mapping[str, int]
+) -> Path:
+    """Write a vocabulary of words; see `WordLevelTokenizer.to_hf_json`."""
+    return _write(
+        path,
+        added_tokens=[_added_token(i, name, special=True) for name, i in special_tokens.items()],
+        normalizer=None,
+        pre_tokenizer={
+            "type": "Split",
+            "pattern": {"Regex": _WORD_PATTERN},
+            "behavior": "Isolated",
+            "invert": False,
+        },
+        decoder={"type": "Fuse"},
+        model={
+            "type": "WordLevel",
+            "vocab": {word: i for i, word in enumerate(itos)},
+            "unk_token": UNK,
+        },
+    )
+
+
+def _merges(model: ModelContent) -> list[tuple[str, str]]:
+    """Every way to make a piece of two others, in the order of the pieces: the rank of a merge."""
+    ids = {model.pieces[i].text: i for i in model.ids_of(PieceType.NORMAL)}
+    merges: list[tuple[str, str]] = []
+    for text in ids:
+        halves = [(text[:cut], text[cut:]) for cut in range(1, len(text))]
+        pairs = [pair for pair in halves if pair[0] in ids and pair[1] in ids]
+        merges += sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+    return merges
+
+
+def _added_token(token_id: int, content: str, *, special: bool) -> dict[str, Any]:
+    return {
+        "id": token_id,
+        "content": content,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": special,
+    }
+
+
+def _write(path: str | PathLike[str], **parts: Any) -> Path:
+    defaults = {"version": "1.0", "truncation": None, "padding": None, "post_processor": None}
+    file = file_at(path, HuggingFaceTokenizer.file_name)
+    document = json.dumps({**defaults, **parts}, ensure_ascii=False, indent=1)
+    file.write_bytes(f"{document}\n".encode())
+    return file

@@ -1,0 +1,148 @@
+"""Characters to ids and back by NumPy tables, and what becomes of unknown characters.
+
+A text as UTF-32 is an array of code points already, so one look-up turns it into ids, and another
+turns ids back: about thirty times as fast as a dictionary.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yocto_tokenizers.errors import TokenizerError, UnknownCharacterError, character_name, shown
+from yocto_tokenizers.fast.checks import IdArray, checked_text, each_text, id_dtype
+
+#: What `CharTokenizer.encode` does with a character that the vocabulary lacks.
+Errors: TypeAlias = Literal["strict", "replace", "ignore"]
+
+_CODE_POINTS = 0x110000
+# Long texts go through in slices, so that the UTF-32 copy stays in the cache and memory flat.
+_SLICE_CHARACTERS = 1 << 16
+
+
+class CharacterTable:
+    """Ids of characters by code point, and code points by id.
+
+    Args:
+        letters: distinct characters, in id order.
+        vocab_size: how many ids there are, those of special tokens included.
+    """
+
+    def __init__(self, letters: Sequence[str], *, vocab_size: int):
+        self._has_special = len(letters) < vocab_size
+        self._code_points = np.array([ord(letter) for letter in letters], dtype="<u4")
+        # One byte per character where each has one in Latin-1, else four: to Python, both are plain
+        # arrays of code points.
+        self._codec = "latin-1" if self._code_points.max() < 256 else "utf-32-le"
+        self._decoding = self._code_points.astype(np.uint8 if self._codec == "latin-1" else "<u4")
+        # Wide enough for one value more, the largest, which means "unknown".
+        self._dtype = id_dtype(len(letters) + 1)
+        self._unknown = int(np.iinfo(self._dtype).max)
+        self._id_dtype = id_dtype(vocab_size)
+        marks = [letters.index(mark) for mark in ("\ufffd", "?") if mark in letters]
+        self._replacement_id = marks[0] if marks else None
+
+    def encode(self, text: str, errors: Errors) -> IdArray:
+        """The ids of a text, shape `(n,)`; unknown characters are treated as `errors` says.
+
+        Raises:
+            TokenizerError: the text is not a `str`.
+            UnknownCharacterError: `errors` is `"strict"` and the text holds unknown characters, or
+                `"replace"` and the vocabulary has neither U+FFFD nor `?`.
+        """
+        if errors not in ("strict", "replace", "ignore"):
+            raise TokenizerError(f"errors is {shown(errors)}; use 'strict', 'replace' or 'ignore'")
+        ids = self._look_up(checked_text(text))
+        unknown = ids == self._unknown
+        if unknown.any():
+            if errors == "ignore":
+                ids = ids[~unknown]
+            elif errors == "replace" and self._replacement_id is not None:
+                ids[unknown] = self._replacement_id
+            else:
+                remedy = 'errors="replace" needs U+FFFD or "?" in the vocabulary; use "ignore"'
+                raise UnknownCharacterError(
+                    _first_positions(text, unknown),
+                    int(np.count_nonzero(unknown)),
+                    remedy if errors == "replace" else None,
+                )
+        return ids.astype(self._id_dtype, copy=False)
+
+    def unknown_characters(self, text: str) -> dict[str, int]:
+        """Each distinct unknown character and its first position, in that order."""
+        return _first_positions(text, self._look_up(checked_text(text)) == self._unknown)
+
+    def decode(self, ids: NDArray[np.integer[Any]]) -> str:
+        """The characters of ids in range; those of special tokens have none."""
+        if self._has_special:
+            ids = ids[ids < len(self._decoding)]
+        # "clip" spares a second check of the range.
+        return str(self._decoding.take(ids, mode="clip").data, self._codec)
+
+    def _look_up(self, text: str) -> IdArray:
+        """The ids of a text, with the largest value of their type where one is unknown."""
+        ids = np.empty(len(text), dtype=self._dtype)
+        start = 0
+        for part in _slices(text):
+            target = ids[start : start + len(part)]
+            np.take(self._id_table, _as_code_points(part), out=target, mode="clip")
+            start += len(part)
+        return ids
+
+    @cached_property
+    def _id_table(self) -> IdArray:
+        # 2.2 MB, made on first use: a tokenizer that only decodes never needs it.
+        table = np.full(_CODE_POINTS, self._unknown, dtype=self._dtype)
+        table[self._code_points] = np.arange(len(self._code_points), dtype=self._dtype)
+        return table
+
+
+def distinct(texts: str | Iterable[str]) -> set[str]:
+    """The set of the characters of a text, or of several."""
+    seen = np.zeros(_CODE_POINTS, dtype=np.bool_)
+    for text in each_text(texts):
+        for part in _slices(text):
+            seen[_as_code_points(part)] = True
+    return set(map(chr, np.flatnonzero(seen)))
+
+
+def checked_characters(characters: Iterable[object]) -> tuple[str, ...]:
+    """The characters, if they are a vocabulary: distinct, one code point each, no surrogates.
+
+    Raises:
+        TokenizerError: they are not, or none is given.
+    """
+    letters: dict[str, None] = {}
+    for i, letter in enumerate(characters):
+        if not isinstance(letter, str) or len(letter) != 1:
+            raise TokenizerError(f"entry {i} is {shown(letter)}, expected one character")
+        if "\ud800" <= letter <= "\udfff":
+            raise TokenizerError(f"entry {i} is {character_name(letter)}; leave surrogates out")
+        if letter in letters:
+            raise TokenizerError(f"entry {i} is {character_name(letter)} again; drop one")
+        letters[letter] = None
+    if not letters:
+        raise TokenizerError("the text is empty; a vocabulary needs at least one character")
+    return tuple(letters)
+
+
+def _first_positions(text: str, unknown: NDArray[np.bool_]) -> dict[str, int]:
+    first: dict[str, int] = {}
+    for position in np.flatnonzero(unknown).tolist():
+        first.setdefault(text[position], position)
+    return first
+
+
+def _slices(text: str) -> Iterator[str]:
+    for start in range(0, len(text), _SLICE_CHARACTERS):
+        yield text[start : start + _SLICE_CHARACTERS]
+
+
+def _as_code_points(text: str) -> IdArray:
+    """The code points of a text, shape `(len(text),)`; an ASCII text is one byte each already."""
+    if text.isascii():
+        return np.frombuffer(text.encode("ascii"), dtype=np.uint8)
+    # surrogatepass: a lone surrogate reaches the table and is reported as unknown.
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")

@@ -1,0 +1,1 @@
+"""Plumbing: the files in which tokenizers are kept, ours and those of others."""

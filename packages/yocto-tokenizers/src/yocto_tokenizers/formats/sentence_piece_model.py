@@ -1,0 +1,250 @@
+"""The model file of sentencepiece: what it says, and how one is made by training.
+
+The file is one message of
+https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto. The processor
+gives no access to most of it, so it is read by the class that sentencepiece generates for it.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from yocto_tokenizers.base import BOS, EOS, UNK
+from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
+from yocto_tokenizers.fast.checks import checked_names, each_text
+from yocto_tokenizers.fast.splitting import additive_parts
+from yocto_tokenizers.formats.content import canonical_sha256
+
+#: What sentencepiece writes in place of a space.
+SPACE_MARK: Final = "\u2581"
+
+#: Whether a newline is a token of its own, or part of pieces.
+Newline: TypeAlias = Literal["atomic", "merged"]
+
+_PART_CHARACTERS = 4096
+_LONGEST_PART_CHARACTERS = 1 << 16
+# The trainer takes U+2581 for a space, and skips every sentence that holds U+2585, its own mark.
+# Neither has to be learned: both are encoded as bytes.
+_RESERVED = re.compile(f"[{SPACE_MARK}\u2585]")
+
+
+class PieceType(IntEnum):
+    """Field `type` of a piece."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+class Piece(NamedTuple):
+    """One entry of the vocabulary; its position is its id."""
+
+    text: str
+    score: float
+    type: PieceType
+
+
+class ModelContent:
+    """What a model file says of how text is encoded.
+
+    Args:
+        content: the bytes of the file.
+        source: what messages call it.
+
+    Attributes:
+        pieces: the vocabulary, in id order.
+        is_bpe: whether text is split by merges (the other types have no merge ranks).
+        byte_fallback: whether a character that is not a piece becomes its UTF-8 bytes.
+        unknown_surface: what the unknown piece decodes to in a model without byte fallback.
+        lossless: whether every text survives encoding and decoding.
+
+    Raises:
+        TokenizerFileError: it is not a sentencepiece model, or one that contradicts itself.
+    """
+
+    def __init__(self, content: bytes, source: str):
+        model = _parsed(content, source)
+        trainer, self._normalizer = model.trainer_spec, model.normalizer_spec
+        self.pieces = [Piece(p.piece, p.score, PieceType(p.type)) for p in model.pieces]
+        self.is_bpe: bool = trainer.model_type == trainer.BPE
+        self.byte_fallback: bool = trainer.byte_fallback
+        self.unknown_surface: str = trainer.unk_surface
+        self.lossless: bool = (
+            self.byte_fallback
+            and not self._normalizer.precompiled_charsmap
+            and self._normalizer.escape_whitespaces
+            and not self._normalizer.add_dummy_prefix
+            and not self._normalizer.remove_extra_whitespaces
+        )
+        if problem := self._problem(model):
+            raise damaged(source, problem)
+
+    def ids_of(self, kind: PieceType) -> list[int]:
+        """Ids of all pieces of a type, ascending."""
+        return [i for i, piece in enumerate(self.pieces) if piece.type == kind]
+
+    def any_piece_has(self, pattern: re.Pattern[str]) -> bool:
+        """Whether the pattern is found in the text that some piece stands for."""
+        return any(
+            pattern.search(piece.text.replace(SPACE_MARK, " "))
+            for piece in self.pieces
+            if piece.type in (PieceType.NORMAL, PieceType.USER_DEFINED)
+        )
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) of what decides the ids: not of training options, which are stored too."""
+        normalizer = self._normalizer
+        return canonical_sha256(
+            {
+                "kind": "sentencepiece",
+                "pieces": [[text, score.hex(), int(kind)] for text, score, kind in self.pieces],
+                "is_bpe": self.is_bpe,
+                "byte_fallback": self.byte_fallback,
+                "unknown_surface": self.unknown_surface,
+                "add_dummy_prefix": normalizer.add_dummy_prefix,
+                "remove_extra_whitespaces": normalizer.remove_extra_whitespaces,
+                "escape_whitespaces": normalizer.escape_whitespaces,
+                "normalizer": f"{normalizer.name}:{normalizer.precompiled_charsmap.hex()}",
+            }
+        )
+
+    def _problem(self, model: Any) -> str | None:
+        """What keeps this from being a whole model: a file cut between two fields still parses."""
+        texts = [self.unknown_surface, self._normalizer.name, *(p.text for p in self.pieces)]
+        byte_pieces = {self.pieces[i].text for i in self.ids_of(PieceType.BYTE)}
+        all_bytes = {f"<0x{byte:02X}>" for byte in range(256)} if self.byte_fallback else set()
+        problems = {
+            "it holds no pieces": not self.pieces,
+            "it is cut short": not all(map(model.HasField, ("trainer_spec", "normalizer_spec"))),
+            # The reader gives such text as bytes.
+            "it holds text that is not UTF-8": any(isinstance(text, bytes) for text in texts),
+            "it holds an empty piece": not all(piece.text for piece in self.pieces),
+            "it holds a score that is not a number": not all(
+                math.isfinite(score) for _, score, _ in self.pieces
+            ),
+            "it holds a piece twice": len({p.text for p in self.pieces}) < len(self.pieces),
+            "it does not have exactly one unknown piece": len(self.ids_of(PieceType.UNKNOWN)) != 1,
+            "it lacks some of the 256 byte pieces": byte_pieces != all_bytes,
+        }
+        return next((problem for problem, is_so in problems.items() if is_so), None)
+
+
+def _parsed(content: bytes, source: str) -> Any:
+    """The message of a model file."""
+    # Imported late, since it takes longer than all else here together.
+    from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415
+        DecodeError,
+    )
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # noqa: PLC0415
+
+    try:
+        return ModelProto.FromString(content)
+    except (DecodeError, ValueError) as error:
+        raise damaged(source, "its fields are damaged, or it is cut short") from error
+
+
+def damaged(source: str, problem: str) -> TokenizerFileError:
+    """The error for a file that is not a model, to raise."""
+    return TokenizerFileError(
+        f"{source} is not a sentencepiece model ({problem}); "
+        "restore the file or train the tokenizer again"
+    )
+
+
+def training_sentences(
+    texts: str | Iterable[str], newline: Newline, limit_characters: int
+) -> list[str]:
+    """The texts in parts that the trainer accepts, evenly sampled down to a limit.
+
+    They are read here and not by the native trainer, which would turn every exception of theirs,
+    Ctrl-C included, into a RuntimeError.
+    """
+    return even_sample(_sentences(texts, newline), limit_characters)
+
+
+def even_sample(parts: Iterable[str], limit_characters: int) -> list[str]:
+    """All parts if they fit the limit, else every n-th of them, n a power of two.
+
+    Memory stays within the limit however long the text is, the sample covers it evenly, and equal
+    texts give equal samples: whenever the limit is passed, every other part is dropped.
+    """
+    kept: list[str] = []
+    characters = 0
+    stride = 1
+    for index, part in enumerate(parts):
+        if index % stride:
+            continue
+        kept.append(part)
+        characters += len(part)
+        while characters > limit_characters and len(kept) > 1:
+            kept = kept[::2]
+            stride *= 2
+            characters = sum(map(len, kept))
+    return kept
+
+
+def _sentences(texts: str | Iterable[str], newline: Newline) -> Iterator[str]:
+    for text in each_text(texts):
+        for part in additive_parts(
+            text,
+            target=_PART_CHARACTERS,
+            after_newline=newline == "atomic",
+            maximum=_LONGEST_PART_CHARACTERS,
+        ):
+            yield from filter(None, _RESERVED.split(part))
+
+
+def control_symbols(special_tokens: Iterable[str]) -> list[str]:
+    """The names that are not in every model anyway, free of collisions with what is."""
+    byte_names = [f"<0x{byte:02X}>" for byte in range(256)]
+    names = checked_names(special_tokens, reserved=[UNK, *byte_names])
+    for name in names:
+        # The option is a list in CSV, and pieces hold SPACE_MARK for a space.
+        if any(character in name for character in f',"{SPACE_MARK}'):
+            raise TokenizerError(
+                f"special token {shown(name)} holds a comma, a quote or U+2581; leave it out"
+            )
+    return [name for name in names if name not in (BOS, EOS)]
+
+
+def check_options(
+    vocab_size: int, newline: Newline, character_coverage: float, sample_characters: int
+) -> None:
+    """Say in our words what the trainer would refuse in its own, or take for something else."""
+    problem = ""
+    if type(vocab_size) is not int or not 1 <= vocab_size < 1 << 31:
+        problem = f"vocab_size is {shown(vocab_size)}, expected 1 to {(1 << 31) - 1}"
+    elif newline not in ("atomic", "merged"):
+        problem = f"newline is {shown(newline)}; use 'atomic' or 'merged'"
+    elif not 0.98 <= character_coverage <= 1:
+        problem = f"character_coverage is {shown(character_coverage)}, expected 0.98 to 1"
+    elif type(sample_characters) is not int or sample_characters < 1:
+        problem = f"sample_characters is {shown(sample_characters)}, expected a positive integer"
+    if problem:
+        raise TokenizerError(problem)
+
+
+def translated(error: Exception, vocab_size: int, character_coverage: float) -> TokenizerError:
+    """The trainer's error in our words. Its phrases are stable, its source line numbers are not."""
+    text = str(error)
+    if match := re.search(r"Vocabulary size too high \(\d+\).*<= (\d+)", text, re.DOTALL):
+        return TokenizerError(
+            f"vocab_size {vocab_size} is too large for this text, which yields at most "
+            f"{match[1]}; pass {match[1]}, more text, or shrink=True"
+        )
+    if match := re.search(r"smaller than required_chars\. \d+ vs (\d+)", text):
+        return TokenizerError(
+            f"vocab_size {vocab_size} is too small: this text needs at least {match[1]} (its "
+            f"characters, 256 bytes, special tokens); pass {match[1]} or lower "
+            f"character_coverage (now {character_coverage})"
+        )
+    if "!sentences_.empty()" in text:
+        return TokenizerError("the corpus holds no words; train on a text that is not empty")
+    if "already defined" in text:
+        return TokenizerError("a special token is defined twice; drop one")
+    return TokenizerError(f"sentencepiece cannot train on this text: {shown(text, 160)}")

@@ -1,0 +1,100 @@
+"""A tokenizer whose whole content is a list of strings, and its JSON file.
+
+```
+{"format_version": 1, "kind": "char", "vocab_size": 3, "sha256": "...",
+ "special_tokens": {"<s>": 2}, "itos": ["a", "b", "<s>"], "stoi": {"a": 0, "b": 1, "<s>": 2}}
+```
+
+`itos` is in id order, since JSON would turn integer keys into strings. `stoi` and `vocab_size`
+repeat what `itos` says, for readers of the file.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Self, TypeVar
+
+from yocto_tokenizers.base import UNK, BaseTokenizer
+from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
+from yocto_tokenizers.formats.content import canonical_sha256, parse_json
+
+FORMAT_VERSION = 1
+
+T = TypeVar("T")
+
+
+class VocabularyTokenizer(BaseTokenizer):
+    """A tokenizer that its strings and the names of its special tokens determine.
+
+    Its class is called as `cls(strings, special_tokens=names)`.
+
+    Attributes:
+        itos: the string of each id.
+        stoi: the id of each string: the inverse of `itos`.
+    """
+
+    itos: tuple[str, ...]
+    stoi: Mapping[str, int]
+
+    def fingerprint(self) -> str:
+        special = dict(self.special_tokens)
+        return canonical_sha256({"kind": self.kind, "itos": self.itos, "special_tokens": special})
+
+    def to_bytes(self) -> bytes:
+        document = {
+            "format_version": FORMAT_VERSION,
+            "kind": self.kind,
+            "vocab_size": self.vocab_size,
+            "sha256": self.fingerprint(),
+            "special_tokens": dict(self.special_tokens),
+            "itos": self.itos,
+            "stoi": dict(self.stoi),
+        }
+        return (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
+
+    @classmethod
+    def from_bytes(cls, content: bytes, *, source: str = "the content") -> Self:
+        document = parse_json(content, source)
+        kind, version = document.get("kind"), document.get("format_version")
+        if kind != cls.kind:
+            raise TokenizerFileError(
+                f"{source} is of kind {shown(kind)}, expected {cls.kind!r}; use load_tokenizer"
+            )
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise TokenizerFileError(
+                f"{source} has format_version {shown(version)}, this yocto-tokenizers reads up to "
+                f"{FORMAT_VERSION}; upgrade it"
+            )
+        try:
+            names = list(document["special_tokens"])
+            tokenizer = _rebuilt(cls, _without(document["itos"], names), names)
+            same = tokenizer.to_bytes() == content
+        except (KeyError, TypeError, TokenizerError) as error:
+            raise TokenizerFileError(f"{source} is damaged ({error}); restore the file") from error
+        # Stricter than checking field by field: not even a blank may differ from what was written,
+        # and the content must match its own sha256.
+        if not same:
+            raise TokenizerFileError(
+                f"{source} is damaged or was edited: it contradicts itself or its sha256; "
+                "restore the file"
+            )
+        return tokenizer
+
+    @cached_property
+    def _token_bytes(self) -> Sequence[bytes]:
+        return [b"" if name in self.special_tokens else name.encode() for name in self.itos]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Tables stay behind: the process that receives the copy builds its own when it encodes.
+        names = list(self.special_tokens)
+        return (_rebuilt, (type(self), _without(self.itos, names), names))
+
+
+def _rebuilt(cls: Callable[..., T], strings: Sequence[str], names: Sequence[str]) -> T:
+    return cls(strings, special_tokens=names)
+
+
+def _without(itos: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The strings that a class is given: those to which it does not itself assign an id."""
+    numbered = {*names, UNK}
+    return [string for string in itos if string not in numbered]
