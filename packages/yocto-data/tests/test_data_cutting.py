@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yocto_data.cutting import SafeCutter
+from yocto_data.prep.splitting import SafeCutter
 
 # Few characters, so that every kind of neighbour turns up: spaces of several kinds, line ends,
 # letters, symbols, a combining mark, the sign that sentencepiece writes for a space.

@@ -29,7 +29,7 @@ assert "torch" not in sys.modules
 
 
 def peak_kib(source: Path) -> int:
-    """The most memory a process held that prepared ``source``."""
+    """The most memory a process held that prepared `source`."""
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(source), str(source.with_suffix(".out"))],
         capture_output=True,

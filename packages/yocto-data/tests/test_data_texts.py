@@ -10,15 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yocto_data import SourceChangedError, SourceError, iter_texts
-from yocto_data.documents import Corpus, Tally
-from yocto_data.sources import SourceFile, expand_sources
+from yocto_data import DataError, PrepareOptions, WorkError, iter_texts
+from yocto_data.prep.documents import Corpus, ReadCounts
+from yocto_data.prep.sources import SourceFile, expand_sources
 
 NewDirectory = Callable[[], Path]
-
-
-def names(paths: list[Path]) -> list[str]:
-    return [path.name for path in paths]
 
 
 def write(directory: Path, *files: str) -> None:
@@ -27,58 +23,53 @@ def write(directory: Path, *files: str) -> None:
         (directory / name).write_text(f"text of {name}\n")
 
 
-def test_a_directory_stands_for_its_texts_in_order(tmp_path: Path) -> None:
-    """Sorted by path, below all visible folders, by the four endings; nothing else."""
-    write(tmp_path, "b.txt", "a.TXT", "c/d.jsonl", "c/a.txt.gz", "c.jsonl.gz")
-    write(tmp_path, "note.md", ".hidden.txt", ".git/x.txt", "c/.x/y.txt", "a.json", "txt")
-    found = expand_sources(tmp_path)
-    expected = ["a.TXT", "b.txt", "c/a.txt.gz", "c/d.jsonl", "c.jsonl.gz"]
-    assert expected == [str(source.path.relative_to(tmp_path)) for source in found]
-    assert [source.compressed for source in found] == [False, False, True, False, True]
-    assert [source.kind for source in found] == ["text", "text", "text", "jsonl", "jsonl"]
-
-
-def test_globs_are_sorted_and_cross_directories(tmp_path: Path) -> None:
-    """A glob's files come sorted, in the place where the glob was named."""
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        # A directory: sorted by path, below all visible folders, by the four endings.
+        (("d",), ["d/a.TXT", "d/b.txt", "d/c/a.txt.gz", "d/c/d.jsonl", "d/c.jsonl.gz"]),
+        # A glob: sorted, in the place where it was named; `**` crosses directories.
+        (("z.txt", "m/**/*.txt"), ["z.txt", "m/a.txt", "m/b.txt", "m/n/c.txt"]),
+        # What a glob matches is treated as if it had been named.
+        (("[mn]*",), ["m/a.txt", "m/b.txt", "m/n/c.txt"]),
+        # A file whose name looks like a glob wins over the glob.
+        (("x[1].txt",), ["x[1].txt"]),
+        (("x[1-9].txt",), ["x1.txt"]),
+        # Any file may be named, whatever its ending.
+        (("poem", "m/d.md"), ["poem", "m/d.md"]),
+    ],
+)
+def test_what_is_named(tmp_path: Path, named: tuple[str, ...], expected: list[str]) -> None:
+    """Files, directories and globs stand for these files, in this order."""
+    write(tmp_path, "d/b.txt", "d/a.TXT", "d/c/d.jsonl", "d/c/a.txt.gz", "d/c.jsonl.gz")
+    write(tmp_path, "d/note.md", "d/.hidden.txt", "d/.git/x.txt", "d/c/.x/y.txt", "d/a.json")
     write(tmp_path, "z.txt", "m/b.txt", "m/a.txt", "m/n/c.txt", "m/d.md")
-    found = expand_sources([tmp_path / "z.txt", str(tmp_path / "m" / "**" / "*.txt")])
-    expected = ["z.txt", "a.txt", "b.txt", "c.txt"]
-    assert expected == names([source.path for source in found])
+    write(tmp_path, "x[1].txt", "x1.txt", "poem", "d/txt")
+    found = expand_sources([str(tmp_path / name) for name in named])
+    assert expected == [str(source.path.relative_to(tmp_path)) for source in found]
+    assert [".jsonl" in name for name in expected] == [source.is_records for source in found]
+    assert [".gz" in name for name in expected] == [source.is_compressed for source in found]
 
 
-def test_a_file_wins_over_a_glob(tmp_path: Path) -> None:
-    """A name with glob characters that is there is that file, and only it."""
-    write(tmp_path, "a[1].txt", "a1.txt")
-    assert names([s.path for s in expand_sources(tmp_path / "a[1].txt")]) == ["a[1].txt"]
-    assert names([s.path for s in expand_sources(tmp_path / "a[1-9].txt")]) == ["a1.txt"]
-
-
-def test_a_glob_of_directories_expands_them(tmp_path: Path) -> None:
-    """What a glob matches is treated as if it had been named."""
-    write(tmp_path, "one/a.txt", "two/b.txt", "two/c.md")
-    found = expand_sources(str(tmp_path / "*"))
-    assert names([source.path for source in found]) == ["a.txt", "b.txt"]
-
-
-def test_any_other_name_is_a_text(tmp_path: Path) -> None:
-    """A file named by the user is read as text whatever its ending, unless it is JSON."""
-    write(tmp_path, "poem", "a.md", "b.json", "c.json.gz")
-    assert [s.kind for s in expand_sources([tmp_path / "poem", tmp_path / "a.md"])] == [
-        "text",
-        "text",
-    ]
-    for name in ("b.json", "c.json.gz"):
-        with pytest.raises(SourceError, match="jsonl"):
-            expand_sources(tmp_path / name)
+@pytest.mark.parametrize("name", ["b.json", "c.json.gz"])
+def test_json_is_not_a_text(tmp_path: Path, name: str) -> None:
+    """One JSON value is refused, and the message says what to make of it."""
+    write(tmp_path, name)
+    with pytest.raises(DataError, match="jsonl"):
+        expand_sources(tmp_path / name)
 
 
 def test_a_source_counts_once(tmp_path: Path) -> None:
-    """A file named twice, even by way of a link, is refused: it would weigh double in silence."""
-    write(tmp_path, "a.txt")
+    """A file that several names lead to is read once, at its first: it would weigh double."""
+    write(tmp_path, "a.txt", "b.txt")
     (tmp_path / "link.txt").symlink_to("a.txt")
-    for twice in ([tmp_path / "a.txt", tmp_path / "link.txt"], [tmp_path, tmp_path / "a.txt"]):
-        with pytest.raises(SourceError, match="named twice"):
-            expand_sources(twice)
+    for twice in (
+        [tmp_path / "link.txt", tmp_path / "a.txt", tmp_path / "b.txt"],
+        [tmp_path, tmp_path / "a.txt"],
+        str(tmp_path / "**"),
+    ):
+        texts = ["text of a.txt\n", "text of b.txt\n"]
+        assert texts == list(iter_texts(twice, chunk_chars=1000))
 
 
 @pytest.mark.property
@@ -105,45 +96,36 @@ def test_every_form_gives_the_same_text(
 
 
 def test_another_field_holds_the_text(tmp_path: Path) -> None:
-    """``text_field`` names the key; other members of a record may be anything."""
+    """`text_field` names the key; other members of a record may be anything."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": 5, "body": "one"}\n{"body": "two", "x": [{"a": null}]}\n')
     assert list(iter_texts(path, text_field="body")) == ["one", "two"]
 
 
-def test_pieces_end_with_their_document(tmp_path: Path) -> None:
-    """No piece spans two documents, however short they are."""
-    (tmp_path / "a.txt").write_text("one")
-    (tmp_path / "b.txt").write_text("two")
-    assert list(iter_texts(tmp_path, chunk_chars=1000)) == ["one", "two"]
-
-
 def test_arguments_are_checked_at_the_call(tmp_path: Path) -> None:
     """A wrong argument shows before the first piece is asked for."""
-    with pytest.raises(SourceError):
+    with pytest.raises(DataError):
         iter_texts(tmp_path / "missing.txt")
 
 
 def corpus_of(path: Path) -> Corpus:
-    return Corpus(
-        sources=expand_sources(path), encoding="utf-8", errors="strict", text_field="text"
-    )
+    return Corpus(sources=expand_sources(path), options=PrepareOptions())
 
 
 def test_a_pass_is_tallied(tmp_path: Path) -> None:
     """After a pass the tally holds each file's size and hash, and all bytes as they lie on disk."""
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfabc")
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"x" * 5000, mtime=0))
-    tally = Tally()
-    for document in corpus_of(tmp_path).documents(tally):
+    counts = ReadCounts()
+    for document in corpus_of(tmp_path).documents(counts):
         assert list(document.blocks)
     sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
-    assert sizes == [source.bytes for source in tally.sources]
-    assert sum(sizes) == tally.bytes_read
-    assert tally.boms_dropped == 1
+    assert sizes == [source.bytes for source in counts.sources]
+    assert sum(sizes) == counts.bytes_read
+    assert counts.boms_dropped == 1
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(tmp_path.iterdir())]
-    assert hashes == [source.sha256 for source in tally.sources]
-    assert [source.name for source in tally.sources] == ["a.txt", "b.txt.gz"]
+    assert hashes == [source.sha256 for source in counts.sources]
+    assert [source.name for source in counts.sources] == ["a.txt", "b.txt.gz"]
 
 
 @pytest.mark.parametrize("change", ["grow", "shrink", "touch"])
@@ -151,29 +133,32 @@ def test_a_source_that_changes_is_noticed(
     tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D9: whatever happens to a file between its first and its last byte, the pass fails."""
-    monkeypatch.setattr("yocto_data.sources.BLOCK_BYTES", 4)
+    monkeypatch.setattr("yocto_data.prep.sources.BLOCK_BYTES", 4)
     path = tmp_path / "a.txt"
     path.write_bytes(b"0123456789")
-    file = SourceFile(expand_sources(path)[0])
-    blocks = file.blocks()
-    assert next(blocks) == b"0123"
-    if change == "touch":
-        os.utime(path, (1, 1))
-    else:
-        path.write_bytes(b"0123456789ab" if change == "grow" else b"01234")
-    with pytest.raises(SourceChangedError, match=r"a\.txt changed"):
-        list(blocks)
+    with SourceFile(expand_sources(path)[0]) as file:
+        blocks = file.blocks()
+        assert next(blocks) == b"0123"
+        if change == "touch":
+            os.utime(path, (1, 1))
+        else:
+            path.write_bytes(b"0123456789ab" if change == "grow" else b"01234")
+        with pytest.raises(WorkError, match=r"a\.txt changed"):
+            list(blocks)
 
 
 def test_a_file_that_grows_for_ever_is_noticed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading stops at the first byte beyond the size at opening; an end may never come."""
-    monkeypatch.setattr("yocto_data.sources.BLOCK_BYTES", 4)
+    monkeypatch.setattr("yocto_data.prep.sources.BLOCK_BYTES", 4)
     path = tmp_path / "a.txt"
     path.write_bytes(b"0123")
-    blocks = SourceFile(expand_sources(path)[0]).blocks()
     seen: list[bytes] = []
-    with path.open("ab", buffering=0) as log, pytest.raises(SourceChangedError):
-        seen.extend(block for block in blocks if log.write(b"more"))
+    with (
+        SourceFile(expand_sources(path)[0]) as file,
+        path.open("ab", buffering=0) as log,
+        pytest.raises(WorkError),
+    ):
+        seen.extend(block for block in file.blocks() if log.write(b"more"))
     assert seen == [b"0123"]

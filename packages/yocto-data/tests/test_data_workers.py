@@ -2,11 +2,10 @@
 
 import functools
 import io
-import json
 import os
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,52 +13,24 @@ import pytest
 import sentencepiece
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yocto_data import DataMeta, TokenizerUseError, WorkerError, load_bin, prepare
+from yocto_data import DataError, DataMeta, WorkError, prepare
 
-NewDirectory = Callable[[], Path]
-
-
-def write_records(path: Path, texts: Sequence[str]) -> Path:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return path
+Prepared = Callable[..., tuple[DataMeta, list[int], list[int]]]
 
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
 # One id per byte, made of parts that any process can import.
 def namespace_tokenizer(**members: Any) -> Any:
     encode = functools.partial(bytearray, encoding="utf-8")
-    return types.SimpleNamespace(vocab_size=256, encode=encode, decode=bytes, **members)
-
-
-def test_workers_change_nothing(tmp_path: Path) -> None:
-    """D7: one process or several, each file is the same to the byte."""
-    texts = [f"document {number} " * (1 + number % 40) for number in range(300)]
-    write_records(tmp_path / "a.jsonl", texts)
-    (tmp_path / "b.txt").write_text("a long text of many words\n" * 3000)
-    outs = []
-    for workers in (1, 3):
-        outs.append(tmp_path / f"out{workers}")
-        prepare(
-            [tmp_path / "a.jsonl", tmp_path / "b.txt"],
-            outs[-1],
-            tokenizer=namespace_tokenizer(eos_id=0),
-            workers=workers,
-            chunk_chars=5000,
-        )
-    assert content(outs[0]) == content(outs[1])
-    meta = DataMeta.load(outs[0])
-    assert sum(map(len, texts)) + 78_000 + 301 == meta.train.tokens + meta.val.tokens
+    known = {"vocab_size": 256, "encode": encode, "decode": bytes}
+    return types.SimpleNamespace(**{**known, **members})
 
 
 @pytest.fixture(scope="module")
-def pieces() -> sentencepiece.SentencePieceProcessor:
+def pieces() -> Any:
     """A BPE model whose pieces begin with spaces, and may hold line ends."""
     model = io.BytesIO()
     text = "the  thing is named by it.\n  the  name is a thing:\n\n  so it is. "
@@ -76,7 +47,29 @@ def pieces() -> sentencepiece.SentencePieceProcessor:
         allow_whitespace_only_pieces=True,
         minloglevel=2,
     )
-    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    size = processor.get_piece_size()
+    return namespace_tokenizer(vocab_size=size, encode=processor.encode, decode=processor.decode)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "pieces"])
+def test_workers_change_nothing(
+    new_directory: Callable[[], Path], prepared: Prepared, pieces: Any, kind: str
+) -> None:
+    """D7: one process or several, each file is the same to the byte."""
+    tokenizer = namespace_tokenizer(eos_id=0) if kind == "bytes" else pieces
+    texts = [f"the document is {number} " * (1 + number % 40) for number in range(300)]
+    texts.append("a long thing of many names\n" * 3000)
+    contents = []
+    for workers in (1, 3):
+        folder = new_directory()
+        meta, *_ = prepared(
+            texts, folder, tokenizer=tokenizer, workers=workers, chunk_chars=5000, val_ratio=0.1
+        )
+        contents.append({path.name: path.read_bytes() for path in (folder / "out").iterdir()})
+    assert contents[0] == contents[1]
+    if kind == "bytes":
+        assert sum(map(len, texts)) + 301 == meta.train.tokens + meta.val.tokens
 
 
 @pytest.mark.property
@@ -86,103 +79,55 @@ def pieces() -> sentencepiece.SentencePieceProcessor:
 )
 @example(words=[" the", " ", " ", "thing", "\n\n", " is"] * 20, chunk_chars=1)
 def test_chunks_of_real_pieces(
-    new_directory: NewDirectory,
-    pieces: sentencepiece.SentencePieceProcessor,
-    words: list[str],
-    chunk_chars: int,
+    prepared: Prepared, pieces: Any, words: list[str], chunk_chars: int
 ) -> None:
     """D7: with sentencepiece, too, safely cut pieces have the ids of each split encoded at once."""
-    folder, text = new_directory(), "a" + "".join(words) + "a"
-    (folder / "a.txt").write_bytes(text.encode())
-    meta = prepare(
-        folder / "a.txt",
-        folder / "out",
-        tokenizer=piece_tokenizer(pieces),
-        val_ratio=0.5,
-        chunk_chars=chunk_chars,
-    )
+    text = "a" + "".join(words) + "a"
+    meta, train, val = prepared(text, tokenizer=pieces, chunk_chars=chunk_chars)
     cut = int(len(text) * 0.5)
     assert meta.text is not None
-    for name, part in (("train", text[:cut]), ("val", text[cut:])):
-        ids = load_bin(folder / "out" / f"{name}.bin").tolist()
+    for ids, part in ((train, text[:cut]), (val, text[cut:])):
         assert part == pieces.decode(ids)
         if meta.text.unsafe_cuts == 0:
             assert pieces.encode(part) == ids
 
 
-def piece_tokenizer(pieces: sentencepiece.SentencePieceProcessor) -> Any:
-    return types.SimpleNamespace(
-        vocab_size=pieces.get_piece_size(), encode=pieces.encode, decode=pieces.decode
-    )
-
-
-def test_workers_change_no_piece(
-    tmp_path: Path, pieces: sentencepiece.SentencePieceProcessor
-) -> None:
-    """D7: a sentencepiece model sent to workers gives the files of one process, to the byte."""
-    (tmp_path / "a.txt").write_text("so it is: the thing is\nnamed by  it. " * 2000)
-    for workers in (1, 2):
-        prepare(
-            tmp_path / "a.txt",
-            tmp_path / f"out{workers}",
-            tokenizer=piece_tokenizer(pieces),
-            workers=workers,
-            chunk_chars=5000,
-        )
-    assert content(tmp_path / "out1") == content(tmp_path / "out2")
-
-
-def test_a_fault_in_a_worker_names_the_document(tmp_path: Path) -> None:
+def test_a_fault_in_a_worker_names_the_document(tmp_path: Path, prepared: Prepared) -> None:
     """What a tokenizer raises in another process arrives as one line with file, line and place."""
-    write_records(tmp_path / "a.jsonl", ["fine " * 100] * 20 + ["x\ud7ff"])
-    tokenizer = namespace_tokenizer()
-    tokenizer.encode = functools.partial(bytearray, encoding="ascii")
-    with pytest.raises(TokenizerUseError, match=r"a\.jsonl, line 21: .*ascii"):
-        prepare(
-            tmp_path / "a.jsonl", tmp_path / "out", tokenizer=tokenizer, workers=2, chunk_chars=100
-        )
+    tokenizer = namespace_tokenizer(encode=functools.partial(bytearray, encoding="ascii"))
+    texts = ["fine " * 100] * 20 + ["x\ud7ff"]
+    with pytest.raises(DataError, match=r"a\.jsonl, line 21: .*ascii"):
+        prepared(texts, tmp_path, tokenizer=tokenizer, workers=2, chunk_chars=100)
     assert names_in(tmp_path) == ["a.jsonl"]
 
 
-def test_a_tokenizer_that_cannot_travel(tmp_path: Path) -> None:
-    """An object that no other process can receive is reported, with the way out."""
-    (tmp_path / "a.txt").write_text("words " * 100)
-    tokenizer = namespace_tokenizer()
-    tokenizer.encode = lambda text: list(text.encode())
-    with pytest.raises(WorkerError, match="workers=1"):
-        prepare(
-            tmp_path / "a.txt", tmp_path / "out", tokenizer=tokenizer, workers=2, chunk_chars=50
-        )
-    assert names_in(tmp_path) == ["a.txt"]
-
-
 class _Ending:
-    """Sent to a worker, this ends it: unpickling calls ``os._exit(3)``."""
+    """Sent to a worker, this ends it: unpickling calls `os._exit(3)`."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return os._exit, (3,)
 
 
-def test_a_worker_that_dies(tmp_path: Path) -> None:
-    """A worker that ends without a word does not leave the caller waiting."""
-    (tmp_path / "a.txt").write_text("words " * 100)
-    tokenizer = namespace_tokenizer()
-    tokenizer.encode = _Ending()
-    with pytest.raises(WorkerError, match="ended early"):
-        prepare(
-            tmp_path / "a.txt", tmp_path / "out", tokenizer=tokenizer, workers=2, chunk_chars=50
-        )
+@pytest.mark.parametrize(
+    ("encode", "says"),
+    [(lambda text: list(text.encode()), "workers=1"), (_Ending(), "ended early")],
+    ids=["cannot travel", "dies"],
+)
+def test_a_worker_that_cannot_work(
+    tmp_path: Path, prepared: Prepared, encode: Any, says: str
+) -> None:
+    """An object that no process can receive, or a worker that dies: the way out, and no waiting."""
+    tokenizer = namespace_tokenizer(encode=encode)
+    with pytest.raises(WorkError, match=says):
+        prepared("words " * 100, tmp_path, tokenizer=tokenizer, workers=2, chunk_chars=50)
+    assert names_in(tmp_path) == ["a.txt"]
 
 
-def test_characters_stay_here(tmp_path: Path) -> None:
-    """A tokenizer of kind ``char`` is never sent to workers: this one could not be."""
-    (tmp_path / "a.txt").write_text("words " * 100)
-    tokenizer = namespace_tokenizer(kind="char")
-    tokenizer.encode = lambda text: list(text.encode())
-    meta = prepare(
-        tmp_path / "a.txt", tmp_path / "out", tokenizer=tokenizer, workers=2, chunk_chars=50
-    )
-    assert meta.train.tokens + meta.val.tokens == 600
+def test_characters_stay_here(prepared: Prepared) -> None:
+    """A tokenizer of kind `char` is never sent to workers: this one could not be."""
+    tokenizer = namespace_tokenizer(kind="char", encode=lambda text: list(text.encode()))
+    _, train, val = prepared("words " * 100, tokenizer=tokenizer, workers=2, chunk_chars=50)
+    assert len(train) + len(val) == 600
 
 
 def test_progress_is_told_in_order(tmp_path: Path) -> None:
@@ -202,7 +147,6 @@ def test_progress_is_told_in_order(tmp_path: Path) -> None:
         tokenizer=namespace_tokenizer(),
         workers=2,
         progress=progress,
-        chunk_chars=1 << 20,
     )
     total = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert {total} == {call[1] for call in calls}
@@ -213,19 +157,19 @@ def test_progress_is_told_in_order(tmp_path: Path) -> None:
     assert len(calls) < 50
 
 
-class Stopped(Exception):  # noqa: N818 - what a caller's own signal may look like
+class Stopped(OSError):  # noqa: N818 - what a caller's own signal may look like
     """Raised by a progress callback."""
 
 
 @pytest.mark.parametrize(("stop_at", "workers"), [(0, 1), (1, 1), (1, 2)])
 def test_progress_may_stop_it(tmp_path: Path, stop_at: int, workers: int) -> None:
     """D10: what the callback raises arrives unchanged, and nothing stays, parents included."""
-    (tmp_path / "a.txt").write_text("some words and more of them\n" * 50_000)
 
     def progress(done: int, total: int, tokens: int) -> None:
         if done >= stop_at:
             raise Stopped
 
+    (tmp_path / "a.txt").write_text("some words and more of them\n" * 50_000)
     with pytest.raises(Stopped):
         prepare(
             tmp_path / "a.txt",

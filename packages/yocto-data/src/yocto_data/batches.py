@@ -1,53 +1,37 @@
 """Which windows make up the batch of a step: a pure function of seed and step.
 
-Nothing is remembered between steps, so resuming needs only the step's number, and the global batch
-of a step is the same for every number of ranks.
+Nothing is remembered between steps, so resuming needs only the step's number.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from yocto_data.dataset import TokenDataset
-from yocto_data.errors import OptionError, ShortDataError, StateError, show
-from yocto_data.options import require_integer, require_word
-from yocto_data.philox import random_words
+from yocto_data.errors import DataError, integer, require_one_of
+from yocto_data.prep.philox import random_words
 
 if TYPE_CHECKING:
     import torch
 
 Mode = Literal["random", "epoch"]
 
-_STATE_VERSION = 1
 _MAX_UINT64 = (1 << 64) - 1
-_MAX_BATCH = 1 << 40
-_MAX_ROWS = 1 << 62  # rows since step 0, in signed 64-bit arithmetic
-# 64-bit words of the counter that separate the streams drawn from one seed.
-_MODE_WORD: dict[Mode, int] = {"random": 0, "epoch": 1}
+_MAX_ROWS = 1 << 62  # since step 0, so that signed 64-bit arithmetic holds every row's number
 
 
 class BatchSampler:
     """Chooses the windows of each step.
 
-    ``random`` draws every row independently from all N - T windows. ``epoch`` cuts the tokens into
+    `random` draws every row independently from all N - T windows. `epoch` cuts the tokens into
     W = (N - 1) // T disjoint windows, from a first token drawn per epoch, and visits each once, in
     an order drawn per epoch; batches run across the border of epochs and nothing is dropped.
 
-    Args:
-        dataset: the windows.
-        batch_size: rows of the global batch, over all ranks.
-        seed: within ``range(2**64)``.
-        mode: ``random`` or ``epoch``.
-        rank: which slice of the global batch is ours.
-        world_size: the number of slices; divides ``batch_size``.
-        stream: streams of one seed do not touch each other: 0 for training, another for the rest.
-
-    Raises:
-        OptionError: an argument is out of its range.
+    `batch_size` counts the rows of all ranks together; each of `world_size` ranks gets an equal
+    slice. Streams of one seed never overlap: 0 is for training, others are for anything else.
     """
 
     def __init__(
@@ -61,167 +45,94 @@ class BatchSampler:
         world_size: int = 1,
         stream: int = 0,
     ) -> None:
-        require_integer("batch_size", batch_size, 1, _MAX_BATCH)
-        require_integer("seed", seed, 0, _MAX_UINT64)
-        require_integer("stream", stream, 0, _MAX_UINT64)
-        require_integer("world_size", world_size, 1, _MAX_BATCH)
-        require_integer("rank", rank, 0, world_size - 1)
-        require_word("mode", mode, get_args(Mode))
-        if batch_size % world_size:
-            raise OptionError(
-                f"batch_size {batch_size} does not divide among {world_size} ranks; "
-                f"use a multiple of {world_size}"
-            )
         self.dataset = dataset
-        self.batch_size = batch_size
-        self.seed = seed
+        self.batch_size = integer("batch_size", batch_size, 1, 1 << 40)
+        self.seed = integer("seed", seed, 0, _MAX_UINT64)
+        self.stream = integer("stream", stream, 0, _MAX_UINT64)
+        self.world_size = integer("world_size", world_size, 1, 1 << 40)
+        self.rank = integer("rank", rank, 0, self.world_size - 1)
+        require_one_of("mode", mode, get_args(Mode))
         self.mode: Mode = mode
-        self.rank = rank
-        self.world_size = world_size
-        self.stream = stream
-        self._epochs: OrderedDict[int, np.ndarray] = OrderedDict()
+        # Slices of unequal size would weigh the rows of the ranks unequally in the mean gradient.
+        if batch_size % world_size:
+            raise DataError(f"batch_size {batch_size} does not divide among {world_size} ranks")
+        # The order of up to two epochs, since a batch may lie across their border.
+        self._epochs: dict[int, np.ndarray] = {}
 
     @property
     def windows_per_epoch(self) -> int:
         """W, the number of disjoint windows: an epoch is W rows."""
         return (self.dataset.n_tokens - 1) // self.dataset.block_size
 
-    def starts(self, step: int) -> np.ndarray:
-        """First tokens of this rank's rows: int64, shape (batch_size // world_size,).
-
-        The rows of all ranks, joined in order of rank, are the global batch of the step.
-        """
-        require_integer("step", step, 0, _MAX_ROWS // self.batch_size)
-        rows = self.batch_size // self.world_size
-        first = self.rank * rows
-        if self.mode == "epoch":
-            return self._epoch_starts(step * self.batch_size + first, rows)
-        words = self._words(step, self.batch_size)[first : first + rows]
-        return (words % np.uint64(len(self.dataset))).view(np.int64)
-
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """This rank's rows of a step: x and y, int64, shape (batch_size // world_size, T) each."""
         return self.dataset.gather(self.starts(step))
 
-    def state(self, step: int = 0) -> dict[str, int | str]:
-        """What must be equal for another sampler to continue at ``step`` with the same batches."""
-        return {
-            "format_version": _STATE_VERSION,
-            "mode": self.mode,
-            "seed": self.seed,
-            "stream": self.stream,
-            "step": step,
-            "batch_size": self.batch_size,
-            "block_size": self.dataset.block_size,
-            "data": self.dataset.fingerprint,
-        }
-
-    def check_state(self, state: Mapping[str, object]) -> int:
-        """The step at which to continue.
-
-        Raises:
-            StateError: a setting differs, naming both values; or the state is malformed.
-        """
-        step = state.get("step")
-        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-            raise StateError(f"the saved sampler state has no valid step, found {step!r}")
-        expected = self.state(step)
-        for key, here in expected.items():
-            saved = state.get(key)
-            if type(saved) is not type(here) or saved != here:
-                raise StateError(
-                    f"cannot continue with another {key}: saved {show(str(saved))}, now {here}"
-                )
-        if extra := sorted(set(state) - set(expected)):
-            raise StateError(f"the saved sampler state holds an unknown key '{show(extra[0])}'")
-        return step
+    def starts(self, step: int) -> np.ndarray:
+        """First tokens of this rank's rows: int64, shape (batch_size // world_size,)."""
+        step = integer("step", step, 0, _MAX_ROWS // self.batch_size)
+        rows = self.batch_size // self.world_size
+        first = self.rank * rows
+        if self.mode == "epoch":
+            return self._epoch_starts(step * self.batch_size + first, rows)
+        # Windows are drawn with replacement: two may overlap, which costs nothing and saves the
+        # bookkeeping of an epoch. The generator is set to (seed, step) instead of drawing on and
+        # on: that is what makes a resumed run see the same data. Every rank draws the whole batch
+        # and keeps its slice, so that the number of ranks changes nothing.
+        words = self._words(step, self.batch_size)[first : first + rows]
+        # 2^64 is so much larger than N - T that the remainder favours no window measurably.
+        return (words % np.uint64(len(self.dataset))).view(np.int64)
 
     def _epoch_starts(self, position: int, rows: int) -> np.ndarray:
-        per_epoch = self.windows_per_epoch
-        starts = np.empty(rows, dtype=np.int64)
-        done = 0
-        while done < rows:
-            epoch, offset = divmod(position + done, per_epoch)
-            part = self._epoch_order(epoch)[offset : offset + rows - done]
-            starts[done : done + len(part)] = part
-            done += len(part)
-        return starts
+        """Rows `position` to `position + rows` of all epochs laid end to end."""
+        # A batch may begin in one epoch and end in the next, or span several small ones.
+        parts = []
+        while rows > 0:
+            epoch, offset = divmod(position, self.windows_per_epoch)
+            parts.append(self._epoch_order(epoch)[offset : offset + rows])
+            position += len(parts[-1])
+            rows -= len(parts[-1])
+        return np.concatenate(parts)  # (rows,)
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         """Starts of an epoch's windows, in order of visit: int64, shape (W,)."""
         if epoch not in self._epochs:
             words = self._words(epoch, self.windows_per_epoch + 1)
-            # The first word shifts the grid of windows, so that over the epochs the tail beyond
-            # the last whole window is used too.
+            # The first word shifts the grid of windows, so that the tail is used, too.
             tail = (self.dataset.n_tokens - 1) % self.dataset.block_size
             phase = int(words[0]) % (tail + 1)
-            # Sorting raw words is a permutation that no NumPy version changes.
+            # Sorting raw words is a permutation that no NumPy version changes, unlike `shuffle`.
             order = np.argsort(words[1:], kind="stable")
+            if len(self._epochs) > 1:
+                self._epochs.clear()
             self._epochs[epoch] = order * self.dataset.block_size + phase
-            while len(self._epochs) > 2:
-                self._epochs.popitem(last=False)
         return self._epochs[epoch]
 
     def _words(self, number: int, count: int) -> np.ndarray:
-        """``count`` random 64-bit words of a step or an epoch."""
-        stream = (_MODE_WORD[self.mode], self.stream)
+        """`count` random 64-bit words of a step or an epoch."""
+        # Mode and stream stand in words of the counter, which keep the draws of one seed apart.
+        stream = (get_args(Mode).index(self.mode), self.stream)
         return random_words(key=(self.seed, number), stream=stream, count=count)
 
-
-def get_batch(
-    dataset: TokenDataset,
-    batch_size: int,
-    *,
-    seed: int,
-    step: int,
-    rank: int = 0,
-    world_size: int = 1,
-    mode: Mode = "random",
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The batch of one step: ``BatchSampler(...).batch(step)``, for those who need just one.
-
-    Returns:
-        x and y, int64, shape (batch_size // world_size, T) each.
-    """
-    sampler = BatchSampler(
-        dataset, batch_size, seed=seed, mode=mode, rank=rank, world_size=world_size
-    )
-    return sampler.batch(step)
-
-
-def evaluation_windows(n_tokens: int, block_size: int) -> np.ndarray:
-    """Consecutive windows whose targets are every token of a split but the first, exactly once.
-
-    Returns:
-        int64, shape (W, 2): the start and the length of each window. Every length is
-        ``block_size`` but the last one's, which may be shorter.
-
-    Raises:
-        OptionError: ``block_size`` is not positive.
-        ShortDataError: fewer than two tokens have no target at all.
-    """
-    require_integer("block_size", block_size, 1)
-    if n_tokens < 2:
-        raise ShortDataError(f"{n_tokens} tokens hold no target; at least 2 are needed")
-    starts = np.arange(0, n_tokens - 1, block_size, dtype=np.int64)
-    lengths = np.minimum(block_size, n_tokens - 1 - starts)
-    return np.stack([starts, lengths], axis=1)
+    def state(self, step: int = 0) -> dict[str, int | str]:
+        """What must be equal for another sampler to continue at `step` with the same batches."""
+        own = {name: getattr(self, name) for name in ("mode", "seed", "stream", "batch_size")}
+        data = {"block_size": self.dataset.block_size, "data": self.dataset.fingerprint}
+        return {"format_version": 1, "step": step, **own, **data}
 
 
 def evaluation_batches(
     dataset: TokenDataset, batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """A whole split in order, ``batch_size`` windows at a time, then the short last one alone.
-
-    Yields:
-        x and y, int64, shape (at most batch_size, T) each, or (1, shorter than T) at the end.
-    """
-    require_integer("batch_size", batch_size, 1, _MAX_BATCH)
-    windows = evaluation_windows(dataset.n_tokens, dataset.block_size)
-    whole = windows[windows[:, 1] == dataset.block_size, 0]
-    for first in range(0, len(whole), batch_size):
-        yield dataset.gather(whole[first : first + batch_size])
-    start, length = windows[-1]
-    if length < dataset.block_size:
-        x, y = dataset.window(int(start), int(length))
+    """A whole split in order, as pairs (x, y): every token but the first is a target once."""
+    batch_size = integer("batch_size", batch_size, 1, 1 << 40)
+    n_targets = dataset.n_tokens - 1
+    rest = n_targets % dataset.block_size
+    starts = np.arange(0, n_targets - rest, dataset.block_size, dtype=np.int64)
+    for first in range(0, len(starts), batch_size):
+        yield dataset.gather(starts[first : first + batch_size])
+    # The last window is shorter and does not stack with the others. Leaving it out would make the
+    # loss of a split depend on the length of the context.
+    if rest:
+        x, y = dataset.window(n_targets - rest, rest)  # (rest,)
         yield x[None], y[None]

@@ -1,8 +1,14 @@
-"""The exceptions of yocto-data, and how a path is shown in them."""
+"""The errors of yocto-data, and the checks of arguments that raise them."""
 
 from __future__ import annotations
 
+import errno
+import operator
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class DataError(ValueError):
@@ -10,121 +16,77 @@ class DataError(ValueError):
 
     ::
 
-        DataError (ValueError)
-        |- OptionError          an argument is out of its range
-        |- SourceError          an input text cannot be used
-        |  |- DecodingError     its bytes are not in the named encoding
-        |  `- RecordError       a line of a .jsonl file is not a record with a text
-        |- TokenizerUseError    the tokenizer refused a text, or gave ids out of range
-        |- OutputError          the output directory cannot be used
-        |  `- InUseError        another process is writing it
-        |- MetaError            meta.json is malformed, damaged or newer than this program
-        |  `- MissingMetaError  there is no meta.json
-        |- TokenFileError       a .bin file is not what it should be
-        |  `- ShortDataError    it holds too few tokens for the context
-        |- WindowIndexError     no window starts there (also an IndexError)
-        |- StateError           a saved sampler state belongs to something else
-        `- WorkError            the input was fine, the work failed
-           |- SourceChangedError  a source changed while it was being read
-           |- WriteError          the disk is full, not writable, ...
-           `- WorkerError         a worker process could not start, or died
+        DataError (ValueError)      the input or an argument must change
+        |- DecodingError            the bytes of a text are not in the named encoding
+        |- MissingMetaError         there is no meta.json to say what a token file holds
+        |- ShortDataError           a split holds too few tokens for the context
+        `- WorkError                the input was fine; the disk, a worker or a source was not
 
-    Everything outside ``WorkError`` is for the user to change; its message is one line that says
-    what, where, and what to do.
+    The message is one line that says what, where, and what to do. It holds paths as they are: a
+    program that prints it escapes what a terminal must not see.
     """
 
 
-class OptionError(DataError):
-    """An argument is out of its range."""
-
-
-class SourceError(DataError):
-    """An input text cannot be used."""
-
-
-class DecodingError(SourceError):
+class DecodingError(DataError):
     """The bytes of a source are not in the named encoding."""
 
 
-class RecordError(SourceError):
-    """A line of a .jsonl file is not a record with a text."""
+class MissingMetaError(DataError):
+    """There is no meta.json, so nothing says what the token files hold."""
 
 
-class TokenizerUseError(DataError):
-    """The tokenizer refused a text, or returned ids that its vocabulary does not have."""
-
-
-class OutputError(DataError):
-    """The output directory cannot be used."""
-
-
-class InUseError(OutputError):
-    """Another process is writing the output directory."""
-
-
-class MetaError(DataError):
-    """meta.json is malformed, damaged, or newer than this program."""
-
-
-class MissingMetaError(MetaError):
-    """There is no meta.json, so the directory is no prepared data set."""
-
-
-class TokenFileError(DataError):
-    """A .bin file is missing, is not a token file, or is not the one meta.json describes."""
-
-
-class ShortDataError(TokenFileError):
+class ShortDataError(DataError):
     """A split holds too few tokens for the context."""
 
 
-class WindowIndexError(DataError, IndexError):
-    """No window of the data set starts at that index."""
-
-
-class StateError(DataError):
-    """A saved sampler state belongs to other data or other settings."""
-
-
 class WorkError(DataError):
-    """The input was fine and the work failed."""
+    """The input was fine and the work failed: a full disk, a dead worker, a source that changed."""
 
 
-class SourceChangedError(WorkError):
-    """A source changed while it was being read."""
-
-
-class WriteError(WorkError):
-    """Writing failed: the disk is full, not writable, or broken."""
-
-
-class WorkerError(WorkError):
-    """A worker process could not be started, or died."""
-
-
-_SHOWN_CHARS = 160
-
-
-def show(value: str | os.PathLike[str], limit: int = _SHOWN_CHARS) -> str:
-    """A path or quoted text as one safe line: unprintable characters are escaped.
-
-    A path may hold line ends, terminal codes, or bytes that are not UTF-8; none of them may
-    reach a terminal from an error message. Of what is long, the two ends are shown.
-    """
+def shorten(value: str | os.PathLike[str], limit: int = 160) -> str:
+    """A path or a quoted text for a message; of what is long, the two ends."""
     text = os.fspath(value)
-    if len(text) <= limit and text.isprintable():
-        return text
-    if len(text) > 2 * limit:
-        text = text[:limit] + text[-limit:]
-    escaped = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for c in text
-    )
-    if len(escaped) > limit:
-        escaped = f"{escaped[: limit - 53]}...{escaped[-50:]}"
-    return escaped
+    return text if len(text) <= limit else f"{text[: limit - 53]}...{text[-50:]}"
 
 
 def reason(error: OSError) -> str:
-    """The system's own words for an ``OSError``, without numbers and paths."""
+    """What the system says of an `OSError`, without numbers and paths."""
     return error.strerror or type(error).__name__
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of the block into a `WorkError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot write {shorten(path)}: {reason(error)}"
+        if error.errno == errno.ENOSPC:
+            message += f" ({shutil.disk_usage(path.parent).free} bytes free); make room"
+        raise WorkError(message) from error
+
+
+def integer(name: str, value: object, low: int, high: int | None = None) -> int:
+    """An argument as an int, NumPy's integers included; `True` and `1.0` are refused.
+
+    Raises:
+        DataError: names the argument, its range and what was found.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or number < low or (high is not None and number > high):
+        bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise DataError(f"{name} must be an integer {bounds}, found {shorten(repr(value))}")
+    return number
+
+
+def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuse an argument that is not one of a few words.
+
+    Raises:
+        DataError: names the argument, the words and what was found.
+    """
+    if value not in allowed:
+        raise DataError(f"{name} must be one of {', '.join(allowed)}, found {shorten(repr(value))}")

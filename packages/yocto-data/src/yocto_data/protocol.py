@@ -12,19 +12,19 @@ class Tokenizer(Protocol):
 
     Five more members are used when the object has them, and need no declaration:
 
-    - ``encode_to_numpy(text) -> np.ndarray``: the same ids as ``encode``, as a one-dimensional
+    - `encode_to_numpy(text) -> np.ndarray`: the same ids as `encode`, as a one-dimensional
       array of integers, without the detour over a list.
-    - ``save(path) -> Path``: writes the tokenizer's file into the directory ``path`` and returns
+    - `save(path) -> Path`: writes the tokenizer's file into the directory `path` and returns
       the path of that file.
-    - ``fingerprint() -> str``: names the content, so that data and model can be matched.
-    - ``kind: str``: a short word, recorded in meta.json. Objects of kind ``"char"`` encode faster
+    - `fingerprint() -> str`: names the content, so that data and model can be matched.
+    - `kind: str`: a short word, recorded in meta.json. Objects of kind `"char"` encode faster
       than text travels to another process and are never sent to workers.
-    - ``eos_id: int | None``: what stands between documents when there are several.
+    - `eos_id: int | None`: what stands between documents when there are several.
     """
 
     @property
     def vocab_size(self) -> int:
-        """Every id in ``range(vocab_size)`` is valid."""
+        """Every id in `range(vocab_size)` is valid."""
 
     def encode(self, text: str) -> Sequence[int]:
         """The ids of a text."""

@@ -15,15 +15,15 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import filelock
 
 # --- reading -------------------------------------------------------------------------------------
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading; a directory, FIFO, socket or device is refused at once.
 
     Raises:
@@ -41,7 +41,7 @@ def open_regular(path: Path) -> BinaryIO:
     return file
 
 
-def sha256_of(file: BinaryIO) -> str:
+def sha256_of(file: BufferedReader) -> str:
     """The sha256 (hex) of an open file, from its beginning."""
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()
@@ -174,18 +174,17 @@ def locked(path: Path, owner: str) -> Iterator[None]:
     """
     note = path.with_name(f"{path.name}.owner")
     try:
-        lock = filelock.FileLock(path, timeout=0, is_singleton=False)
-        lock.acquire()
+        lock = filelock.FileLock(path, timeout=0, is_singleton=False).acquire()
     except filelock.Timeout as error:
         holder = ""
         with suppress(OSError):
             holder = note.read_text("utf-8", "replace")[:200]
         raise LockedError(holder or "another process") from error
-    try:
-        with suppress(OSError):  # no room for a note is no reason to stop
-            note.write_text(owner, encoding="utf-8")
-        yield
-        with suppress(OSError):
-            note.unlink()
-    finally:
-        lock.release()
+    with lock:
+        try:
+            with suppress(OSError):  # no room for a note is no reason to stop
+                note.write_text(owner, encoding="utf-8")
+            yield
+        finally:
+            with suppress(OSError):
+                note.unlink()

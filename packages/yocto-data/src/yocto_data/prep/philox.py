@@ -15,17 +15,11 @@ _NO_WORDS_LEFT = np.zeros(4, dtype=np.uint64)
 
 
 def random_words(*, key: tuple[int, int], stream: tuple[int, int], count: int) -> np.ndarray:
-    """``count`` words of the Philox 4x64 stream (Salmon et al. 2011) with this key.
+    """Words of a Philox 4x64 stream (Salmon et al. 2011): uint64, shape (count,).
 
-    Its raw words are the same in every NumPy version, which the methods of ``Generator`` are not.
-
-    Args:
-        key: two numbers within 64 bits.
-        stream: the upper two words of the counter, which keep streams of one key apart.
-        count: how many words.
-
-    Returns:
-        uint64, shape (count,).
+    The raw words are the same in every NumPy version, which the methods of `Generator` are not.
+    `key` and `stream` are numbers within 64 bits; `stream` becomes the upper two words of the
+    counter, which keeps streams of one key apart.
     """
     state: Any = {
         "bit_generator": "Philox",

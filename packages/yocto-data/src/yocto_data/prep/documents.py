@@ -1,0 +1,148 @@
+"""Sources to documents: one per text file, one per record of a .jsonl file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
+
+from yocto_data.errors import DataError, shorten
+from yocto_data.prep.decoding import TextDecoder
+from yocto_data.prep.meta import SourceMeta
+from yocto_data.prep.options import PrepareOptions
+from yocto_data.prep.sources import Source, SourceFile
+
+# A record is parsed in one piece; this bounds the memory it may take.
+_MAX_RECORD_CHARS = 64 << 20
+# The default decoder refuses whole numbers of thousands of digits.
+_DECODER = json.JSONDecoder(parse_int=float)
+
+
+class Document(NamedTuple):
+    """One text, in blocks; taking the next document uses up the blocks of this one."""
+
+    where: str
+    blocks: Iterator[str]
+
+
+@dataclass(kw_only=True)
+class ReadCounts:
+    """What one pass over the sources has read so far."""
+
+    bytes_read: int = 0
+    boms_dropped: int = 0
+    replaced: int = 0
+    empty_documents: int = 0
+    sources: list[SourceMeta] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """All documents of some sources, in order. Every pass reads the files afresh."""
+
+    sources: Sequence[Source]
+    options: PrepareOptions
+
+    def documents(self, counts: ReadCounts) -> Generator[Document, None, None]:
+        """The documents of one pass; `counts` follows it, and counts those without text.
+
+        Close the generator where it is not used up, so that no file stays open.
+
+        Raises:
+            DataError: a source cannot be read or is not what it should be, or none holds text.
+            WorkError: a source changed meanwhile.
+        """
+        found = False
+        for source in self.sources:
+            with SourceFile(source) as file:
+                blocks = self._decoded(source, file, counts)
+                if source.is_records:
+                    documents = self._records(source, blocks)
+                else:
+                    documents = iter((Document(source.shown, blocks),))
+                for where, texts in documents:
+                    if (first := next(texts, "")) == "":
+                        counts.empty_documents += 1
+                        continue
+                    found = True
+                    yield Document(where, chain((first,), texts))
+            counts.sources.append(file.record())
+        if not found:
+            one = len(self.sources) == 1
+            empty = f"{self.sources[0].shown} is" if one else "all sources are"
+            raise DataError(f"{empty} empty; name a file that holds text")
+
+    def _decoded(self, source: Source, file: SourceFile, counts: ReadCounts) -> Iterator[str]:
+        """The text of a file, in blocks that are never empty."""
+        decoder = TextDecoder(source.shown, self.options.encoding, self.options.errors)
+        before = counts.bytes_read
+        for data in file.blocks():
+            text = decoder.push(data)
+            counts.bytes_read = before + file.bytes_read
+            if text:
+                yield text
+        if rest := decoder.push(b"", final=True):
+            yield rest
+        counts.bytes_read = before + file.bytes_read
+        counts.boms_dropped += decoder.bom_dropped
+        counts.replaced += decoder.replaced
+
+    def _records(self, source: Source, blocks: Iterator[str]) -> Iterator[Document]:
+        for number, line in enumerate(_lines(source, blocks), start=1):
+            if line.strip():
+                where = f"{source.shown}, line {number}"
+                yield Document(where, iter((_record_text(line, self.options.text_field, where),)))
+
+
+def _lines(source: Source, blocks: Iterator[str]) -> Iterator[str]:
+    """Lines without their newline. Only LF ends one: a record may hold U+2028 or CR as it is."""
+    waiting: list[str] = []
+    waiting_chars = 0
+    number = 0
+    for block in blocks:
+        *lines, rest = block.split("\n")
+        for line in lines:
+            yield "".join((*waiting, line))
+            number += 1
+            waiting, waiting_chars = [], 0
+        waiting.append(rest)
+        waiting_chars += len(rest)
+        if waiting_chars > _MAX_RECORD_CHARS:
+            raise DataError(
+                f"{source.shown}, line {number + 1}: longer than {_MAX_RECORD_CHARS} characters; "
+                "put such a text into a .txt file of its own"
+            )
+    if last := "".join(waiting):
+        yield last
+
+
+def _record_text(line: str, field_name: str, where: str) -> str:
+    """The text of a record; "" for null. What else a record holds is its writer's business."""
+    try:
+        record = _DECODER.decode(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON (column {error.colno}: {error.msg})") from error
+    except RecursionError as error:
+        raise DataError(f"{where}: nested too deeply") from error
+    shown = f"field '{shorten(field_name)}'"
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: must be an object with a {shown}")
+    if field_name not in record:
+        raise DataError(f"{where}: has no {shown}; pass text_field=NAME for the one with the text")
+    text = record[field_name]
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        kinds = {bool: "true or false", float: "a number", list: "a list", dict: "an object"}
+        raise DataError(f"{where}: {shown} must be a string, found {kinds[type(text)]}")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{where}: {shown} holds a lone surrogate (U+{ord(text[error.start]):04X}) at "
+                f"character {error.start}; remove it"
+            ) from error
+    return text

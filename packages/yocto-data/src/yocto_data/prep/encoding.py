@@ -1,0 +1,224 @@
+"""A tokenizer at work: its file, and pieces of text to token bytes, here or in workers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from yocto_data.errors import DataError, WorkError, integer, shorten, writing
+from yocto_data.prep.files import open_regular, sha256_of
+from yocto_data.prep.meta import LARGEST_VOCABULARY, TokenizerMeta, token_dtype
+from yocto_data.prep.splitting import Piece
+from yocto_data.protocol import Tokenizer
+
+# Many short records travel together, but not so many that their objects outweigh their text.
+_MAX_PIECES_PER_JOB = 4096
+_JOBS_IN_FLIGHT_PER_WORKER = 2
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """The tokenizer's `vocab_size`, if it is an integer of at least 1 that 32 bits can hold."""
+    return integer("the tokenizer's vocab_size", tokenizer.vocab_size, 1, LARGEST_VOCABULARY)
+
+
+def save_tokenizer(tokenizer: Tokenizer | None, directory: Path) -> TokenizerMeta:
+    """Let the tokenizer write its file, and describe it; members it lacks become None."""
+    kind = getattr(tokenizer, "kind", None)
+    fingerprint = getattr(tokenizer, "fingerprint", None)
+    name = fingerprint() if callable(fingerprint) else None
+    if not isinstance(name, str | None):
+        raise DataError(
+            f"the tokenizer's fingerprint must be a string, found {type(name).__name__}"
+        )
+    file = sha256 = None
+    if (save := getattr(tokenizer, "save", None)) is not None:
+        before = set(directory.iterdir())
+        with writing(directory):
+            path = Path(save(directory))
+        if path.parent != directory or path in before or not path.is_file():
+            raise DataError(
+                f"the tokenizer's save was given {shorten(directory.name)} to write a file into, "
+                f"and returned {shorten(path)}"
+            )
+        with writing(path), open_regular(path) as written:
+            file, sha256 = path.name, sha256_of(written)
+    return TokenizerMeta(
+        kind=kind if isinstance(kind, str) else None, fingerprint=name, file=file, sha256=sha256
+    )
+
+
+class RefusedTextError(Exception):
+    """A text that could not be encoded: its number among several, and why."""
+
+
+class Encoded(NamedTuple):
+    """Token bytes of several texts, joined, and how many bytes are each one's."""
+
+    data: bytes
+    sizes: list[int]
+
+
+class Encoder:
+    """Encodes texts to little-endian bytes; every id is checked before it is narrowed.
+
+    Narrowing without the check would turn 65536 into 0 and -1 into 65535.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self.dtype = token_dtype(vocab_size)
+
+    def __call__(self, texts: Sequence[str]) -> Encoded:
+        """The bytes of all texts; raises `RefusedTextError` for the first that fails."""
+        rows: list[np.ndarray] = []
+        for text in texts:
+            try:
+                rows.append(self._ids(text))
+            # A tokenizer may be any object: whatever it raises becomes one line with the
+            # document's name.
+            except (ValueError, LookupError, TypeError, RuntimeError) as error:
+                raise RefusedTextError(len(rows), _one_line(error)) from error
+        # Many short texts are checked and narrowed together. Signed and unsigned 64-bit ids join as
+        # float64, which is exact up to 2^53, and no vocabulary goes beyond 2^32.
+        ids = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        if ids.size and (ids.min() < 0 or ids.max() >= self._vocab_size):
+            self._refuse_out_of_range(rows)
+        sizes = [len(row) * self.dtype.itemsize for row in rows]
+        return Encoded(ids.astype(self.dtype, copy=False).tobytes(), sizes)
+
+    def _ids(self, text: str) -> np.ndarray:
+        to_array: Callable[[str], np.ndarray] | None
+        to_array = getattr(self._tokenizer, "encode_to_numpy", None)
+        ids = np.asarray(to_array(text) if to_array else self._tokenizer.encode(text))
+        if not ids.size:  # an empty list has no integer type
+            return np.empty(0, dtype=self.dtype)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise ValueError(
+                f"the tokenizer gave {ids.ndim}-dimensional {ids.dtype} instead of a row of ids"
+            )
+        return ids
+
+    def _refuse_out_of_range(self, rows: list[np.ndarray]) -> None:
+        for number, row in enumerate(rows):
+            wrong = row[(row < 0) | (row >= self._vocab_size)]
+            if wrong.size:
+                allowed = f"but its vocab_size is {self._vocab_size}"
+                raise RefusedTextError(number, f"the tokenizer gave id {wrong[0]}, {allowed}")
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = f"{type(error).__name__}: {text}" if isinstance(error, LookupError) else text
+    return shorten(text, limit=270)  # a tokenizer's advice comes last
+
+
+Job = list[Piece]
+
+
+def make_jobs(pieces: Iterable[Piece], chunk_chars: int) -> Iterator[Job]:
+    """Group pieces until they hold `chunk_chars` characters together."""
+    job: Job = []
+    chars = 0
+    for piece in pieces:
+        job.append(piece)
+        chars += len(piece.text)
+        if chars >= chunk_chars or len(job) >= _MAX_PIECES_PER_JOB:
+            yield job
+            job, chars = [], 0
+    if job:
+        yield job
+
+
+def encode_jobs(
+    jobs: Iterator[Job], encoder: Encoder, *, workers: int
+) -> Generator[tuple[Job, Encoded], None, None]:
+    """Every job with its token bytes, in order, whatever the number of workers.
+
+    Raises:
+        DataError: the tokenizer refused a text, or gave ids out of range, in the document named.
+        WorkError: a worker process could not be started, or died.
+    """
+    if workers == 1:
+        for job in jobs:
+            yield job, _result(job, partial(encoder, [piece.text for piece in job]))
+        return
+    # Spawned, not forked: a fork after thread pools have started may hang, and would keep our lock.
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(encoder,),
+    )
+    waiting: deque[tuple[Job, Future[Encoded]]] = deque()
+    try:
+        for job in jobs:
+            waiting.append((job, _submit(pool, job)))
+            if len(waiting) >= workers * _JOBS_IN_FLIGHT_PER_WORKER:
+                oldest, future = waiting.popleft()
+                yield oldest, _result(oldest, future.result)
+        for oldest, future in waiting:
+            yield oldest, _result(oldest, future.result)
+    except BrokenProcessPool as error:
+        raise WorkError(
+            "a worker process ended early: memory ran out, or the calling script lacks "
+            "`if __name__ == '__main__':`; workers=1 needs neither"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(job: Job, encode: Callable[[], Encoded]) -> Encoded:
+    try:
+        return encode()
+    except RefusedTextError as error:
+        number, message = error.args
+        piece = job[number]
+        since = f" (from character {piece.start} on)" if piece.start else ""
+        raise DataError(f"{piece.where}{since}: {message}") from error
+
+
+def _submit(pool: ProcessPoolExecutor, job: Job) -> Future[Encoded]:
+    try:
+        return pool.submit(_work, [piece.text for piece in job])
+    except BrokenProcessPool:
+        raise
+    except Exception as error:  # whatever an object raises that cannot be sent to a process
+        raise WorkError(
+            f"cannot send the tokenizer to worker processes ({_one_line(error)}); use workers=1"
+        ) from error
+
+
+# In a worker process: the encoder, received once and not with every job.
+_encoder: Encoder
+
+
+def _start_worker(encoder: Encoder) -> None:
+    global _encoder  # noqa: PLW0603 - what an initializer is for
+    _encoder = encoder
+    # Ctrl-C reaches the whole process group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The pool's queue stays open in its workers, so they would outlive a parent that was killed.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(texts: list[str]) -> Encoded:
+    return _encoder(texts)

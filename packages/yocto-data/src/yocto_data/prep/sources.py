@@ -1,0 +1,177 @@
+"""What the user names as sources: files, directories and globs, opened one by one."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yocto_data.errors import DataError, WorkError, reason, shorten
+from yocto_data.prep.files import open_regular
+from yocto_data.prep.meta import SourceMeta
+
+PathLike = str | os.PathLike[str]
+
+BLOCK_BYTES = 1 << 20
+
+_IN_DIRECTORIES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One input file. A name that ends in `.jsonl` holds records, any other is one document."""
+
+    path: Path
+    shown: str  # the path for errors
+    is_records: bool
+    is_compressed: bool
+
+
+def expand_sources(sources: PathLike | Sequence[PathLike]) -> list[Source]:
+    """The files that are meant, in the order given; each directory's and glob's own are sorted.
+
+    A directory stands for the .txt and .jsonl files below it, plain or .gz; names that begin with
+    a dot are left out. A text with `*`, `?` or `[` that names no file is a glob, in which
+    `**` crosses directories.
+
+    Raises:
+        DataError: nothing matches, or a path cannot be read.
+    """
+    if isinstance(sources, str | os.PathLike):
+        sources = [sources]
+    found: dict[str, Source] = {}
+    for given in sources:
+        for path in _expand_one(given):
+            # A file that two names lead to is read once: it would weigh double in silence.
+            found.setdefault(os.path.realpath(path), _classify(path))
+    if not found:
+        raise DataError("there is no source; name a text file, a directory or a glob")
+    return list(found.values())
+
+
+def _expand_one(given: PathLike) -> list[Path]:
+    text = os.fspath(given)
+    if not text:
+        raise DataError("the name of a source is empty; name a text file, a directory or a glob")
+    if "\0" in text:
+        raise DataError(f"cannot read {shorten(text)}: the path holds a NUL character")
+    path = Path(text)
+    try:
+        if not os.path.lexists(path) and glob.has_magic(text):
+            # Path.glob knows neither absolute patterns nor a start directory with magic in it.
+            found = glob.glob(text, recursive=True)  # noqa: PTH207
+            matches = [Path(match) for match in sorted(found)]
+            if not matches:
+                raise DataError(f"{shorten(text)} matches no file")
+            return [file for match in matches for file in _files_of(match)]
+        path.stat()
+        return _files_of(path)
+    except OSError as error:
+        raise DataError(f"cannot read {shorten(text)}: {reason(error)}") from error
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files: list[Path] = []
+    for folder, folders, names in os.walk(path, onerror=_raise):
+        # os.walk goes where this list says: hidden folders are taken out of it on the way.
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        texts = (name for name in names if name.lower().endswith(_IN_DIRECTORIES))
+        files += (Path(folder) / name for name in texts if not name.startswith("."))
+    if not files:
+        raise DataError(
+            f"the directory {shorten(path)} holds no {', '.join(_IN_DIRECTORIES)} file; "
+            "name the files, or a glob"
+        )
+    return sorted(files)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _classify(path: Path) -> Source:
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith(".json"):
+        raise DataError(
+            f"{shorten(path)} is JSON, not text; write one record per line and name it .jsonl"
+        )
+    return Source(
+        path=path,
+        shown=shorten(path),
+        is_records=name.endswith(".jsonl"),
+        is_compressed=path.suffix.lower() == ".gz",
+    )
+
+
+class SourceFile:
+    """An open source: its bytes in blocks, decompressed, while what is on the disk is hashed.
+
+    Raises:
+        DataError: it cannot be read, or is not the compressed file that its name says.
+        WorkError: its size or time changed between opening and the end.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        try:
+            self._file = open_regular(source.path)
+        except OSError as error:
+            raise DataError(f"cannot read {source.shown}: {reason(error)}") from error
+        self._opened = self._stamp()
+        self._sha256 = hashlib.sha256()
+        self.bytes_read = 0
+
+    def __enter__(self) -> SourceFile:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._file.close()
+
+    def blocks(self) -> Iterator[bytes]:
+        """All bytes, about a megabyte at a time."""
+        try:
+            raw: Any = self  # gzip calls read alone
+            stream = gzip.GzipFile(fileobj=raw) if self._source.is_compressed else raw
+            while block := stream.read(BLOCK_BYTES):
+                yield block
+            self._require_unchanged()
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(
+                f"{self._source.shown} is not a whole gzip file; compress it again"
+            ) from error
+        except OSError as error:
+            raise DataError(f"cannot read {self._source.shown}: {reason(error)}") from error
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes as they lie on the disk, counted and hashed; gzip calls it, too."""
+        data = self._file.read(size)
+        self._sha256.update(data)
+        self.bytes_read += len(data)
+        if self.bytes_read > self._opened[0]:  # a growing file would never end
+            self._require_unchanged()
+        return data
+
+    def record(self) -> SourceMeta:
+        """Name, size and sha256, once all blocks are read."""
+        return SourceMeta(
+            name=self._source.path.name, bytes=self.bytes_read, sha256=self._sha256.hexdigest()
+        )
+
+    def _require_unchanged(self) -> None:
+        if self._stamp() != self._opened or self.bytes_read != self._opened[0]:
+            raise WorkError(
+                f"{self._source.shown} changed while it was being read; try again when nothing "
+                "writes to it"
+            )
+
+    def _stamp(self) -> tuple[int, int]:
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns

@@ -1,0 +1,218 @@
+"""Which text goes to training and which to validation, and where long texts are cut."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from yocto_data.errors import DataError, ShortDataError
+from yocto_data.prep.documents import Corpus, ReadCounts
+from yocto_data.prep.options import PrepareOptions
+
+SplitName = Literal["train", "val"]
+
+# TAB, LF and CR are text; the others of C0, and DEL, are counted.
+_CONTROLS = bytes(c for c in range(32) if c not in b"\t\n\r") + b"\x7f"
+# Between a non-space and a space every tokenizer of the family begins a new token: characters
+# anyway, words since a run of white space is a token, sentencepiece since a piece may begin with a
+# space but not hold one inside.
+_BEFORE_SPACE = re.compile(r"(?<=\S) ")
+_AFTER_NEWLINE = re.compile(r"(?<=\n)\S")
+
+
+class SafeCutter:
+    """Cuts the text of one document where encoding the pieces gives the ids of the whole.
+
+    A piece ends at the first space behind non-space at or past `chunk_chars`. Where the next
+    `3 * chunk_chars` characters hold none, it ends behind a newline that non-space follows;
+    failing that, at `4 * chunk_chars`, which `unsafe_cuts` counts, since ids may differ there.
+    The cuts depend on the text and on `chunk_chars` alone, never on how the text arrived.
+    """
+
+    def __init__(self, chunk_chars: int) -> None:
+        self._target = chunk_chars
+        self._maximum = 4 * chunk_chars
+        self._text = ""
+        self.unsafe_cuts = 0
+
+    def push(self, block: str) -> list[str]:
+        """The pieces that are certain, now that `block` has arrived."""
+        self._text += block
+        pieces = []
+        start = 0
+        while (end := self._next_cut(start)) is not None:
+            pieces.append(self._text[start:end])
+            start = end
+        self._text = self._text[start:]
+        return pieces
+
+    def flush(self) -> list[str]:
+        """All that is left, at the end of a document or of a split."""
+        pieces, self._text = [self._text] if self._text else [], ""
+        return pieces
+
+    def _next_cut(self, start: int) -> int | None:
+        target, maximum = start + self._target, start + self._maximum
+        if len(self._text) <= target:
+            return None
+        # The character behind the last possible cut is looked at, too.
+        if found := _BEFORE_SPACE.search(self._text, target, maximum + 1):
+            return found.start()
+        if len(self._text) <= maximum:
+            return None  # a space may still come
+        if found := _AFTER_NEWLINE.search(self._text, target, maximum + 1):
+            return found.start()
+        self.unsafe_cuts += 1
+        return maximum
+
+
+@dataclass(kw_only=True)
+class FirstPass:
+    """What reading everything once has found; it also is the check of the whole input."""
+
+    counts: ReadCounts = field(default_factory=ReadCounts)
+    documents: int = 0
+    characters: int = 0
+    control_characters: int = 0
+    val_documents: int = 0
+    lowest: tuple[int, int] = (1 << 64, 0)  # the smallest hash of a document, and its number
+    highest: tuple[int, int] = (-1, 0)
+
+    @classmethod
+    def over(cls, corpus: Corpus, heartbeat: Callable[[], None]) -> FirstPass:
+        """Read everything: count, check, and hash the sources.
+
+        `heartbeat` is called for every block, so that a caller can show life, or raise to stop.
+        """
+        found = cls()
+        read = -1
+        with closing(corpus.documents(found.counts)) as documents:
+            for ordinal, document in enumerate(documents):
+                word = _word(corpus.options.seed, ordinal)
+                found.documents += 1
+                found.val_documents += _is_low(word, corpus.options.val_ratio)
+                found.lowest = min(found.lowest, (word, ordinal))
+                found.highest = max(found.highest, (word, ordinal))
+                for block in document.blocks:
+                    data = block.encode("utf-8")
+                    found.characters += len(block)
+                    found.control_characters += len(data) - len(data.translate(None, _CONTROLS))
+                    if found.counts.bytes_read != read:  # not for each of many short records
+                        read = found.counts.bytes_read
+                        heartbeat()
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPlan:
+    """The decision for every character: by its position, or by the number of its document.
+
+    `cut` is the position of the first validation character; None splits by documents, each of
+    which goes to validation when the first 64 bits of a hash of seed and number, read as a
+    fraction, lie below `val_ratio`. `exception` is one document that goes the other way, so
+    that among few documents no split stays without one.
+    """
+
+    options: PrepareOptions
+    cut: int | None = None
+    exception: int | None = None
+
+    @classmethod
+    def after(cls, found: FirstPass, options: PrepareOptions) -> SplitPlan:
+        """Decide how to split; `auto` cuts one document by position, several are kept whole.
+
+        Raises:
+            ShortDataError: a split would hold no text.
+            DataError: one document cannot be split by documents.
+        """
+        if options.split_by == "documents" and found.documents == 1:
+            raise DataError("one document cannot be split by documents; use split_by=position")
+        if options.split_by == "documents" or (options.split_by == "auto" and found.documents > 1):
+            exception = None
+            if found.val_documents == 0:
+                exception = found.lowest[1]
+            elif found.val_documents == found.documents:
+                exception = found.highest[1]
+            return cls(options=options, exception=exception)
+        cut = int(found.characters * (1 - options.val_ratio))
+        if not 0 < cut < found.characters:
+            raise ShortDataError(
+                f"with val_ratio {options.val_ratio}, {found.characters} characters leave a split "
+                "without text; use more text"
+            )
+        return cls(options=options, cut=cut)
+
+    @property
+    def by(self) -> Literal["position", "documents"]:
+        """The name for meta.json."""
+        return "documents" if self.cut is None else "position"
+
+    def is_val(self, ordinal: int) -> bool:
+        """Whether a document belongs to validation, when documents decide."""
+        low = _is_low(_word(self.options.seed, ordinal), self.options.val_ratio)
+        return low != (ordinal == self.exception)
+
+
+def _word(seed: int, ordinal: int) -> int:
+    digest = hashlib.sha256(f"yocto-data split {seed} {ordinal}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def _is_low(word: int, val_ratio: float) -> bool:
+    return word / (1 << 64) < val_ratio
+
+
+class Piece(NamedTuple):
+    """A stretch of one document that lies in one split, short enough to be encoded at once."""
+
+    text: str
+    split: SplitName
+    where: str  # names the document in errors
+    start: int  # the character of its document at which it begins
+    bytes_read: int  # how far the sources were read when it was cut
+
+
+@dataclass(kw_only=True)
+class PieceCutter:
+    """The second pass: reads the corpus again and cuts it into pieces, in order."""
+
+    corpus: Corpus
+    plan: SplitPlan
+    counts: ReadCounts = field(default_factory=ReadCounts)
+    unsafe_cuts: int = 0
+
+    def pieces(self) -> Generator[Piece, None, None]:
+        """All pieces of all documents; joined, they are the whole text."""
+        seen_chars = 0
+        with closing(self.corpus.documents(self.counts)) as documents:
+            for ordinal, document in enumerate(documents):
+                start = 0
+                for text, split in self._parts(document.blocks, ordinal, seen_chars):
+                    yield Piece(text, split, document.where, start, self.counts.bytes_read)
+                    start += len(text)
+                seen_chars += start
+
+    def _parts(
+        self, blocks: Iterator[str], ordinal: int, seen_chars: int
+    ) -> Iterator[tuple[str, SplitName]]:
+        cut = self.plan.cut
+        in_val = self.plan.is_val(ordinal) if cut is None else seen_chars >= cut
+        split: SplitName = "val" if in_val else "train"
+        cutter = SafeCutter(self.corpus.options.chunk_chars)
+        for block in blocks:
+            rest, before = block, seen_chars
+            seen_chars += len(block)
+            if cut is not None and before < cut <= seen_chars:
+                # Here validation begins; both sides are cut as if they were texts of their own.
+                for text in (*cutter.push(block[: cut - before]), *cutter.flush()):
+                    yield text, "train"
+                rest, split = block[cut - before :], "val"
+            for text in cutter.push(rest):
+                yield text, split
+        for text in cutter.flush():
+            yield text, split
+        self.unsafe_cuts += cutter.unsafe_cuts
