@@ -18,9 +18,9 @@ import time
 from collections.abc import Iterator
 
 from common import machine, prepared, trainer
+from yocto_cli.screen.display import FRAME_RATE, LiveDisplay
 from yocto_cli.screen.history import History
 from yocto_cli.screen.ladder import Baseline
-from yocto_cli.screen.live import FRAMES_PER_SECOND, LiveDisplay
 from yocto_train import Event, Run, StepDone, Trainer
 
 SHAPE = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64}
@@ -106,8 +106,8 @@ def main() -> None:
         f"{min(ratios):.3f} to {max(ratios):.3f}"
     )
     print(
-        f"a frame {frame:.2f} ms of one processor, {FRAMES_PER_SECOND} times a second: "
-        f"{frame * FRAMES_PER_SECOND / 10:.2f} % of it"
+        f"a frame {frame:.2f} ms of one processor, {FRAME_RATE} times a second: "
+        f"{frame * FRAME_RATE / 10:.2f} % of it"
     )
 
 

@@ -5,11 +5,10 @@ import math
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yocto_cli.screen.curve import Plot
+from yocto_cli.screen.curve import MARK, Chart, Scale, curve
+from yocto_cli.screen.history import History
 
-
-def plot(width: int, height: int, *, braille: bool = True) -> Plot:
-    return Plot(width=width, height=height, left=0, right=10, low=0, high=1, braille=braille)
+SCALE = Scale(low=0, high=1, last=10)
 
 
 def dots(lines: list[str]) -> set[tuple[int, int]]:
@@ -27,50 +26,50 @@ def dots(lines: list[str]) -> set[tuple[int, int]]:
 
 def test_a_straight_line_by_hand() -> None:
     """From the top left to the bottom right, through 4 columns of 4 dots: the diagonal."""
-    lines = plot(2, 1).curve([(0, 1.0), (9.9, 0.0)])
+    points = [(0, 1.0), (10, 0.0)]
+    lines = curve(points, SCALE, 2, 1)
     assert {(0, 0), (1, 1), (2, 2), (3, 3)} == dots(lines)
     assert ["\u2811\u2884"] == lines
-    assert ["* ", " *"] == plot(2, 2, braille=False).curve([(0, 1.0), (9.9, 0.0)])
+    assert ["* ", " *"] == curve(points, SCALE, 2, 2, braille=False)
 
 
 def test_a_steep_curve_has_no_gap() -> None:
     """The column to the right of a drop is filled from the next dot on."""
-    lines = plot(1, 2).curve([(0, 1.0), (5, 0.0)])
+    lines = curve([(0, 1.0), (5, 0.0)], SCALE, 1, 2)
     assert {(0, 0), *((1, row) for row in range(1, 8))} == dots(lines)
 
 
-def test_points_in_one_column_are_averaged() -> None:
-    """Two values in a column show their mean; what is not finite counts for nothing."""
-    points = [(1.0, 0.0), (2.0, 1.0), (3.0, math.nan), (3.0, math.inf)]
-    assert plot(1, 3, braille=False).curve(points) == [" ", "*", " "]
-
-
-def test_nothing_is_drawn_before_the_first_point_or_after_the_last() -> None:
+@pytest.mark.parametrize(("points", "width", "expected"), [
+    ([(1, 0.0), (2, 1.0)], 1, [" ", "*", " "]),  # in one column: their mean
+    ([(4, 0.5), (7, 0.5)], 5, ["     ", "  ** ", "     "]),  # nothing before the first or after
+    ([], 5, ["     "] * 3),
+])  # fmt: skip
+def test_pictures_in_stars(
+    points: list[tuple[int, float]], width: int, expected: list[str]
+) -> None:
     """A run that is half done has half a curve."""
-    assert ["  ** "] == plot(5, 1, braille=False).curve([(4.1, 0.5), (7.9, 0.5)])
-    assert ["     "] == plot(5, 1, braille=False).curve([])
+    assert expected == curve(points, SCALE, width, 3, braille=False)
 
 
 @pytest.mark.property
 @given(
-    st.lists(st.tuples(st.floats(-5, 15), st.floats(-1, 2)), max_size=30),
+    st.lists(st.tuples(st.integers(-5, 15), st.floats(-1, 2)), max_size=30),
     st.integers(1, 12),
     st.integers(1, 6),
     st.booleans(),
 )
-@example([(0.0, 0.0), (10.0, 1.0)], 3, 2, True)
+@example([(0, 0.0), (10, 1.0)], 3, 2, True)
 def test_the_size_holds_and_each_lone_point_shows(
-    points: list[tuple[float, float]], width: int, height: int, braille: bool
+    points: list[tuple[int, float]], width: int, height: int, braille: bool
 ) -> None:
-    """Always `height` lines of `width` characters; a point alone is where `cell` says."""
-    shown = plot(width, height, braille=braille)
-    lines = shown.curve(points)
+    """Always `height` lines of `width` characters; a point alone is in the step's column."""
+    lines = curve(points, SCALE, width, height, braille=braille)
     assert height == len(lines)
     assert {width} == {len(line) for line in lines}
-    for x, y in points[:1]:
-        alone = shown.curve([(x, y)])
+    for step, loss in points[:1]:
+        alone = curve([(step, loss)], SCALE, width, height, braille=braille)
         column = next(i for i in range(width) if any(line[i] != " " for line in alone))
-        assert shown.cell(x, y)[0] == column
+        assert SCALE.column(step, width) == column
 
 
 @pytest.mark.property
@@ -78,11 +77,35 @@ def test_the_size_holds_and_each_lone_point_shows(
 @example([0.0, 1.0, 0.0])
 def test_a_curve_is_connected(values: list[float]) -> None:
     """Neighbouring columns touch: no dot is further than one row from the column before."""
-    points = [(10 * i / len(values), value) for i, value in enumerate(values)]
-    found = dots(plot(8, 3).curve(points))
+    found = dots(curve(list(enumerate(values)), Scale(low=0, high=1, last=len(values)), 8, 3))
     rows = {x: {row for column, row in found if column == x} for x in range(16)}
     columns = [x for x in range(16) if rows[x]]
     assert columns == list(range(columns[0], columns[-1] + 1))
     for x in columns[1:]:
         assert min(abs(a - b) for a in rows[x] for b in rows[x - 1]) <= 1
         assert rows[x] == set(range(min(rows[x]), max(rows[x]) + 1))
+
+
+def test_what_is_not_finite_is_left_out() -> None:
+    """A run that has gone astray still has a chart, and evaluations are marked on it."""
+    history = History(
+        losses=[(1, 3.01), (2, math.nan), (3, 2.39)], evaluations={3: 2.5, 4: math.inf}
+    )
+    chart = Chart(history, max_iters=4)
+    assert Scale(low=2.3, high=3.1, last=4) == chart.scale()
+    assert Scale(low=2.3, high=4.2, last=4) == chart.scale(4.17)
+    assert 1 == "".join(chart.lines(8, 4)).count(MARK)
+    assert [[" " * 8] * 2, Scale(low=0, high=1, last=1)] == [
+        Chart(History(), max_iters=0).lines(8, 2), Chart(History(), max_iters=0).scale(),
+    ]  # fmt: skip
+
+
+@pytest.mark.property
+@given(st.floats(0, 15), st.floats(0.01, 12))
+@example(0.0, 0.01)
+def test_ticks_are_few_round_and_inside(low: float, width: float) -> None:
+    """At most seven labels, none beyond the axis."""
+    found = Scale(low=low, high=low + width, last=1).ticks()
+    assert len(found) <= 7
+    assert sorted(set(found)) == found
+    assert all(low - 0.01 <= tick <= low + width + 0.01 for tick in found)

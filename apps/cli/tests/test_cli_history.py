@@ -47,21 +47,12 @@ def test_rows_that_make_no_sense_are_left_out(line: str, tmp_path: Path) -> None
 
 def test_a_history_stays_small() -> None:
     """Of very many reports every other one goes, again and again; the newest stays."""
-    history = History()
+    history, told = History(), {"lr": 0.1, "grad_norm": 1.0, "tokens_per_second": 1.0, "epoch": 0.0}
     for step in range(1, 20_001):
         history.take(
-            StepDone(
-                step=step,
-                loss=1.0,
-                smoothed_loss=1.0,
-                lr=0.1,
-                grad_norm=1.0,
-                tokens_per_second=1.0,
-                seconds_left=None,
-                epoch=0.0,
-            )
-        )
-        history.take(Sampled(step=step, prompt="", text="t", seed=1)) if step < 2000 else None
+            StepDone(step=step, loss=1.0, smoothed_loss=1.0, seconds_left=None, **told)
+        )  # fmt: skip
+        history.take(Sampled(step=step, prompt="", text="t", seed=1))
     steps = [step for step, _ in history.losses]
     assert 1000 < len(steps) <= 4096
     assert sorted(set(steps)) == steps

@@ -2,13 +2,23 @@
 
 import io
 import re
+import subprocess
+import sys
 import unicodedata
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from yocto_cli.screen import terminal
-from yocto_cli.screen.terminal import VisibleStream, can_show, dim, has_colour, one_line, visible
+from yocto_cli.screen.terminal import (
+    VisibleStream,
+    can_show,
+    dim,
+    duration,
+    has_colour,
+    one_line,
+    visible,
+)
 
 BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 TAGS = {chr(code) for code in range(0xE0000, 0xE0080)}
@@ -55,23 +65,14 @@ def test_pieces_show_what_the_whole_shows(pieces: list[str]) -> None:
     assert visible("".join(pieces)) == "".join(map(stream.push, pieces))
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("\x1b[2J", "\u241b[2J"),
-        ("\x00\x07\x08\r\x7f", "\u2400\u2407\u2408\u240d\u2421"),
-        ("\x9b31m", "<009B>31m"),
-        ("a\u202eb", "a<202E>b"),
-        ("\U000e0041", "<E0041>"),
-        ("\ud800", "<D800>"),
-        ("\u2028\ufeff", "<2028><FEFF>"),
-        ("👩\u200d👩\u200d👧", "👩\u200d👩\u200d👧"),
-        ("[/x] :smile: [bold]", "[/x] :smile: [bold]"),
-        ("a" + "\u0301" * 1000 + "b\u0301", "a" + "\u0301" * 8 + "b\u0301"),
-        ("a" + "\u0301\u200d" * 1000, "a" + "\u0301\u200d" * 8 + "\u200d" * 992),
-        ("", ""),
-    ],
-)
+@pytest.mark.parametrize(("text", "expected"), [
+    ("\x1b[2J", "\u241b[2J"), ("\x00\x07\x08\r\x7f", "\u2400\u2407\u2408\u240d\u2421"),
+    ("\x9b31m", "<009B>31m"), ("a\u202eb", "a<202E>b"), ("\U000e0041", "<E0041>"),
+    ("\ud800", "<D800>"), ("\u2028\ufeff", "<2028><FEFF>"), ("", ""),
+    ("👩\u200d👩\u200d👧", "👩\u200d👩\u200d👧"), ("[/x] :smile: [bold]", "[/x] :smile: [bold]"),
+    ("a" + "\u0301" * 1000 + "b\u0301", "a" + "\u0301" * 8 + "b\u0301"),
+    ("a" + "\u0301\u200d" * 1000, "a" + "\u0301\u200d" * 8 + "\u200d" * 992),
+])  # fmt: skip
 def test_each_kind_has_its_picture(text: str, expected: str) -> None:
     """Control pictures where Unicode has them, code points elsewhere; markup is only text."""
     assert expected == visible(text)
@@ -94,29 +95,48 @@ class Terminal(io.StringIO):
 
 def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """NO_COLOR counts when it is not empty, a dumb terminal has none, a file never does."""
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    assert has_colour(Terminal())
-    assert "\x1b[2mx\x1b[22m" == dim("x", Terminal())
-    assert not has_colour(io.StringIO())
-    assert "x" == dim("x", io.StringIO())
-    monkeypatch.setenv("NO_COLOR", "")
-    assert has_colour(Terminal())
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert not has_colour(Terminal())
-    monkeypatch.delenv("NO_COLOR")
-    monkeypatch.setenv("TERM", "dumb")
-    assert not has_colour(Terminal())
+    for no_color, term, expected in (
+        ("", "xterm", True), ("1", "xterm", False), ("", "dumb", False),
+    ):  # fmt: skip
+        monkeypatch.setenv("NO_COLOR", no_color)
+        monkeypatch.setenv("TERM", term)
+        assert expected == has_colour(Terminal())
+        assert ("\x1b[2mx\x1b[22m" if expected else "x") == dim("x", Terminal())
+        assert "x" == dim("x", io.StringIO())
 
 
-def test_a_closed_stream_is_no_terminal() -> None:
+def test_a_closed_stream_is_not_a_terminal() -> None:
     """Asking must not fail."""
     stream = Terminal()
     stream.close()
-    assert not terminal.is_terminal(stream)
+    assert not any(map(terminal.is_terminal, (stream, None)))
 
 
-@pytest.mark.parametrize(("encoding", "expected"), [("utf-8", True), ("ascii", False)])
-def test_what_an_encoding_can_show(encoding: str, expected: bool) -> None:
+def test_what_an_encoding_can_show() -> None:
     """Borders and braille are chosen by asking."""
-    assert expected == can_show(io.TextIOWrapper(io.BytesIO(), encoding=encoding), "⠿╭")
+    for encoding, expected in (("utf-8", True), ("ascii", False)):
+        assert expected == can_show(io.TextIOWrapper(io.BytesIO(), encoding=encoding), "⠿╭")
+
+
+def test_what_is_said_is_visible(capsys: pytest.CaptureFixture[str]) -> None:
+    """Escapes are shown, lines stay lines."""
+    terminal.say("one\x1b[2J\ntwo\x9b")
+    assert "one\u241b[2J\ntwo<009B>\n" == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", [">&-", ">/dev/full", "| true; exit ${PIPESTATUS[0]}"])
+def test_a_stdout_that_fails_does_not_stop_the_work(where: str) -> None:
+    """Closed, a full disk, or a pipe without a reader: the command ends well, and quietly."""
+    code = "import time; from yocto_cli.screen import terminal as t; time.sleep(0.1)"
+    words = ["bash", "-c", f'"$0" -c "$1; t.say(str(1)); t.say(str(2))" {where}']
+    done = subprocess.run([*words, sys.executable, code], capture_output=True, check=False)
+    assert (0, b"", b"") == (done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [
+    (0, "0s"), (59.4, "59s"), (59.6, "1m00s"), (114, "1m54s"), (7500, "2h05m"), (273600, "3d04h"),
+    (-3, "0s"),
+])  # fmt: skip
+def test_durations(seconds: float, expected: str) -> None:
+    """Two units at most."""
+    assert expected == duration(seconds)

@@ -1,112 +1,73 @@
-"""report.html: a run as a page that opens anywhere, offline, without scripts."""
+"""report.html: a run as a page that opens anywhere, offline, without scripts.
+
+The curve is an SVG that is stretched to whatever width there is, with strokes that keep theirs. Its
+labels are HTML above it, so on a phone they are as large as the rest of the text.
+"""
 
 import html
 import math
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
+from string import Template
 
-from yocto_cli.report.chart import chart_html
-from yocto_cli.report.style import STYLE
-from yocto_cli.screen.chart import Chart
+from yocto_data.prep.files import replace_file
+
+from yocto_cli.screen.curve import Chart, Points, Scale
 from yocto_cli.screen.history import History, Sample
 from yocto_cli.screen.ladder import Baseline
 from yocto_cli.screen.terminal import visible
 
 NAME = "report.html"
 _MOST_SAMPLES = 24
+_MOST_POINTS = 600
+_SIDE = 1000  # of the SVG's square of coordinates
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the page tells.
-
-    Attributes:
-        name: of the run.
-        status: how far it is, in a few words.
-        history: its course.
-        baselines: the loss ladder.
-        max_iters: the step where it ends.
-        best_step: the step of the lowest validation loss, if there is one.
-        best_loss: that loss.
-        bits: the same in bits per `unit`, if that is known.
-        unit: "character" or "token".
-        n_parameters: distinct weights.
-        facts: names and values about model, data and training.
-        commands: what to do with it, and the command for that.
-        config: the text of config.toml.
-    """
+    """What the page tells."""
 
     name: str
-    status: str
+    status: str  # how far the run is, in a few words
     history: History
     baselines: Sequence[Baseline]
     max_iters: int
     best_step: int | None
     best_loss: float | None
-    bits: float | None
-    unit: str
+    unit: str  # "character" or "token", which losses are per
     n_parameters: int
-    facts: Sequence[tuple[str, str]]
-    commands: Sequence[tuple[str, str]]
-    config: str
+    details: Sequence[tuple[str, str]]  # names and values about model, data and training
+    commands: Sequence[tuple[str, str]]  # what to do with it, and the command for that
+    config: str  # the text of config.toml
 
 
 def write_report(directory: Path, report: Report) -> None:
-    """Put report.html in place in one step: a reader sees the old page or the new one.
-
-    Raises:
-        OSError: the system refused.
-    """
-    # Named as the run's other temporary files: a crash leaves nothing that stays.
-    temporary = directory / f".tmp-{NAME}-{secrets.token_hex(4)}"
-    try:
-        temporary.write_text(page(report), encoding="utf-8")
-        temporary.replace(directory / NAME)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Put report.html in place in one step, or raise OSError and leave the old one."""
+    replace_file(directory / NAME, page(report).encode())
 
 
 def page(report: Report) -> str:
     """The page. Every text from outside is escaped, and shown rather than obeyed."""
-    chart = Chart(
-        losses=tuple(report.history.losses),
-        evaluations=tuple(sorted(report.history.evaluations.items())),
-        max_iters=report.max_iters,
-        baselines=tuple(report.baselines),
+    template = Template((files("yocto_cli.report") / NAME).read_text(encoding="utf-8"))
+    return template.substitute(
+        name=_safe(report.name),
+        status=_safe(report.status),
+        figures=_figures(report),
+        commands="".join(
+            f'<p class="label">{_safe(purpose)}</p><code class="command">{_safe(command)}</code>'
+            for purpose, command in report.commands
+        ),
+        chart=_chart(report),
+        without_baselines="" if report.baselines else "hidden",
+        samples=_samples(report.history),
+        details="".join(
+            f"<div><dt>{_safe(name)}</dt><dd>{_safe(value)}</dd></div>"
+            for name, value in report.details
+        ),
+        config=_safe(report.config),
     )
-    name = _safe(report.name)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{name} · yocto</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<header>
-<h1>{name}</h1>
-<p class="status">{_safe(report.status)}</p>
-{_figures(report)}
-{_commands(report.commands)}
-</header>
-<main>
-<h2>Loss</h2>
-{chart_html(chart, report.best_step)}
-{_legend(report.baselines)}
-<h2>What it writes</h2>
-{_samples(report.history)}
-<h2>How it was made</h2>
-{_facts(report.facts)}
-<details><summary>config.toml, which trains it again</summary>
-<pre>{_safe(report.config)}</pre></details>
-</main>
-</body>
-</html>
-"""
 
 
 def _safe(text: str) -> str:
@@ -114,61 +75,74 @@ def _safe(text: str) -> str:
 
 
 def _figures(report: Report) -> str:
+    n, loss, unit = report.n_parameters, report.best_loss, report.unit
     figures = []
-    if report.best_loss is not None:
-        figures.append((f"{report.best_loss:.3f}", f"validation loss at step {report.best_step:,}"))
-    if report.bits is not None:
-        figures.append((f"{report.bits:.2f}", f"bits per {report.unit}"))
-    if report.best_loss is not None:
-        choices = math.exp(min(report.best_loss, 700))
-        what = "characters" if report.unit == "character" else "tokens"
-        figures.append((f"{choices:.1f}", f"{what} it wavers between, on average"))
-    figures.append((_counted(report.n_parameters), "parameters"))
-    return '<div class="figures">' + "".join(
-        f'<div class="figure"><b>{number}</b><span>{words}</span></div>'
-        for number, words in figures
-    ) + "</div>"  # fmt: skip
+    if loss is not None:
+        figures.append((f"{loss:.3f}", f"validation loss at step {report.best_step:,}"))
+        if unit == "character":  # tokens are of many lengths
+            figures.append((f"{loss / math.log(2):.2f}", "bits per character"))
+        choices = math.exp(min(loss, 700))
+        figures.append((f"{choices:.1f}", f"{unit}s it wavers between, on average"))
+    figures.append((f"{n / 1e6:.2f} M" if n >= 1e5 else f"{n:,}", "parameters"))
+    return "".join(f'<div class="figure"><b>{n}</b><span>{of}</span></div>' for n, of in figures)
 
 
-def _counted(number: int) -> str:
-    return f"{number / 1e6:.2f} M" if number >= 1e5 else f"{number:,}"
+# --- the curve -----------------------------------------------------------------------------------
 
 
-def _commands(commands: Sequence[tuple[str, str]]) -> str:
-    return "".join(
-        f'<p class="label">{_safe(purpose)}</p><code class="command">{_safe(command)}</code>'
-        for purpose, command in commands
+def _chart(report: Report) -> str:
+    chart = Chart(report.history, max_iters=report.max_iters)
+    if not chart.losses and not chart.evaluations:
+        return '<p class="quiet">The first figures are still to come.</p>'
+    scale = chart.scale(*(baseline.loss for baseline in report.baselines))
+    stride = max(1, -(-len(chart.losses) // _MOST_POINTS))
+    levels = [(100 * scale.y(baseline.loss), baseline) for baseline in report.baselines]
+    lines = [
+        *(f'<line class="baseline" x1="0" x2="{_SIDE}" y1="{10 * y:.1f}" y2="{10 * y:.1f}"/>'
+          for y, _ in levels),
+        _line(scale, [*chart.losses[::stride], *chart.losses[-1:]], "train"),
+        _line(scale, chart.evaluations, "val"),
+        *(_dot(scale, step, loss, best=step == report.best_step)
+          for step, loss in chart.evaluations),
+    ]  # fmt: skip
+    labels = [
+        *(f'<span class="tick" style="top:{100 * scale.y(value):.2f}%">{value:g}</span>'
+          for value in scale.ticks()),
+        *(f'<span class="baseline-label" style="top:{y:.2f}%">{_safe(baseline.name)} '
+          f"<b>{baseline.loss:.2f}</b></span>" for y, baseline in levels),
+    ]  # fmt: skip
+    return (
+        '<div class="chart" role="img" aria-label="Loss by step: training and validation">'
+        f'<svg viewBox="0 0 {_SIDE} {_SIDE}" preserveAspectRatio="none">'
+        f"{''.join(lines)}</svg>{''.join(labels)}</div>"
+        f'<p class="axis"><span>step 0</span><span>{report.max_iters:,}</span></p>'
     )
 
 
-def _legend(baselines: Sequence[Baseline]) -> str:
-    entries = [("t", "training, smoothed"), ("v", "validation")]
-    words = ""
-    if baselines:
-        entries.append(("r", "models that only count"))
-        words = (
-            '<p class="quiet">The dotted lines are models that learn nothing but frequencies, '
-            "scored on the same validation text. What lies below the last of them is what this "
-            "model knows beyond counting.</p>"
-        )
-    shown = "".join(f'<span><i class="{kind}"></i>{name}</span>' for kind, name in entries)
-    return f'<p class="legend">{shown}</p>{words}'
+def _line(scale: Scale, points: Points, kind: str) -> str:
+    path = " ".join(f"{_SIDE * scale.x(x):.1f},{_SIDE * scale.y(y):.1f}" for x, y in points)
+    return f'<polyline class="{kind}" points="{path}"/>' if points else ""
+
+
+def _dot(scale: Scale, step: int, loss: float, *, best: bool) -> str:
+    # A line of no length with round ends stays round however the picture is stretched.
+    where = f"{_SIDE * scale.x(step):.1f} {_SIDE * scale.y(loss):.1f}"
+    title = f"step {step:,}: validation loss {loss:.4f}{', the best' if best else ''}"
+    kind = "dot best" if best else "dot"
+    return f'<path class="{kind}" d="M{where}h0"><title>{title}</title></path>'
+
+
+# --- the samples ---------------------------------------------------------------------------------
 
 
 def _samples(history: History) -> str:
-    if not history.samples:
+    """All of a few samples, or some spread evenly from the first to the last."""
+    samples, gaps = history.samples, min(len(history.samples), _MOST_SAMPLES) - 1
+    spread = [samples[i * (len(samples) - 1) // max(gaps, 1)] for i in range(gaps + 1)]
+    items = [_sample(sample, history.evaluations.get(sample.step)) for sample in spread]
+    if not items:
         return '<p class="quiet">No sample has been written yet.</p>'
-    shown = _spread(history.samples)
-    items = "".join(_sample(sample, history.evaluations.get(sample.step)) for sample in shown)
-    return f'<ol class="samples">{items}</ol>'
-
-
-def _spread(samples: Sequence[Sample]) -> list[Sample]:
-    """All of a few, or a number of them spread evenly from the first to the last."""
-    n = len(samples)
-    if n <= _MOST_SAMPLES:
-        return list(samples)
-    return [samples[i * (n - 1) // (_MOST_SAMPLES - 1)] for i in range(_MOST_SAMPLES)]
+    return f'<ol class="samples">{"".join(items)}</ol>'
 
 
 def _sample(sample: Sample, loss: float | None) -> str:
@@ -180,8 +154,3 @@ def _sample(sample: Sample, loss: float | None) -> str:
         f'<li><h3>step {sample.step:,}{measured}</h3><blockquote dir="auto" lang="">'
         f"<em>{_safe(prompt)}</em>{_safe(text)}</blockquote></li>"
     )
-
-
-def _facts(facts: Sequence[tuple[str, str]]) -> str:
-    items = "".join(f"<div><dt>{_safe(k)}</dt><dd>{_safe(v)}</dd></div>" for k, v in facts)
-    return f"<dl>{items}</dl>"

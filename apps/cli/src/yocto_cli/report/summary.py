@@ -1,7 +1,6 @@
 """What yocto-train says before and after a run, and what its report tells."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from yocto_cli.command import next_command
 from yocto_cli.report.page import Report
 from yocto_cli.screen.history import History
 from yocto_cli.screen.ladder import Baseline
-from yocto_cli.screen.terminal import counted, one_line
+from yocto_cli.screen.terminal import counted
 
 _STATES = {
     "finished": "finished",
@@ -29,11 +28,11 @@ _HARMLESS = {
 
 def summary(trainer: Trainer, run: Run, data_dir: Path) -> str:
     """What is going to be trained, on what, for how long."""
-    facts = {"run": f"{run.path}, seed {trainer.config.seed}", **_facts(trainer, data_dir)}
-    return "\n".join(f"{name:8}{one_line(text)}" for name, text in facts.items())
+    rows = {"run": f"{run.path}, seed {trainer.config.seed}", **_details(trainer, data_dir)}
+    return "\n".join(f"{name:8}{text}" for name, text in rows.items())
 
 
-def _facts(trainer: Trainer, data_dir: Path) -> dict[str, str]:
+def _details(trainer: Trainer, data_dir: Path) -> dict[str, str]:
     model, config = trainer.model.config, trainer.config
     arch = closest_architecture(model)
     tokens, parameters = trainer.train_data.n_tokens, model.n_parameters
@@ -43,39 +42,28 @@ def _facts(trainer: Trainer, data_dir: Path) -> dict[str, str]:
         "data": f"{data_dir}: {tokens:,} tokens to train on, "
         f"{trainer.val_data.n_tokens:,} to validate, {model.vocab_size:,} ids",
         "model": f"{arch}, {counted(model.n_layer, 'layer')}, {counted(model.n_head, 'head')}, "
-        f"{model.n_embd} wide, "
-        f"context {model.block_size}: {parameters:,} parameters",
+        f"{model.n_embd} wide, context {model.block_size}: {parameters:,} parameters",
         "train": f"{config.max_iters:,} steps of {config.batch_size} x {model.block_size} tokens "
-        f"({_epochs(epochs)} epochs) with {config.optimizer}",
+        f"({epochs:{'.1f' if epochs >= 1 else '.2g'}} epochs) with {config.optimizer}",
         "device": ", ".join(trainer.reasons) + processes,
     }
 
 
 def closest_architecture(model: GPTConfig) -> str:
     """The architecture with which a model shares most of what architectures differ in."""
-    fields = {name for settings in ARCHITECTURES.values() for name in settings}
+    names = {name for settings in ARCHITECTURES.values() for name in settings}
+    defaults = {field.name: field.default for field in dataclasses.fields(GPTConfig)}
 
     def shared(arch: str) -> int:
-        named = {field.name: field.default for field in dataclasses.fields(GPTConfig)}
-        named |= ARCHITECTURES[arch]
-        return sum(named[name] == getattr(model, name) for name in fields)
+        settings = {**defaults, **ARCHITECTURES[arch]}
+        return sum(settings[name] == getattr(model, name) for name in names)
 
     return max(ARCHITECTURES, key=shared)
 
 
-def _epochs(number: float) -> str:
-    return f"{number:.1f}" if number >= 1 else f"{number:.2g}"
-
-
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What a report tells beside the course of the run.
-
-    Attributes:
-        config: the text of config.toml.
-        data_dir: where the data is.
-        baselines: the loss ladder.
-    """
+    """What a report tells beside the course of the run; `config` is the text of config.toml."""
 
     config: str
     data_dir: Path
@@ -86,7 +74,6 @@ def report_of(trainer: Trainer, run: Run, history: History, about: About, event:
     """The report as of an event."""
     progress, max_iters = trainer.progress, trainer.config.max_iters
     is_char = getattr(trainer.tokenizer, "kind", None) == "char"
-    ckpt = ckpt_to_talk_to(trainer, run)
     state = _STATES[event.reason] if isinstance(event, Stopped) else "training"
     return Report(
         name=run.name,
@@ -96,12 +83,11 @@ def report_of(trainer: Trainer, run: Run, history: History, about: About, event:
         max_iters=max_iters,
         best_step=progress.best_step,
         best_loss=progress.best_loss,
-        bits=progress.best_loss / math.log(2) if is_char and progress.best_loss else None,
         unit="character" if is_char else "token",
         n_parameters=trainer.model.config.n_parameters,
-        facts=[*_facts(trainer, about.data_dir).items(), ("seed", str(trainer.config.seed))],
+        details=[*_details(trainer, about.data_dir).items(), ("seed", str(trainer.config.seed))],
         commands=[
-            ("Talk to it", next_command("yocto-chat", "--ckpt", ckpt)),
+            ("Talk to it", next_command("yocto-chat", "--ckpt", _ckpt_for_chat(trainer, run))),
             ("Watch it learn", next_command("yocto-sample", "--timelapse", str(run.path))),
         ],
         config=about.config,
@@ -119,24 +105,22 @@ def resumed(
         lines.append("  so the run is no longer the one it would have been uninterrupted")
     if checkpoint.step >= max_iters:
         lines.append(f"it is finished; --max_iters above {max_iters} goes on with it")
-    return "\n".join(map(one_line, lines))
+    return "\n".join(lines)
 
 
 def farewell(trainer: Trainer, run: Run, *, stopped: bool) -> str:
     """How it went, and the next command."""
-    progress = trainer.progress
-    lines = []
+    progress, lines = trainer.progress, list[str]()
     if stopped:
         lines.append(f"stopped after step {progress.step}, saved")
         lines.append(f"resume: {next_command('yocto-train', '--resume', str(run.path))}")
     if progress.best_step is not None and progress.best_loss is not None:
         lines.append(f"best validation loss {progress.best_loss:.4f} at step {progress.best_step}")
-    lines.append(f"talk:   {next_command('yocto-chat', '--ckpt', ckpt_to_talk_to(trainer, run))}")
-    return "\n".join(map(one_line, lines))
+    lines.append(f"talk:   {next_command('yocto-chat', '--ckpt', _ckpt_for_chat(trainer, run))}")
+    return "\n".join(lines)
 
 
-def ckpt_to_talk_to(trainer: Trainer, run: Run) -> str:
+def _ckpt_for_chat(trainer: Trainer, run: Run) -> str:
     """The run, or its best.pt where the last step is not the best and the best is still there."""
-    best = trainer.progress.best_step
-    is_last = best in (None, trainer.progress.step)
+    is_last = trainer.progress.best_step in (None, trainer.progress.step)
     return str(run.path if is_last or run.pointed("best.pt") is None else run.path / "best.pt")

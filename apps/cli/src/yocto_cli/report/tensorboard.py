@@ -16,68 +16,44 @@ if TYPE_CHECKING:
 
 DIRECTORY = "tensorboard"
 INSTALL = "uv pip install 'yocto-cli[tensorboard]'"
+# The figures of an event, under the split that they are about.
+_FIGURES: dict[type[Event], tuple[str, tuple[str, ...]]] = {
+    StepDone: ("train", ("loss", "smoothed_loss", "lr", "grad_norm", "tokens_per_second")),
+    Evaluated: ("val", ("loss", "bits_per_byte")),
+}
 
 
 class Board:
-    """Writes events.
-
-    Args:
-        writer: torch's.
-    """
+    """Hands events to torch's writer."""
 
     def __init__(self, writer: "SummaryWriter") -> None:
         self._writer = writer
 
     def take(self, event: Event) -> None:
         """Write what an event tells."""
-        for name, value in scalars(event).items():
-            self._writer.add_scalar(name, value, event.step)
+        split, names = _FIGURES.get(type(event), ("", ()))
+        for name in names:
+            value = getattr(event, name)
+            if value is not None:
+                self._writer.add_scalar(f"{split}/{name}", value, event.step)
         if isinstance(event, Sampled):
-            text = "\n".join(f"    {line}" for line in visible(event.text).split("\n"))
-            self._writer.add_text("sample", text, event.step)
-
-
-def scalars(event: Event) -> dict[str, float]:
-    """The figures in an event, each under the split that it is about."""
-    if isinstance(event, StepDone):
-        return {
-            "train/loss": event.loss,
-            "train/smoothed_loss": event.smoothed_loss,
-            "train/lr": event.lr,
-            "train/grad_norm": event.grad_norm,
-            "train/tokens_per_second": event.tokens_per_second,
-        }
-    if isinstance(event, Evaluated):
-        bits = {} if event.bits_per_byte is None else {"val/bits_per_byte": event.bits_per_byte}
-        return {"val/loss": event.loss, **bits}
-    return {}
+            text = visible(event.text).replace("\n", "\n    ")
+            self._writer.add_text("sample", f"    {text}", event.step)
 
 
 @contextlib.contextmanager
 def opened(run: Path, *, step: int) -> Iterator[Board]:
-    """A board that writes into a run's directory.
+    """A board that writes into a run's directory; errors as of `require`.
 
-    Args:
-        run: the directory.
-        step: where the run goes on; what an earlier attempt wrote later than that is hidden.
-
-    Raises:
-        UsageError: TensorBoard is not installed.
+    The run goes on after `step`: what an earlier attempt wrote later than that is hidden.
     """
-    writer_class = require()
-    writer = writer_class(str(run / DIRECTORY), purge_step=step + 1 if step else None)
-    try:
+    writer = require()(str(run / DIRECTORY), purge_step=step + 1 if step else None)
+    with contextlib.closing(writer):
         yield Board(writer)
-    finally:
-        writer.close()
 
 
 def require() -> "type[SummaryWriter]":
-    """Torch's writer.
-
-    Raises:
-        UsageError: TensorBoard is not installed.
-    """
+    """Torch's writer; a UsageError says where to get it."""
     try:
         importlib.import_module("tensorboard")  # torch's writer is made of it
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra

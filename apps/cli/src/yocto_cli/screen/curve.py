@@ -1,101 +1,110 @@
-"""A curve made of characters: no plotting library, no terminal, only strings."""
+"""Losses as a picture: what a chart shows, its scale, and the curve made of characters.
+
+The terminal's chart and that of report.html are drawn from the same `Chart` and `Scale`.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from yocto_cli.screen.history import History
+
+Points = Sequence[tuple[int, float]]  # steps and losses
+
+MARK = "●"
 # A braille cell is two dots wide and four high; the bits of U+2800 by column, from the top.
 _BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
-_BLANK = 0x2800
-Point = tuple[float, float]
+_TICK_STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plot:
-    """A field of characters, and the part of the plane that it shows.
+class Scale:
+    """Where a step and a loss lie in a picture, in parts of one; what is outside, on the edge."""
 
-    Attributes:
-        width: characters.
-        height: lines.
-        left: x at the left edge.
-        right: x at the right edge, above `left`.
-        low: y at the bottom.
-        high: y at the top, above `low`.
-        braille: eight dots to a character; else one star, which ASCII has.
+    low: float  # the loss at the bottom
+    high: float  # the loss at the top, above `low`
+    last: int  # the step at the right edge; the left edge is step 0
+
+    def x(self, step: float) -> float:
+        """From the left."""
+        return min(max(step / self.last, 0.0), 1.0)
+
+    def y(self, loss: float) -> float:
+        """From the top."""
+        return min(max((self.high - loss) / (self.high - self.low), 0.0), 1.0)
+
+    def column(self, step: float, columns: int) -> int:
+        """Which of so many columns shows a step."""
+        return min(columns - 1, int(self.x(step) * columns))
+
+    def ticks(self) -> list[float]:
+        """At most seven round losses on the scale."""
+        step = next((s for s in _TICK_STEPS if (self.high - self.low) / s <= 6), _TICK_STEPS[-1])
+        first, last = math.ceil(self.low / step), math.floor(self.high / step)
+        return [round(number * step, 2) for number in range(first, last + 1)]
+
+
+class Chart:
+    """The losses of a run that ends at step `max_iters`, as far as they can be drawn."""
+
+    def __init__(self, history: History, *, max_iters: int) -> None:
+        self.losses = _finite(history.losses)
+        self.evaluations = _finite(sorted(history.evaluations.items()))
+        self._last = max(max_iters, 1)
+
+    def scale(self, *others: float) -> Scale:
+        """The tenths around the losses, and around others that are drawn as well."""
+        losses = [loss for _, loss in (*self.losses, *self.evaluations)] or [0.0, 1.0]
+        low = math.floor(10 * min(losses)) / 10
+        high = math.ceil(10 * max(*losses, *others, low)) / 10
+        return Scale(low=low, high=max(high, low + 0.1), last=self._last)
+
+    def lines(self, width: int, height: int, *, braille: bool = True) -> list[str]:
+        """The curve and a mark for each evaluation, as `height` strings of `width` characters."""
+        scale = self.scale()
+        lines = curve(self.losses, scale, width, height, braille=braille)
+        for step, loss in self.evaluations:
+            row, column = round(scale.y(loss) * (height - 1)), scale.column(step, width)
+            lines[row] = lines[row][:column] + MARK + lines[row][column + 1 :]
+        return lines
+
+
+def curve(
+    points: Points, scale: Scale, width: int, height: int, *, braille: bool = True
+) -> list[str]:
+    """The points joined by a line, as `height` strings of `width` characters.
+
+    Points that share a column of dots are averaged, and columns between two points are filled by a
+    straight line. `braille` has eight dots to a character; else it is one star, which ASCII has.
     """
-
-    width: int
-    height: int
-    left: float
-    right: float
-    low: float
-    high: float
-    braille: bool = True
-
-    def curve(self, points: Iterable[Point]) -> list[str]:
-        """The points joined by a line, as `height` strings of `width` characters.
-
-        Points that share a column of dots are averaged, and columns between two points are filled
-        by a straight line. What is not finite is left out; what lies outside is put on the edge.
-
-        Args:
-            points: in any order.
-        """
-        across, down = (2, 4) if self.braille else (1, 1)
-        columns, rows = self.width * across, self.height * down
-        cells = [[0] * self.width for _ in range(self.height)]
-        previous: int | None = None
-        for column, value in enumerate(_filled(self._means(points, columns))):
-            if value is None:
-                continue
-            row = self._row(value, rows)
-            # The gap to the column before is closed, so that a steep curve is one line.
-            start = row if previous is None else previous + (row > previous) - (row < previous)
-            for dot in range(min(start, row), max(start, row) + 1):
-                bit = _BRAILLE[column % 2][dot % 4] if self.braille else 1
-                cells[dot // down][column // across] |= bit
-            previous = row
-        return ["".join(map(self._character, line)) for line in cells]
-
-    def cell(self, x: float, y: float) -> tuple[int, int]:
-        """The column and the line of the character that shows a point."""
-        return self._column(x, self.width), self._row(y, self.height)
-
-    def _character(self, bits: int) -> str:
-        if not bits:
-            return " "
-        return chr(_BLANK + bits) if self.braille else "*"
-
-    def _means(self, points: Iterable[Point], columns: int) -> list[float | None]:
-        sums, counts = [0.0] * columns, [0] * columns
-        for x, y in points:
-            if math.isfinite(x) and math.isfinite(y):
-                column = self._column(x, columns)
-                sums[column] += y
-                counts[column] += 1
-        return [total / n if n else None for total, n in zip(sums, counts, strict=True)]
-
-    def _column(self, x: float, columns: int) -> int:
-        share = (x - self.left) / (self.right - self.left)
-        return min(columns - 1, max(0, int(share * columns)))
-
-    def _row(self, y: float, rows: int) -> int:
-        share = (self.high - y) / (self.high - self.low)
-        return min(rows - 1, max(0, round(share * (rows - 1))))
+    across, down = (2, 4) if braille else (1, 1)
+    bits = [[0] * width for _ in range(height)]
+    previous: int | None = None
+    for column, loss in _columns(points, scale, width * across):
+        row = round(scale.y(loss) * (height * down - 1))
+        # The gap to the column before is closed, so that a steep curve is one line.
+        start = row if previous is None else previous + (row > previous) - (row < previous)
+        for dot in range(min(start, row), max(start, row) + 1):
+            bits[dot // down][column // across] |= _BRAILLE[column % 2][dot % 4] if braille else 1
+        previous = row
+    if braille:
+        return ["".join(chr(0x2800 + cell) if cell else " " for cell in line) for line in bits]
+    return ["".join("*" if cell else " " for cell in line) for line in bits]
 
 
-def _filled(values: Sequence[float | None]) -> list[float | None]:
-    """Straight lines over the gaps between known values; nothing before the first, or after."""
-    filled = list(values)
-    before: int | None = None
-    for column, value in enumerate(values):
-        if value is None:
-            continue
-        if before is not None:
-            start = values[before]
-            assert start is not None  # noqa: S101 - `before` is where a value was
-            for between in range(before + 1, column):
-                share = (between - before) / (column - before)
-                filled[between] = start + share * (value - start)
-        before = column
-    return filled
+def _columns(points: Points, scale: Scale, columns: int) -> Iterable[tuple[int, float]]:
+    """The loss in each column of dots, from the first point to the last."""
+    where = [scale.column(step, columns) for step, _ in points]
+    if not where:
+        return ()
+    sums, counts = np.bincount(where, weights=[loss for _, loss in points]), np.bincount(where)
+    (known,) = np.nonzero(counts)
+    between = np.arange(known[0], known[-1] + 1)
+    means = np.interp(between, known, sums[known] / counts[known])
+    return zip(between.tolist(), means.tolist(), strict=True)
+
+
+def _finite(points: Points) -> Points:
+    return [(step, loss) for step, loss in points if math.isfinite(loss)]

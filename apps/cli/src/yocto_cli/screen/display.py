@@ -1,59 +1,39 @@
-"""What a person sees of a training: readers of the trainer's events."""
+"""What a person sees of a training: a screen on a terminal, lines anywhere else.
+
+Nothing is drawn by a step. Rich's thread looks up how far the trainer is, four times a second, and
+draws a frame of that; so the cost does not depend on the number of steps.
+"""
 
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Protocol, Self
+from collections.abc import Sequence
+from typing import Self
 
-from yocto_cli.screen.keyboard import in_foreground
-from yocto_cli.screen.terminal import is_terminal, one_line, visible
+from rich.console import Console
+from rich.live import Live
+from yocto_train import Evaluated, Event, Run, Sampled, Saved, StepDone, Trainer
 
-if TYPE_CHECKING:
-    from types import TracebackType
+from yocto_cli.screen.frame import Frame
+from yocto_cli.screen.history import History
+from yocto_cli.screen.keyboard import Keyboard, in_foreground, suspendable
+from yocto_cli.screen.ladder import Baseline
+from yocto_cli.screen.terminal import is_terminal, one_line, say
 
-    from yocto_train import Event, Run, Trainer
-
-    from yocto_cli.screen.history import History
-    from yocto_cli.screen.ladder import Baseline
-
-
-class Display(Protocol):
-    """Shows events while it is entered."""
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: "TracebackType | None",
-    ) -> None:
-        """End, and leave the terminal as it was."""
-        ...
-
-    def show(self, event: "Event") -> None:
-        """Show one event."""
-        ...
+FRAME_RATE = 4  # a second
+_ANSWERS: dict[type[Event], str] = {Sampled: "s", Evaluated: "e", Saved: "c"}
 
 
 def make_display(
-    trainer: "Trainer", run: "Run", *, history: "History", baselines: "tuple[Baseline, ...]" = ()
-) -> Display:
+    trainer: Trainer, run: Run, *, history: History, baselines: Sequence[Baseline] = ()
+) -> "Display":
     """The display that suits where stdout goes: a screen for a person, lines for anything else.
 
-    Args:
-        trainer: what trains.
-        run: its directory.
-        history: what was measured so far; its owner keeps it up to date.
-        baselines: the loss ladder.
+    The owner of `history` keeps it up to date; `baselines` are the loss ladder.
     """
-    if not wants_screen():
-        return LinePrinter()
-    from yocto_cli.screen.live import LiveDisplay  # noqa: PLC0415 - only where it is shown
-
-    return LiveDisplay(trainer, run, history=history, baselines=baselines)
+    if wants_screen():
+        return LiveDisplay(trainer, run, history=history, baselines=baselines)
+    return LinePrinter()
 
 
 def wants_screen() -> bool:
@@ -68,25 +48,17 @@ class LinePrinter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: "TracebackType | None",
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         return None
 
-    def show(self, event: "Event") -> None:
+    def show(self, event: Event) -> None:
         """Print the event's line, if it has one."""
-        line = line_of(event)
-        if line:
+        if line := line_of(event):
             say(line)
 
 
-def line_of(event: "Event") -> str:
+def line_of(event: Event) -> str:
     """An event in one line of `key=value`, or nothing; a sample in lines of its own."""
-    from yocto_train import Evaluated, Sampled, Saved, StepDone  # noqa: PLC0415 - brings torch in
-
     if isinstance(event, StepDone):
         left = "" if event.seconds_left is None else f" seconds_left={event.seconds_left:.0f}"
         return (
@@ -99,17 +71,92 @@ def line_of(event: "Event") -> str:
         best = " best" if event.is_best else f" best_step={event.best_step}"
         return f"step={event.step} val_loss={event.loss:.4f}{bits} tokens={event.tokens}{best}"
     if isinstance(event, Saved):
-        notes = "".join(f"\nnote: {one_line(note)}" for note in event.notes)
+        notes = "".join(f"\nnote: {note}" for note in event.notes)
         return f"step={event.step} saved={event.path.name}{notes}"
     if isinstance(event, Sampled):
-        return f"step={event.step} sample:\n{visible(event.prompt + event.text).strip()}\n"
+        return f"step={event.step} sample:\n{(event.prompt + event.text).strip()}\n"
     return ""
 
 
-def say(text: str) -> None:
-    """A line on stdout; a console that is closed or full does not stop a training."""
-    try:
-        print(text, flush=True)
-    except (OSError, ValueError):
+class LiveDisplay:
+    """Shows events on a terminal, and acts on keys; arguments as of `make_display`."""
+
+    def __init__(
+        self, trainer: Trainer, run: Run, *, history: History, baselines: Sequence[Baseline] = ()
+    ) -> None:
+        self._stream = sys.stdout
+        self._console = Console(file=self._stream, markup=False, highlight=False, emoji=False)
+        self._live: Live | None = None
+        self._keys = Keyboard(sys.stdin, self._pressed)
+        self.frame = Frame(
+            trainer=trainer, run=one_line(str(run.path)), history=history, baselines=baselines,
+            stream=self._stream, keys=self._keys.usable,
+        )  # fmt: skip
+        self._restore = contextlib.ExitStack()
+        self._requests = {"s": trainer.request_sample, "e": trainer.request_evaluation,
+                          "c": trainer.request_save, "q": trainer.request_stop}  # fmt: skip
+
+    def __enter__(self) -> Self:
+        self._restore.enter_context(suspendable(self._leave, self._settle))
+        self._settle()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._leave()
+        finally:
+            self._restore.close()
+
+    def show(self, event: Event) -> None:
+        """Take in an event; the next frame shows it."""
+        if isinstance(event, StepDone):
+            self.frame.reported = event
+        elif isinstance(event, Evaluated):
+            self.frame.evaluated = event
+        elif isinstance(event, Saved):
+            for note in event.notes:
+                say(f"note: {note}")
+        self.frame.pending.discard(_ANSWERS.get(type(event), ""))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Draw and read keys in the foreground, and do neither in the background."""
+        if not in_foreground(self._stream):
+            self._leave()
+            return
+        self._keys.open()
+        if self._live is None:
+            self._live = _Live(self.frame, console=self._console, refresh_per_second=FRAME_RATE)
+            self._live.start()
+
+    def _leave(self) -> None:
+        """Give the terminal back, with the last frame on it."""
+        self._keys.close()
+        live, self._live = self._live, None
+        if live is not None:
+            with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+                live.stop()
+
+    def _pressed(self, key: str) -> None:
+        if request := self._requests.get(key.lower()):
+            request()
+            self.frame.pending.add(key.lower())
+
+
+Display = LinePrinter | LiveDisplay
+"""Shows events while it is entered."""
+
+
+class _Live(Live):
+    """Rich's, for windows that change their size and terminals that go away."""
+
+    _size: tuple[int, int] | None = None
+
+    def refresh(self) -> None:
+        """Draw a frame."""
+        size = (self.console.width, self.console.height)
         with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if self._size not in (None, size):
+                self.console.clear()  # the lines drawn before were broken anew by the terminal
+            self._size = size
+            super().refresh()

@@ -1,13 +1,13 @@
 """What has been measured in a run, from its events or from its files: for curves and reports."""
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self, TypeGuard
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from yocto_train import Event, Run
-
-Row = dict[str, object]
 
 # Beyond this every other point goes: a curve is never wider, and a run may be endless.
 _LIMIT_POINTS = 4096
@@ -26,21 +26,13 @@ class Sample:
 
 @dataclass(kw_only=True)
 class History:
-    """The course of a run.
+    """The course of a run."""
 
-    Attributes:
-        losses: step and smoothed training loss of each report.
-        evaluations: step and validation loss; the last one of a step counts.
-        samples: what the model wrote, oldest first.
-        max_iters: the step where it ends, if that is known.
-        n_parameters: of the model, if that is known.
-    """
-
-    losses: list[tuple[int, float]] = field(default_factory=list)
-    evaluations: dict[int, float] = field(default_factory=dict)
-    samples: list[Sample] = field(default_factory=list)
-    max_iters: int | None = None
-    n_parameters: int | None = None
+    losses: list[tuple[int, float]] = field(default_factory=list)  # step and smoothed loss
+    evaluations: dict[int, float] = field(default_factory=dict)  # validation loss by step
+    samples: list[Sample] = field(default_factory=list)  # oldest first
+    max_iters: int | None = None  # the step where it ends, if that is known
+    n_parameters: int | None = None  # of the model, if that is known
 
     @classmethod
     def of(cls, run: "Run") -> Self:
@@ -52,57 +44,28 @@ class History:
             except OSError:
                 continue
             for row in rows:
-                found._take_row(row)
+                found._add(row)
         return found
 
     def take(self, event: "Event") -> None:
-        """Take in what an event tells."""
-        from yocto_train import Evaluated, Sampled, Started, StepDone  # noqa: PLC0415 - brings torch in
+        """Add what an event tells."""
+        self._add({"event": type(event).__name__.lower(), **dataclasses.asdict(event)})
 
-        if isinstance(event, StepDone):
-            self._add_loss(event.step, event.smoothed_loss)
-        elif isinstance(event, Evaluated):
-            self.evaluations[event.step] = event.loss
-        elif isinstance(event, Started):
-            self.max_iters, self.n_parameters = event.max_iters, event.n_parameters
-        elif isinstance(event, Sampled):
-            self._add_sample(
-                Sample(step=event.step, seed=event.seed, prompt=event.prompt, text=event.text)
-            )
-
-    def _take_row(self, row: Row) -> None:
-        step, kind = row.get("step"), row.get("event")
-        if not isinstance(step, int):
-            return
-        if kind == "stepdone" and _is_number(loss := row.get("smoothed_loss")):
-            self._add_loss(step, loss)
-        elif kind == "evaluated" and _is_number(loss := row.get("loss")):
-            self.evaluations[step] = loss
-        elif kind == "started":
-            max_iters, n_parameters = row.get("max_iters"), row.get("n_parameters")
-            self.max_iters = max_iters if isinstance(max_iters, int) else None
-            self.n_parameters = n_parameters if isinstance(n_parameters, int) else None
-        elif kind == "sampled":
-            seed = row.get("seed")
-            self._add_sample(
-                Sample(
-                    step=step,
-                    seed=seed if isinstance(seed, int) else 0,
-                    prompt=str(row.get("prompt", "")),
-                    text=str(row.get("text", "")),
-                )
-            )
-
-    def _add_loss(self, step: int, loss: float) -> None:
-        self.losses.append((step, loss))
+    def _add(self, row: Mapping[str, object]) -> None:
+        """Add a row as metrics.jsonl and samples.jsonl hold it; values may be anything."""
+        match row:
+            case {"event": "started", "max_iters": int(max_iters), "n_parameters": int(n)}:
+                self.max_iters, self.n_parameters = max_iters, n
+            case {"event": "stepdone", "step": int(step), "smoothed_loss": int() | float() as loss}:
+                if math.isfinite(loss):
+                    self.losses.append((step, loss))
+            case {"event": "evaluated", "step": int(step), "loss": int() | float() as loss}:
+                if math.isfinite(loss):
+                    self.evaluations[step] = loss
+            case {"event": "sampled", "step": int(step), "seed": int(seed), "prompt": str(prompt),
+                  "text": str(text)}:  # fmt: skip
+                self.samples.append(Sample(step=step, seed=seed, prompt=prompt, text=text))
         if len(self.losses) > _LIMIT_POINTS:
             self.losses = self.losses[1::2]
-
-    def _add_sample(self, sample: Sample) -> None:
-        self.samples.append(sample)
         if len(self.samples) > _LIMIT_SAMPLES:
             self.samples = self.samples[:1] + self.samples[2::2]
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -12,18 +12,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from yocto_cli.screen.terminal import is_terminal
 
 if sys.platform != "win32":
     import termios
+    import tty
 
 
 def in_foreground(stream: TextIO) -> bool:
     """Whether this process may draw on the stream's terminal and change its modes.
 
-    A terminal that is not the one that controls this process knows no background.
+    There is no background on a terminal that does not control this process.
     """
     try:
         return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
@@ -32,11 +33,9 @@ def in_foreground(stream: TextIO) -> bool:
 
 
 class Keyboard:
-    """Calls back for each key, from a thread of its own, while it is open.
+    """Calls back for each key, from a thread of its own, between `open` and `close`.
 
-    Args:
-        stream: stdin. Where it is no terminal, or on Windows, nothing is ever read.
-        pressed: called with each character.
+    Nothing is ever read on Windows, or from a stream that is not a terminal.
     """
 
     def __init__(self, stream: TextIO, pressed: Callable[[str], object]) -> None:
@@ -57,9 +56,9 @@ class Keyboard:
         descriptor = self._stream.fileno()
         try:
             self._before = termios.tcgetattr(descriptor)
-            termios.tcsetattr(descriptor, termios.TCSADRAIN, _without_lines(self._before))
+            # No lines and no echo; Ctrl-C and Ctrl-Z still send their signals.
+            tty.setcbreak(descriptor, termios.TCSADRAIN)
         except termios.error:
-            self._before = None
             return
         self._wake = os.pipe()
         self._thread = threading.Thread(
@@ -69,79 +68,51 @@ class Keyboard:
 
     def close(self) -> None:
         """Leave the terminal as it was found; more than once is fine."""
-        if self._thread is None or self._wake is None:
+        if self._thread is None or self._wake is None or self._before is None:
             return
         os.write(self._wake[1], b".")
         self._thread.join()
         for end in self._wake:
             os.close(end)
-        if self._before is not None:
-            with contextlib.suppress(termios.error):  # the terminal may be gone
-                termios.tcsetattr(self._stream.fileno(), termios.TCSADRAIN, self._before)
+        with contextlib.suppress(termios.error):  # the terminal may be gone
+            termios.tcsetattr(self._stream.fileno(), termios.TCSADRAIN, self._before)
         self._thread = self._wake = self._before = None
-
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _read(self, descriptor: int, wake: int) -> None:
         while True:
             ready, _, _ = select.select([descriptor, wake], [], [])
             if wake in ready:
                 return
-            try:
+            content = b""
+            with contextlib.suppress(OSError):  # the terminal may be gone
                 content = os.read(descriptor, 64)
-            except OSError:
-                return
             if not content:
                 return
             for key in content.decode(errors="replace"):
                 self._pressed(key)
 
 
-def _without_lines(modes: list[Any]) -> list[Any]:
-    """No lines and no echo; Ctrl-C and Ctrl-Z still send their signals (cbreak)."""
-    changed = list(modes)
-    changed[3] &= ~(termios.ICANON | termios.ECHO)
-    changed[6] = list(modes[6])
-    changed[6][termios.VMIN], changed[6][termios.VTIME] = 1, 0
-    return changed
-
-
 @contextlib.contextmanager
 def suspendable(leave: Callable[[], object], return_: Callable[[], object]) -> Iterator[None]:
     """Around a block that changes the terminal: give it back for Ctrl-Z, take it again after `fg`.
 
-    Args:
-        leave: called before the process stops.
-        return_: called when it goes on, in the foreground or not.
+    `leave` is called before the process stops, `return_` when it goes on, in the foreground or not.
     """
-    in_main = threading.current_thread() is threading.main_thread()
-    if sys.platform == "win32" or not in_main:
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        del frame
+    def stop(number: int, _: FrameType | None) -> None:
         leave()
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)  # here it stands still
         signal.signal(number, stop)
         return_()
 
-    def go_on(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        return_()
-
-    before = {
-        signal.SIGTSTP: signal.signal(signal.SIGTSTP, stop),
-        signal.SIGCONT: signal.signal(signal.SIGCONT, go_on),
-    }
+    stopped = signal.signal(signal.SIGTSTP, stop)
+    continued = signal.signal(signal.SIGCONT, lambda *_: return_())
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTSTP, stopped)
+        signal.signal(signal.SIGCONT, continued)

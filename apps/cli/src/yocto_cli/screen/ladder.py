@@ -24,12 +24,7 @@ _LIMIT_PAIRS_OF = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """One model that counts.
-
-    Attributes:
-        name: what it knows.
-        loss: its cross-entropy on the validation split, in nats per token.
-    """
+    """One model that counts, and its cross-entropy on the validation split in nats per token."""
 
     name: str
     loss: float

@@ -2,13 +2,12 @@
 
 import sys
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from yocto_cli.screen.terminal import has_colour
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -18,7 +17,6 @@ class ProgressBar:
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -27,21 +25,16 @@ class ProgressBar:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
     def update(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` bytes of a job are done; a total of 0 is not known."""
         if self._bar is not None:
-            if what not in self._tasks:
-                self._tasks[what] = self._bar.add_task(what, total=total or None)
-            self._bar.update(self._tasks[what], completed=done, total=total or None)
+            tasks = {task.description: task.id for task in self._bar.tasks}
+            task = tasks[what] if what in tasks else self._bar.add_task(what)
+            self._bar.update(task, completed=done, total=total or None)
         elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             share = f" {done / total:.0%}" if total else ""
@@ -49,20 +42,14 @@ class ProgressBar:
 
 
 def _new_bar() -> "Progress":
-    from rich.console import Console  # noqa: PLC0415 - only where there is a terminal
-    from rich.progress import (  # noqa: PLC0415 - the same
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress as rich  # noqa: PLC0415 - only where there is a terminal
+    from rich.console import Console  # noqa: PLC0415 - the same
 
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
+    return rich.Progress(
+        rich.TextColumn("{task.description}", markup=False),
+        rich.BarColumn(),
+        rich.DownloadColumn(),
+        rich.TimeRemainingColumn(),
         console=Console(file=sys.stderr),
         refresh_per_second=4,
         transient=True,

@@ -5,8 +5,10 @@ clipboard, marks that pile up, controls that turn the direction of a line. `visi
 characters instead of obeying them.
 """
 
+import contextlib
 import os
 import re
+import sys
 import unicodedata
 from typing import TextIO
 
@@ -78,9 +80,9 @@ def no_colour() -> bool:
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Whether a person is at the other end; a closed stream has none."""
-    return not stream.closed and stream.isatty()
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person is at the other end; a closed stream, or none at all, has nobody."""
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def can_show(stream: TextIO, characters: str) -> bool:
@@ -92,6 +94,12 @@ def can_show(stream: TextIO, characters: str) -> bool:
     return True
 
 
+def encodable(text: str, stream: TextIO | None) -> str:
+    r"""The text with codes such as `\u2500` for what the stream's encoding has not."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"  # no stream: stdout was closed
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def dim(text: str, stream: TextIO) -> str:
     """The text in faint letters on a terminal with colours, else as it is."""
     return f"\x1b[2m{text}\x1b[22m" if has_colour(stream) else text
@@ -100,3 +108,34 @@ def dim(text: str, stream: TextIO) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 turn`, `2 turns`, `1,000 turns`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`45s`, `1m54s`, `2h05m`, `3d04h`."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02d}h"
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def say(text: str) -> None:
+    """Print for people: escaped by `visible`, at once; newlines stay.
+
+    A console that is closed or full does not stop the work: from then on nothing is shown.
+    """
+    try:
+        print(encodable(visible(text), sys.stdout), flush=True)
+    except (OSError, ValueError):
+        drop_stdout()
+
+
+def drop_stdout() -> None:
+    """Point stdout at nothing, so that Python's own flush at exit is quiet."""
+    with contextlib.suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
