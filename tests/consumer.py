@@ -49,10 +49,10 @@ def main(directory: Path) -> None:
             run=run, tokenizer=tokenizer,
         )  # fmt: skip
         print([round(loss, 2) for loss in losses(trainer.run())])
-    model = GPT.load(run.path / "latest.pt")
+    model = GPT.load(run.path / "latest")
     options = SamplingOptions(temperature=0.8, top_k=5)
-    for piece in TextGenerator(model, tokenizer).stream("The owl", 20, options=options, seed=1):
-        print(visible(piece), end="")
+    for token in TextGenerator(model, tokenizer).stream("The owl", 20, options=options, seed=1):
+        print(visible(token.text), end="")
     print()
 
 

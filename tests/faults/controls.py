@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-from yocto_train import Checkpoint, files, stepper
+from yocto_data.prep import files
+from yocto_train import Checkpoint
+from yocto_train.scale import machine
 
 from .damage import NEWEST, flip
 from .kills import kill
@@ -28,11 +30,11 @@ def silent(stage: Stage, root: Path, *, with_strace: bool) -> list[str]:
 
 
 def unverified(stage: Stage, root: Path) -> int:
-    """Losses without the check of hashes, when bits flip in model.pt."""
+    """Losses without the check of hashes, when bits flip in model.safetensors."""
     path, ledger = root / "unverified", Ledger()
     train(stage.data, path)
     with mock.patch.object(Checkpoint, "verify", return_value=None):
-        flip(path, path / NEWEST / "model.pt", ledger, 3)
+        flip(path, path / NEWEST / "model.safetensors", ledger, 3)
     return ledger.total_lost
 
 
@@ -40,7 +42,7 @@ def another_dropout(stage: Stage, root: Path) -> int:
     """Losses of kill -9 if dropout is seeded anew in each process."""
     (root / "dropout").mkdir()
     ledger = Ledger()
-    with mock.patch.object(stepper, "mixed_seed", lambda *numbers: os.getpid() + sum(numbers)):
+    with mock.patch.object(machine, "mixed_seed", lambda *numbers: os.getpid() + sum(numbers)):
         kill(stage, root / "dropout", ledger, rounds=2)
     return ledger.total_lost
 

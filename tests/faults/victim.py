@@ -27,7 +27,7 @@ def make_data(root: Path) -> Path:
 
 
 def make_trainer(data: Path, run: Run, **settings: Any) -> Trainer:
-    """Everything on that could go wrong; model.pt takes several writes."""
+    """Everything on that could go wrong; the weights take several writes."""
     tokenizer = load_tokenizer(data)
     model = GPTConfig.from_arch(
         "modern", vocab_size=tokenizer.vocab_size, block_size=8, n_layer=1, n_head=2, n_embd=32,
@@ -137,7 +137,7 @@ class Stage:
             return f"half a checkpoint: {newest.skipped[0]}"
         if newest.step < max(reported, default=START):
             return f"step {max(reported)} was reported as saved, step {newest.step} is the newest"
-        if run.pointed("latest.pt") is None or run.pointed("best.pt") is None:
+        if run.pointed("latest") is None or run.pointed("best") is None:
             return "a pointer that leads nowhere"
         train(self.data, path)
         left, right = dict(self.expected), snapshot(path)
@@ -159,10 +159,10 @@ def snapshot(directory: Path) -> dict[str, str]:
         name = str(path.relative_to(directory))
         if path.is_symlink():
             found[name] = str(path.readlink())
-        elif name in {"latest.pt", "best.pt"}:  # where links could not be had
+        elif name in {"latest", "best"}:  # where links could not be had
             found[name] = path.read_text().strip()
         elif path.suffix == ".jsonl":
             found[name] = "".join(dict.fromkeys(path.read_text().splitlines(keepends=True)))
-        elif path.is_file() and path.name != ".lock":
+        elif path.is_file() and not path.name.startswith(".lock"):
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
