@@ -21,7 +21,7 @@ ODD_VALUES = st.one_of(
     st.sampled_from([10**400, -(10**5000), 2**31, 2**31 + 1, np.int64(4), np.float64(0.5)]),
     st.floats(),
     st.text(),
-    st.sampled_from(["layernorm", "rmsnorm", "learned", "rotary", "relu2", "uniform"]),
+    st.sampled_from(["layernorm", "rmsnorm", "learned", "rotary", "swiglu", "uniform"]),
     st.lists(st.integers(), max_size=3),
     st.sampled_from([torch.ones(50, 50), object(), b"gelu", "x" * 10_000, "\x1b[2J\n"]),
 )
@@ -72,7 +72,7 @@ def test_any_fields_give_a_config_or_one_line(fields: dict[str, Any]) -> None:
     else:
         plain = (int, float, bool, str, type(None))
         assert all(type(value) in plain for value in config.to_dict().values())
-        assert config.head_dim * config.n_head == config.n_embd
+        assert config.head_dim or config.head_width * config.n_head == config.n_embd
         assert config.n_parameters > 0
 
 
@@ -95,7 +95,8 @@ def test_any_fields_give_a_config_or_one_line(fields: dict[str, Any]) -> None:
         ({"norm_eps": 0.0}, "norm_eps"),
         ({"rotary_base": math.inf}, "rotary_base"),
         ({"rotary_base": 0.5}, "rotary_base"),
-        ({"logit_softcap": 0.0}, "logit_softcap"),
+        ({"head_dim": 0}, "head_dim"),
+        ({"head_dim": 7, "positions": "rotary"}, "even head width, not 7"),
         ({"bias": 1}, "bias"),
         ({"n_head": 5}, "n_embd 768 is not a multiple of n_head 5"),
         ({"n_kv_head": 5}, "n_head 12 is not a multiple of n_kv_head 5"),

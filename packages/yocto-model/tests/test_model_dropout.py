@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from yocto_model import GPT, GPTConfig
-from yocto_model.layers import CausalSelfAttention, Dropout
+from yocto_model.fast.training import Dropout
+from yocto_model.layers import CausalSelfAttention
 
 probabilities = st.floats(0.01, 0.95)
 
@@ -77,9 +78,3 @@ def test_a_model_in_training_drops_in_every_place_it_says(
     expected = 0.4 if attn_dropout is None else attn_dropout
     attentions = [m for m in model.modules() if isinstance(m, CausalSelfAttention)]
     assert [attention.dropout for attention in attentions] == [expected] * 2
-
-
-def test_without_a_value_of_its_own_attention_drops_as_often_as_the_rest() -> None:
-    assert GPTConfig(dropout=0.3).attention_dropout == 0.3
-    assert GPTConfig(dropout=0.3, attn_dropout=0.1).attention_dropout == 0.1
-    assert GPTConfig.from_arch("modern", dropout=0.3).attention_dropout == 0.0

@@ -8,15 +8,10 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
 from torch import Tensor
-from yocto_model import GPT, Context, GPTConfig, InputError, SamplingOptions, stream, window_start
+from yocto_model import GPT, GPTConfig, InputError, SamplingOptions, window_start
+from yocto_model.cache import Reader
+from yocto_model.generate import stream
 
 MakeModel = Callable[[GPTConfig, int], GPT]
 GPT2 = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8)
@@ -173,15 +168,13 @@ def test_every_id_comes_from_the_top_k(
 ) -> None:
     """G2: each step's ids are among the k likeliest of the logits it reports."""
     model = make_model(config, seed)
-    context = Context(model, draw_rows(data, config))
-    generators = [torch.Generator().manual_seed(b) for b in range(len(context.rows))]
-    options = SamplingOptions(top_k=k, repetition_penalty=1.0)
-    for step in stream(context, 5, options=options, generators=generators):
-        for b, token in enumerate(step.ids):
-            better = int((step.logits[b] > step.logits[b, token]).sum())
-            assert better < k
-            expected = float(step.logits[b].float().log_softmax(dim=-1)[token])
-            assert expected == step.logprobs()[b]
+    rows = draw_rows(data, config)
+    generators = [torch.Generator().manual_seed(b) for b in range(len(rows))]
+    options = SamplingOptions(top_k=k)
+    for ids, logits in stream(Reader(model), rows, 5, options=options, generators=generators):
+        for b, token in enumerate(ids):
+            assert int((logits[b] > logits[b, token]).sum()) < k
+            assert token == rows[b][-1]
 
 
 @pytest.mark.property
@@ -191,73 +184,39 @@ def test_a_penalty_forgets_what_the_model_forgets(
     make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject | None
 ) -> None:
     """The repetition penalty looks at the ids in the window, and at no others."""
-    context = Context(
-        make_model(config, seed),
-        [list(range(11))] if data is None else draw_rows(data, config, most=1),
-    )
-    ids, options = list(context.rows[0]), SamplingOptions(temperature=0, repetition_penalty=20.0)
-    for step in stream(context, 12, options=options, generators=[torch.Generator()]):
+    model = make_model(config, seed)
+    rows = [list(range(11))] if data is None else draw_rows(data, config, most=1)
+    ids, options = list(rows[0]), SamplingOptions(temperature=0, repetition_penalty=20.0)
+    steps = stream(Reader(model), rows, 12, options=options, generators=[torch.Generator()])
+    for drawn, logits in steps:
         visible = set(ids[window_start(len(ids), config.block_size) :])
-        table = step.logits[0].tolist()
+        table = logits[0].tolist()
         for token in visible:
             table[token] = table[token] / 20 if table[token] > 0 else table[token] * 20
-        assert table.index(max(table)) == step.ids[0]
-        ids += step.ids
+        assert table.index(max(table)) == drawn[0]
+        ids += drawn
 
 
-# --- the context -----------------------------------------------------------------------------
-
-
-class ContextMachine(RuleBasedStateMachine):
-    """A context that is extended, restarted and read in any order, against a fresh one."""
-
-    make: MakeModel
-
-    @initialize(config=st.from_type(GPTConfig), seed=SEEDS, data=st.data())
-    def start(self, config: GPTConfig, seed: int, data: st.DataObject) -> None:
-        self.model = type(self).make(config, seed)
-        self.rows = draw_rows(data, config, most=2)
-        self.context = Context(self.model, self.rows)
-
-    def ids(self, data: st.DataObject, n: int) -> list[int]:
-        token = st.integers(0, self.model.config.vocab_size - 1)
-        return data.draw(st.lists(token, min_size=n, max_size=n))
-
-    @rule(data=st.data(), times=st.integers(1, 3))
-    def append(self, data: st.DataObject, times: int) -> None:
-        for _ in range(times):
-            ids = self.ids(data, len(self.rows))
-            self.context.append(ids)
-            self.rows = [[*row, token] for row, token in zip(self.rows, ids, strict=True)]
-
-    @rule(data=st.data(), keep=st.integers(0, 20), more=st.integers(0, 4))
-    def restart(self, data: st.DataObject, keep: int, more: int) -> None:
-        ids = self.rows[0][:keep] + self.ids(data, more)
-        if not ids:
-            with pytest.raises(InputError):
-                self.context.restart(ids)
-            return
-        self.context.restart(ids)
-        self.rows = [ids]
-
-    @rule()
-    def read(self) -> None:
-        expected = Context(self.model, self.rows, use_cache=False).next_logits()
-        same(expected, self.context.next_logits())
-
-    @rule(data=st.data())
-    def read_after_a_bad_prompt(self, data: st.DataObject) -> None:
-        with pytest.raises(InputError):
-            self.context.restart([self.model.config.vocab_size])
-        self.read()
-
-    @invariant()
-    def shows_its_rows(self) -> None:
-        assert self.rows == self.context.rows
+# --- the reader ------------------------------------------------------------------------------
 
 
 @pytest.mark.property
-def test_a_context_always_knows_what_a_fresh_one_would(make_model: MakeModel) -> None:
-    """Prefix reuse: `restart` and the cache never change a logit, in any order of calls."""
-    ContextMachine.make = staticmethod(make_model)
-    run_state_machine_as_test(ContextMachine)
+@given(config=st.from_type(GPTConfig), seed=SEEDS, data=st.data())
+def test_a_reader_always_knows_what_a_fresh_one_would(
+    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject
+) -> None:
+    """Whatever rows were read before, extended, cut or others, the logits are those of a pass."""
+    model = make_model(config, seed)
+    token = st.integers(0, config.vocab_size - 1)
+    reader, rows = Reader(model), draw_rows(data, config)
+    for _ in range(data.draw(st.integers(1, 8))):
+        how = data.draw(st.sampled_from(["append", "append", "cut", "other"]))
+        if how == "append":
+            rows = [[*row, data.draw(token)] for row in rows]
+        elif how == "cut":
+            rows = [row[: data.draw(st.integers(1, len(row)))] for row in rows]
+        else:
+            rows = draw_rows(data, config)
+        rows = [row[-config.block_size :] for row in rows]
+        for row, logits in zip(rows, reader.next_logits(rows), strict=True):
+            same(model(torch.tensor([row]))[0, -1], logits)

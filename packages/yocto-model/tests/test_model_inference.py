@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from yocto_model import (
     GPT,
     INFERENCE_KINDS,
-    Context,
     GPTConfig,
     InferenceGPT,
     InferenceKind,
@@ -22,15 +21,17 @@ from yocto_model import (
     KVCache,
     SamplingError,
     SamplingOptions,
-    inference,
     inference_copy,
-    stream,
 )
-from yocto_model.decoding import OneToken
-from yocto_model.packed import BFloat16, Float16, Float32, Int8, Packed
+from yocto_model.cache import Reader
+from yocto_model.fast import inference
+from yocto_model.fast.decoding import OneToken
+from yocto_model.fast.packed import BFloat16, Float16, Float32, Int8, Packed
+from yocto_model.generate import stream, window_start
 
 MakeModel = Callable[[GPTConfig, int], GPT]
 SEEDS = st.integers(0, 2**40)
+GREEDY = SamplingOptions(temperature=0)
 GPT2 = GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8)
 MODERN = GPTConfig.from_arch(
     "modern", vocab_size=11, block_size=8, n_layer=2, n_head=4, n_kv_head=2, n_embd=16
@@ -133,13 +134,14 @@ def test_a_copys_batch_is_its_rows_one_by_one(
     token = st.integers(0, config.vocab_size - 1)
     row = st.lists(token, min_size=1, max_size=config.block_size + 2)
     rows = data.draw(st.lists(row, min_size=2, max_size=4)) if data else [[1], [2, 3, 4], [5] * 9]
-    context = Context(fast, rows)
     generators = [torch.Generator().manual_seed(b) for b in range(len(rows))]
-    for step in stream(context, 6, options=SamplingOptions(), generators=generators):
-        for b, ids in enumerate(context.rows):
-            alone = Context(fast, [ids[:-1]]).next_logits()[0]
+    for _, logits in stream(Reader(fast), rows, 6, options=GREEDY, generators=generators):
+        for b, ids in enumerate(rows):
+            seen = ids[:-1]
+            seen = seen[window_start(len(seen), config.block_size) :]
+            alone = Reader(fast).next_logits([seen])[0]
             atol = 1e-4 * max(1.0, float(alone.abs().max()))
-            np.testing.assert_allclose(step.logits[b], alone, rtol=0, atol=atol)
+            np.testing.assert_allclose(logits[b], alone, rtol=0, atol=atol)
 
 
 def test_a_float64_model_is_copied_too(make_model: MakeModel) -> None:
@@ -210,24 +212,6 @@ def test_auto_measures_a_model_of_some_size(monkeypatch: pytest.MonkeyPatch) -> 
     fast = inference_copy(GPT(GPT2))
     assert f"{fast.kind} " in fast.reason
     assert 0 < fast.bytes_per_token <= 4 * GPT2.n_parameters
-
-
-def test_auto_times_a_block_among_all_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first block stands for all; what is read between two tokens is as large as the rest."""
-    block, head = (24 + 8 + 2 * 32) * 8, 11 * 8
-    monkeypatch.setattr(inference, "_SMALL_WEIGHTS", 0)
-    timed: dict[type[Packed], tuple[int, int]] = {}
-
-    def took(matrices: list[Packed], others: Tensor) -> float:
-        timed[type(matrices[0])] = sum(m.n_bytes for m in matrices), others.nbytes
-        return 2.0
-
-    monkeypatch.setattr(inference, "_milliseconds", took)
-    inference_copy(GPT(GPT2), "auto")
-    assert {Float32, Float16, BFloat16} & set(HERE) == set(timed)
-    for packing, (n_timed, n_others) in timed.items():
-        assert packing.bytes_per_weight * block == n_timed
-        assert packing.bytes_per_weight * (block + head) == pytest.approx(n_others, abs=4)
 
 
 @pytest.mark.parametrize("part", ["ln_f.weight", "blocks.0.mlp.up.weight"])

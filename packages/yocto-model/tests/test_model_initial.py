@@ -54,11 +54,14 @@ def test_without_a_generator_the_global_one_decides() -> None:
 @example(config=MODERN)
 def test_zero_init_makes_each_block_the_identity(config: GPTConfig) -> None:
     """With `zero_init` the residual stream passes every block unchanged; untied logits are 0."""
-    model = GPT(config.replace(zero_init=True, bias=False)).double().eval()
+    model = GPT(config.replace(zero_init=True, bias=False, qkv_bias=False)).double().eval()
     x = torch.randn(1, 2, config.n_embd, dtype=torch.float64)
     rotary = None
     if config.positions == "rotary":
-        rotary = torch.ones(2, config.head_dim).double(), torch.zeros(2, config.head_dim).double()
+        rotary = (
+            torch.ones(2, config.head_width).double(),
+            torch.zeros(2, config.head_width).double(),
+        )
     for block in model.blocks:
         assert torch.equal(x, block(x, rotary))
     if not config.tie_weights:

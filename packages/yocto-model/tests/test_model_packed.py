@@ -15,8 +15,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from yocto_model import InputError, inference, packed
-from yocto_model.packed import BFloat16, Float16, Float32, Int8, Packed
+from yocto_model import InputError
+from yocto_model.fast import inference, packed
+from yocto_model.fast.packed import BFloat16, Float16, Float32, Int8, Packed
 
 SEEDS = st.integers(0, 2**40)
 # The largest error of an output, as a fraction of |x| times the length of its weights.
@@ -84,15 +85,6 @@ def test_a_row_of_zeros_gives_the_bias(packing: type[Packed]) -> None:
     y, bias = packing(exact)(torch.stack([torch.zeros(8), torch.ones(8)])), exact.bias.detach()
     np.testing.assert_allclose(y[0], bias, rtol=1e-6)
     np.testing.assert_allclose(y[1, 2], bias[2], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("packing", "n_bytes"), [(Float32, 4), (Float16, 2), (BFloat16, 2), (Int8, 1)]
-)
-def test_bytes_are_counted(packing: type[Packed], n_bytes: int) -> None:
-    """`n_bytes` is what a token reads of a matrix."""
-    if packing in HERE:
-        assert n_bytes * 15 == packing(linear(3, 5, 0, bias=True)).n_bytes
 
 
 @pytest.mark.skipif(Int8 not in HERE, reason="needs torch's 8-bit operators")
@@ -168,7 +160,7 @@ def test_an_operator_that_clips_its_sums_is_not_used(
 
 EIGHT_BITS = """
 import torch
-from yocto_model.packed import Int8, largest_int8
+from yocto_model.fast.packed import Int8, largest_int8
 
 torch.manual_seed(0)
 exact, x = torch.nn.Linear(96, 64), torch.randn(4, 96)
@@ -224,8 +216,10 @@ def test_a_narrowing_matrix_is_transposed_unless_one_row_pays(
         orders.append(weight.is_contiguous())
         now[0] += seconds[0] if orders[-1] else seconds[1]
 
-    monkeypatch.setattr("yocto_model.packed.time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr("yocto_model.packed.F", SimpleNamespace(linear=product))
+    monkeypatch.setattr(
+        "yocto_model.fast.packed.time", SimpleNamespace(perf_counter=lambda: now[0])
+    )
+    monkeypatch.setattr("yocto_model.fast.packed.F", SimpleNamespace(linear=product))
     transposes = functools.cache(packed.transposes.__wrapped__)
     assert transposes(4, 5)
     assert not orders

@@ -227,30 +227,20 @@ def test_top_k_of_one_is_greedy(
 
 
 @pytest.mark.property
-@given(row=LIVE, options=OPTIONS, u=UNIFORM)
-def test_a_drawn_id_ranks_within_top_k(
-    row: list[float], options: SamplingOptions, u: float
-) -> None:
-    """G2: whatever else is set, the id is one of the k likeliest and was not ruled out before."""
-    uniforms = torch.tensor([u], dtype=torch.float64)
-    token = int(next_ids(one_row(row), options, uniforms, [[]]))
-    assert token in likeliest_first(row)[: options.top_k or None]
-    assert row[token] > -INF
-
-
-@pytest.mark.property
 @given(
     rows=st.lists(st.lists(SPREAD, min_size=5, max_size=5), min_size=1, max_size=4),
+    shift=st.sampled_from([0.0, -2000.0, 2000.0]),
     options=OPTIONS,
     data=st.data(),
 )
 def test_a_row_does_not_know_its_neighbours(
-    rows: list[list[float]], options: SamplingOptions, data: st.DataObject
+    rows: list[list[float]], shift: float, options: SamplingOptions, data: st.DataObject
 ) -> None:
-    """Drawing from a batch is drawing from each of its rows; and no argument is changed."""
+    """Drawing from a batch is drawing from each of its rows, even where exp would overflow."""
     u = torch.tensor(data.draw(st.lists(UNIFORM, min_size=len(rows), max_size=len(rows)))).double()
     contexts = [data.draw(st.lists(st.integers(0, 4), max_size=3)) for _ in rows]
     logits = torch.tensor(rows)
+    logits[0] += shift
     before = logits.clone()
     batch = next_ids(logits, options, u, contexts).tolist()
     assert torch.equal(before, logits)

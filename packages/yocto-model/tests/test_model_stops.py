@@ -5,16 +5,23 @@ from collections.abc import Iterable, Sequence
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from yocto_model import InputError, StopFilter
+from yocto_model import InputError, StopFilter, Token
 
 STOPS = st.lists(st.text("ab\né", min_size=1, max_size=4), max_size=3)
 
 
-def through(stops: Sequence[str], pieces: Iterable[str]) -> tuple[list[str], bool]:
-    """What a filter lets out for each piece and at the end, and whether it stopped."""
-    stop_filter = StopFilter(stops)
-    out = [stop_filter.push(piece) for piece in pieces]
+def through(stops: Sequence[str], pieces: Iterable[str]) -> tuple[list[list[Token]], bool]:
+    """What a filter lets out for each token and at the end, and whether it stopped."""
+    stop_filter, out = StopFilter(stops), []
+    for number, piece in enumerate(pieces):
+        out.append(stop_filter.push(Token(id=number, text=piece)))
+        if stop_filter.stopped:
+            break
     return [*out, stop_filter.finish()], stop_filter.stopped
+
+
+def joined(out: Iterable[list[Token]]) -> str:
+    return "".join(token.text for tokens in out for token in tokens)
 
 
 # Naive: up to the stop that is complete first; of those, the one that began first.
@@ -34,36 +41,38 @@ def test_how_a_text_is_cut_up_does_not_matter(stops: list[str], pieces: list[str
     """What comes out is the text up to the stop that is complete first, whatever the pieces."""
     expected, stopped = before_first_stop(stops, "".join(pieces))
     out, was_stopped = through(stops, pieces)
-    assert expected == "".join(out)
+    assert expected == joined(out)
     assert stopped == was_stopped
-    assert not any(stop in "".join(out) for stop in stops)
+    ids = [token.id for tokens in out for token in tokens]
+    assert list(range(len(ids))) == ids
 
 
 @pytest.mark.property
 @given(stops=STOPS, pieces=st.lists(st.text("ab", max_size=3), max_size=6))
 @example(stops=["ab"], pieces=["aa"])
 def test_no_more_is_held_back_than_could_become_a_stop(stops: list[str], pieces: list[str]) -> None:
-    """After each piece, exactly the longest tail that begins a stop string is still inside."""
+    """After each token, only those are inside that reach into a tail that begins a stop string."""
     text = "".join(pieces)
     assume(not before_first_stop(stops, text)[1])
-    shown = "".join(through(stops, pieces)[0][:-1])
+    shown = joined(through(stops, pieces)[0][:-1])
     tails = [text[-n:] for n in range(1, len(text) + 1)]
     held = [tail for tail in tails if any(stop.startswith(tail) for stop in stops)]
-    assert text[len(shown) :] == max(held, key=len, default="")
+    ends = [len("".join(pieces[:n])) for n in range(len(pieces) + 1)]
+    longest = max(held, key=len, default="")
+    assert max(end for end in ends if end <= len(text) - len(longest)) == len(shown)
 
 
-def test_a_stopped_filter_stays_shut() -> None:
-    """After a stop nothing comes out, and nothing is left to finish."""
-    stop_filter = StopFilter(["."])
-    assert [stop_filter.push(piece) for piece in ["a", "b.c", "d"]] == ["a", "b", ""]
-    assert stop_filter.stopped
-    assert stop_filter.finish() == ""
+def test_a_text_that_is_cut_off_shows_no_torn_stop() -> None:
+    """Where the length ends a text, the caller may leave out what began like a stop string."""
+    for torn, expected in ((False, "aU"), (True, "a")):
+        stop_filter = StopFilter(["User:"])
+        out = [stop_filter.push(Token(id=0, text="aU")), stop_filter.finish(torn=torn)]
+        assert expected == joined(out)
 
 
 def test_one_string_is_one_stop() -> None:
     """`stop="ab"` means "ab", not "a" or "b"."""
-    stop_filter = StopFilter("ab")
-    assert stop_filter.push("baab") == "ba"
+    assert joined(through("ab", ["baab"])[0]) == "ba"
     for empty in ("", ["a", ""]):
         with pytest.raises(InputError, match="must not be empty"):
             StopFilter(empty)

@@ -8,7 +8,15 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yocto_model import GPT, GPTConfig, InputError, SamplingError, SamplingOptions, TextGenerator
+from yocto_model import (
+    GPT,
+    GPTConfig,
+    InputError,
+    SamplingError,
+    SamplingOptions,
+    TextGenerator,
+    Token,
+)
 
 MakeModel = Callable[[GPTConfig, int], GPT]
 # Bytes of ASCII, of two- and four-byte characters, of stop strings, and some that are no UTF-8.
@@ -43,6 +51,10 @@ def text_of(ids: Iterable[int]) -> str:
     return Bytes().decode_bytes(list(ids)).decode("utf-8", "replace")
 
 
+def joined(tokens: Iterable[Token]) -> str:
+    return "".join(token.text for token in tokens)
+
+
 @pytest.fixture(scope="session")
 def generator(make_model: MakeModel) -> TextGenerator:
     return TextGenerator(make_model(GPT2, 0), Bytes())
@@ -64,15 +76,18 @@ def before_first_stop(stops: Sequence[str], text: str) -> tuple[str, bool]:
 def test_the_streamed_text_is_the_whole_text(
     generator: TextGenerator, seed: int, n: int, stops: list[str]
 ) -> None:
-    """The pieces joined are the decoded ids, up to the first stop string, which never shows."""
+    """The tokens' texts joined are the decoded ids, up to the first stop string, never shown."""
     out = generator.stream("ab", n, stop=stops, seed=seed)
-    pieces = list(out)
+    shown = list(out)
     expected, stopped = before_first_stop(stops, text_of(token.id for token in out.tokens))
-    assert expected == "".join(pieces) == generator.generate("ab", n, stop=stops, seed=seed)
+    assert expected == joined(shown) == generator.generate("ab", n, stop=stops, seed=seed)
     assert ("stop" if stopped else "length") == out.finish_reason
     assert out.prompt_ids == [0, 1]
     if not stopped:
         assert n == len(out.tokens)
+        assert shown == out.tokens
+    # What is shown is what was drawn, of the last token perhaps only a part.
+    assert shown[:-1] == out.tokens[: len(shown)][:-1]
     ids = generator.model.generate([[0, 1]], n, seed=seed)[0, 2:].tolist()
     assert ids[: len(out.tokens)] == [token.id for token in out.tokens]
 
@@ -81,20 +96,12 @@ def test_the_streamed_text_is_the_whole_text(
 @given(seed=SEEDS)
 def test_only_whole_characters_are_shown(generator: TextGenerator, seed: int) -> None:
     """An unfinished character waits for its rest; what can never become one is U+FFFD, once."""
-    out, ids = generator.stream([0], 30, seed=seed), []
-    shown = ""
-    for token in _stepwise(out):
+    shown, ids = "", []
+    for token in generator.stream([0], 30, seed=seed):
         ids.append(token.id)
         shown += token.text
         assert text_of(ids).startswith(shown)
         assert len(text_of(ids)) - len(shown) <= 1
-
-
-def _stepwise(out: Any) -> Iterable[Any]:
-    count = 0
-    for _ in out:
-        yield from out.tokens[count:]
-        count = len(out.tokens)
 
 
 @pytest.mark.property
@@ -105,27 +112,46 @@ def test_the_end_token_ends_the_text(
     """P5: the first end token is the last token; its reason is told apart from the others."""
     generator = TextGenerator(make_model(GPT2, 0), WithEos())
     unended = TextGenerator(generator.model, Bytes()).stream([0], n, seed=seed)
-    list(unended)
+    drawn = [token.id for token in unended]
     out = generator.stream([0], n, stop=stops, seed=seed)
-    text = "".join(out)
-    drawn = [token.id for token in unended.tokens]
+    shown = list(out)
     cut = drawn[: drawn.index(EOS) + 1] if EOS in drawn else drawn
     expected, stopped = before_first_stop(stops, text_of(cut))
-    assert expected == text
+    assert expected == joined(shown)
     if not stopped:
-        assert cut == [token.id for token in out.tokens]
+        assert cut == [token.id for token in out.tokens] == [token.id for token in shown]
         assert ("eos" if EOS in drawn else "length") == out.finish_reason
 
 
 @pytest.mark.property
-@given(seed=SEEDS, n=st.integers(1, 40), stops=STOPS)
-def test_a_reader_may_leave_after_any_token(
-    generator: TextGenerator, seed: int, n: int, stops: list[str]
-) -> None:
-    """Each piece is that of one more token, even of one that completes no text."""
-    out = generator.stream("ab", n, stop=stops, seed=seed)
+@given(seed=SEEDS, n=st.integers(1, 40))
+def test_a_reader_may_leave_after_any_token(generator: TextGenerator, seed: int, n: int) -> None:
+    """Where nothing can become a stop string, no token is held back, even one without text."""
+    out = generator.stream("ab", n, stop="\0", seed=seed)
     for count, _ in enumerate(out, start=1):
-        assert min(count, n) == len(out.tokens)
+        assert count == len(out.tokens)
+
+
+@pytest.mark.property
+@given(seed=SEEDS, n=st.integers(0, 20), stops=STOPS, data=st.data())
+@example(seed=0, n=20, stops=[], data=None)
+def test_a_batch_is_its_prompts_one_by_one(
+    make_model: MakeModel, seed: int, n: int, stops: list[str], data: st.DataObject | None
+) -> None:
+    """Prompts of any length, texts or ids, seeded seed + b: each as its own stream."""
+    generator = TextGenerator(make_model(GPT2, 0), WithEos())
+    prompts: Any = [[0, 1], "b", "ab" * 10]
+    if data is not None:
+        row = st.lists(st.integers(0, 8), min_size=1, max_size=20)
+        prompts = data.draw(st.lists(row | st.text("ab", min_size=1), min_size=1, max_size=4))
+    done = generator.batch(prompts, n, stop=stops, seed=seed)
+    assert len(prompts) == len(done)
+    for b, (prompt, completion) in enumerate(zip(prompts, done, strict=True)):
+        alone = generator.stream(prompt, n, stop=stops, seed=seed + b)
+        assert joined(alone) == completion.text
+        assert alone.tokens == completion.tokens
+        assert alone.finish_reason == completion.finish_reason
+        assert alone.prompt_ids == completion.prompt_ids
 
 
 def test_an_end_token_at_once_is_an_empty_reply(make_model: MakeModel) -> None:
@@ -136,8 +162,8 @@ def test_an_end_token_at_once_is_an_empty_reply(make_model: MakeModel) -> None:
         model.ln_f.get_parameter("bias").fill_(1)
         model.head.weight[EOS] += 100
     out = TextGenerator(model, WithEos()).stream("a", 50)
-    assert [] == list(out)
-    assert ([EOS], "eos") == ([token.id for token in out.tokens], out.finish_reason)
+    assert [Token(id=EOS, text="")] == list(out) == out.tokens
+    assert out.finish_reason == "eos"
 
 
 def test_a_running_stream_has_no_reason_yet(generator: TextGenerator) -> None:
@@ -145,7 +171,7 @@ def test_a_running_stream_has_no_reason_yet(generator: TextGenerator) -> None:
     out = generator.stream("a", 30, seed=1)
     next(out)
     assert out.finish_reason is None
-    assert 1 <= len(out.tokens) < 30
+    assert len(out.tokens) == 1
     list(out)
     assert out.finish_reason == "length"
 
@@ -307,4 +333,8 @@ def test_bad_arguments_are_refused_before_anything_runs(
     everything: dict[str, Any] = {"prompt": "a", "max_new_tokens": 3} | arguments
     with pytest.raises(InputError, match=said):
         generator.stream(**everything)
+    if "alternatives" not in arguments:
+        prompt = everything.pop("prompt")
+        with pytest.raises(InputError, match=said):
+            generator.batch(["a", prompt], **everything)
     assert generator.generate("a", 1, options=GREEDY) == generator.generate("a", 1, options=GREEDY)

@@ -1,59 +1,83 @@
 """A small GPT: the model, its key/value cache, its text generation.
 
-Read config.py, layers.py and gpt.py first; then cache.py, sampling.py, generation.py, text.py. How
-generation is made fast is in packed.py, decoding.py and inference.py.
+Read layers.py and gpt.py first, then sampling.py and generate.py. How generation is made fast is in
+fast/, how models are read and written in formats/.
+
+Names are imported when they are first used: settings can be read without waiting for torch.
 """
 
+import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from yocto_model.cache import KVCache
-from yocto_model.config import ARCHITECTURES, GPTConfig
-from yocto_model.errors import (
-    ConfigError,
-    InputError,
-    ModelError,
-    ModelFileError,
-    SamplingError,
-)
-from yocto_model.generation import Context, Step, stream, window_start
-from yocto_model.gpt import GPT, ParameterRoles
-from yocto_model.inference import (
-    INFERENCE_KINDS,
-    InferenceGPT,
-    InferenceKind,
-    inference_copy,
-)
-from yocto_model.sampling import SamplingOptions
-from yocto_model.storage import load as load_pt
-from yocto_model.storage import save as save_pt
-from yocto_model.text import StopFilter, TextGenerator, TextStream, Token
+if TYPE_CHECKING:
+    from yocto_model.cache import KVCache
+    from yocto_model.config import ARCHITECTURES, GPTConfig, ModelConfig, SamplingOptions
+    from yocto_model.errors import (
+        ConfigError,
+        InputError,
+        ModelError,
+        ModelFileError,
+        SamplingError,
+    )
+    from yocto_model.fast.inference import (
+        INFERENCE_KINDS,
+        InferenceGPT,
+        InferenceKind,
+        inference_copy,
+    )
+    from yocto_model.fast.training import ParameterRoles
+    from yocto_model.generate import window_start
+    from yocto_model.gpt import GPT
+    from yocto_model.text import Completion, StopFilter, TextGenerator, TextStream, Token
 
 __version__ = version("yocto-model")
+
+_MODULES = {
+    "cache": ["KVCache"],
+    "config": ["ARCHITECTURES", "GPTConfig", "ModelConfig", "SamplingOptions"],
+    "errors": ["ConfigError", "InputError", "ModelError", "ModelFileError", "SamplingError"],
+    "fast.inference": ["INFERENCE_KINDS", "InferenceGPT", "InferenceKind", "inference_copy"],
+    "fast.training": ["ParameterRoles"],
+    "generate": ["window_start"],
+    "gpt": ["GPT"],
+    "text": ["Completion", "StopFilter", "TextGenerator", "TextStream", "Token"],
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "ARCHITECTURES",
     "GPT",
     "INFERENCE_KINDS",
+    "Completion",
     "ConfigError",
-    "Context",
     "GPTConfig",
     "InferenceGPT",
     "InferenceKind",
     "InputError",
     "KVCache",
+    "ModelConfig",
     "ModelError",
     "ModelFileError",
     "ParameterRoles",
     "SamplingError",
     "SamplingOptions",
-    "Step",
     "StopFilter",
     "TextGenerator",
     "TextStream",
     "Token",
     "inference_copy",
-    "load_pt",
-    "save_pt",
-    "stream",
     "window_start",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,13 +1,19 @@
-"""KVCache: the keys and values of the tokens a model has read, so that they are read once.
+"""What a model has read: the keys and values of its tokens, so that they are read once.
 
 Without it, token n costs a pass over all n tokens before it; with it, one pass over one token.
 """
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from yocto_model.config import GPTConfig
 from yocto_model.errors import InputError
+
+if TYPE_CHECKING:
+    from yocto_model.gpt import GPT
 
 
 class KVCache:
@@ -20,6 +26,9 @@ class KVCache:
             long: they take no position and nobody looks at them.
 
     Bytes: `2 * n_layer * B * K * D * capacity` times the size of one value.
+
+    Raises:
+        InputError: from any method, where there is no room or nothing to forget.
     """
 
     def __init__(
@@ -33,7 +42,7 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.capacity = config.block_size if capacity is None else capacity
-        shape = (config.n_layer, 2, batch_size, config.kv_heads, self.capacity, config.head_dim)
+        shape = (config.n_layer, 2, batch_size, config.kv_heads, self.capacity, config.head_width)
         # Not cleared: nothing beyond `length` is read, and untouched memory costs nothing.
         self._both = torch.empty(shape, device=device, dtype=dtype)
         self.padding = padding
@@ -49,6 +58,28 @@ class KVCache:
         """The same shape."""
         return self._both[:, 1]
 
+    def positions(self, T: int) -> Tensor:
+        """Where the next T tokens stand: (T,), or (B, T) with padding."""
+        places = torch.arange(self.length, self.length + T, device=self._both.device)
+        return places if self.padding is None else (places - self.padding[:, None]).clamp(min=0)
+
+    def mask(self, T: int) -> Tensor | None:
+        """Who may look at whom when T tokens follow; None where plain causal masking does.
+
+        Returns:
+            bool, (T, S) or, with padding, (B, 1, T, S); True where a query may look.
+        """
+        if self.padding is None and (self.length == 0 or T == 1):
+            return None
+        keys = torch.arange(self.length + T, device=self._both.device)  # (S,)
+        queries = keys[self.length :, None]  # (T, 1)
+        causal = keys <= queries  # (T, S)
+        if self.padding is None:
+            return causal
+        visible = keys >= self.padding[:, None, None, None]  # (B, 1, 1, S)
+        # A padding token sees itself: a softmax over nothing would be NaN.
+        return (causal & visible) | (keys == queries)
+
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store T new tokens of one layer and return all S = length + T of them.
 
@@ -61,9 +92,6 @@ class KVCache:
 
         Returns:
             Keys and values (B, K, S, D), views of the storage.
-
-        Raises:
-            InputError: there is no room for T more tokens.
         """
         self._check_room(k.shape[2])
         end = self.length + k.shape[2]
@@ -77,9 +105,6 @@ class KVCache:
         Returns:
             For each layer four views of the storage: keys and values (B, K, length + 1, D), then
             of those the new token's keys and values (B, K, D), which the caller writes.
-
-        Raises:
-            InputError: the cache is full.
         """
         self._check_room(1)
         parts = self._both.flatten(0, 1)  # (2 n_layer, B, K, capacity, D)
@@ -92,11 +117,7 @@ class KVCache:
         self.length += n_tokens
 
     def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens (0 resets); the storage stays.
-
-        Raises:
-            InputError: `length` is negative or larger than what is held.
-        """
+        """Forget all but the first `length` tokens (0 resets); the storage stays."""
         if not 0 <= length <= self.length:
             raise InputError(f"cannot truncate a cache of {self.length} tokens to {length}")
         self.length = length
@@ -114,3 +135,76 @@ class KVCache:
                 f"the cache holds {self.length} of {self.capacity} tokens, and {n_tokens} more "
                 "do not fit; truncate it or make a larger one"
             )
+
+
+class Reader:
+    """Reads rows of ids with a model, and no id twice if it can help it.
+
+    What the last rows began with is not read again: neither when each has grown by an id, nor when
+    a chat's next prompt begins like the one before.
+
+    Args:
+        model: in evaluation mode, its weights as they will stay.
+        use_cache: False reads everything again each time: same logits, slower.
+    """
+
+    def __init__(self, model: "GPT", *, use_cache: bool = True) -> None:
+        self.model, self.use_cache = model, use_cache
+        self._cache: KVCache | None = None
+        self._rows: list[list[int]] = []  # what the cache holds, padding included
+        self._padding: list[int] = []
+
+    @torch.no_grad()
+    def next_logits(self, rows: Sequence[list[int]]) -> Tensor:
+        """Logits (B, V) of the id that follows each row; rows have 1 to `block_size` ids."""
+        weight = self.model.token_emb.weight
+        shared = self._n_shared(rows)
+        if not shared:
+            self._start(rows)
+        padded = self._padded(rows)
+        if self._cache is not None:
+            self._cache.truncate(shared)
+        self._rows = []  # should reading fail
+        idx = torch.tensor([row[shared:] for row in padded], device=weight.device)  # (B, unread)
+        x = self.model.hidden_states(idx, cache=self._cache)  # (B, unread, C)
+        self._rows = padded if self.use_cache else []
+        return self.model.logits(x[:, -1])
+
+    def _padded(self, rows: Sequence[list[int]]) -> list[list[int]]:
+        return [[0] * pad + row for pad, row in zip(self._padding, rows, strict=True)]
+
+    def _n_shared(self, rows: Sequence[list[int]]) -> int:
+        """How many ids of each padded row the cache holds already; 0 if it must begin anew."""
+        if self._cache is None or len(rows) != len(self._rows):
+            return 0
+        padded = self._padded(rows)
+        length = len(padded[0])
+        if length > self._cache.capacity or any(len(row) != length for row in padded):
+            return 0
+        # The last id is read again if need be: its logits are wanted.
+        shared = min(length - 1, *map(_n_common, self._rows, padded))
+        return shared if shared >= max(self._padding) else 0
+
+    def _start(self, rows: Sequence[list[int]]) -> None:
+        config, weight = self.model.config, self.model.token_emb.weight
+        longest = max(map(len, rows))
+        self._padding = [longest - len(row) for row in rows]
+        padding = torch.tensor(self._padding, device=weight.device) if any(self._padding) else None
+        self._cache = None
+        if self.use_cache or padding is not None:
+            self._cache = KVCache(
+                config,
+                len(rows),
+                # Some models could read 100,000 tokens, for which few machines have the memory.
+                capacity=min(config.block_size, max(2 * longest, 4096)),
+                padding=padding,
+                device=weight.device,
+                dtype=weight.dtype,
+            )
+
+
+def _n_common(a: list[int], b: list[int]) -> int:
+    """Length of the longest beginning that two rows share."""
+    if a == b[: len(a)]:
+        return len(a)  # the usual case, in a fraction of the time
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(b))

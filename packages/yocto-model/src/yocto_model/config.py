@@ -1,16 +1,19 @@
-"""GPTConfig: what a model is made of, and the named architectures."""
+"""The settings: of a model, with the named architectures, and of sampling. No torch in here."""
+
+# ruff: noqa: RUF009 - what `setting` returns is a dataclass field, made anew for each
 
 import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from yocto_model.errors import ConfigError, quoted
+from yocto_model.errors import ConfigError, SamplingError, quoted
+from yocto_model.settings import problems, setting
 
 Norm = Literal["layernorm", "rmsnorm"]
 Positions = Literal["learned", "rotary"]
-Activation = Literal["gelu", "gelu_tanh", "swiglu", "relu2"]
+Activation = Literal["gelu", "gelu_tanh", "swiglu"]
 Init = Literal["normal", "uniform"]
 
 # An architecture is a named set of fields; sizes are left to the caller.
@@ -33,64 +36,82 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
 }
 
+_LARGEST = 2**31  # keeps absurd sizes, as from a damaged file, away from the arithmetic
+
+
+def _size(default: int | None, text: str) -> Any:
+    return setting(default, text, low=1, high=_LARGEST)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
     """Everything that decides a model's shape and initial weights; the default is GPT-2 small.
 
-    Attributes:
-        vocab_size: number of token ids.
-        block_size: the longest context, in tokens.
-        n_layer: transformer blocks.
-        n_head: query heads per block.
-        n_embd: width of the residual stream; a multiple of `n_head`.
-        n_kv_head: key/value heads, each shared by `n_head / n_kv_head` query heads (grouped-query
-            attention, Ainslie et al. 2023). None means one for each query head.
-        n_hidden: width inside the MLP. None means 4 `n_embd`, or for "swiglu" 8/3 of it, which
-            costs the same number of weights (Shazeer 2020), rounded up to a multiple of 8.
-        dropout: probability of zeroing (Srivastava et al. 2014), on the embedding, the attention
-            weights, both branches.
-        attn_dropout: the same for the attention weights alone. None means as `dropout`.
-        norm: "layernorm" (Ba et al. 2016) or "rmsnorm" (Zhang & Sennrich 2019), before each branch.
-        norm_eps: added to the variance, or to the mean square.
-        positions: "learned" table (GPT-2) or "rotary" (Su et al. 2021).
-        rotary_base: wave length base of the rotary positions.
-        activation: "gelu" (exact; nanoGPT), "gelu_tanh" (GPT-2), "swiglu" (Shazeer 2020) or
-            "relu2" (So et al. 2021).
-        bias: biases in linear layers and LayerNorm.
-        qk_norm: RMSNorm with gain on each head's queries and keys (Henry et al. 2020; Qwen3).
-        tie_weights: the output head is the embedding matrix (Press & Wolf 2017).
-        logit_softcap: if set, logits are `cap * tanh(logits / cap)` (Gemma 2). Neither GPT-2 nor
-            Qwen3 can express it, so a model with it cannot be exported to them.
-        init: "normal" with deviation 0.02, residual projections divided by sqrt(2 n_layer)
-            (GPT-2), or "uniform" within sqrt(3 / fan-in), embeddings N(0, 1) (nanochat).
-        zero_init: residual projections and an untied head start at zero, so every block starts
-            as the identity (modded-nanogpt, nanochat).
+    What each field means is its help text. Sources: grouped key/value heads, Ainslie et al. 2023;
+    dropout, Srivastava et al. 2014; LayerNorm, Ba et al. 2016; RMSNorm, Zhang & Sennrich 2019;
+    rotary positions, Su et al. 2021; SwiGLU, Shazeer 2020; norm of queries and keys, Henry et al.
+    2020; tied head, Press & Wolf 2017; "uniform" and `zero_init`, nanochat and modded-nanogpt.
 
     Raises:
         ConfigError: a field is out of range or two contradict each other; the message says which.
     """
 
-    vocab_size: int = 50_257
-    block_size: int = 1_024
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    n_kv_head: int | None = None
-    n_hidden: int | None = None
-    dropout: float = 0.0
-    attn_dropout: float | None = None
-    norm: Norm = "layernorm"
-    norm_eps: float = 1e-5
-    positions: Positions = "learned"
-    rotary_base: float = 10_000.0
-    activation: Activation = "gelu_tanh"
-    bias: bool = True
-    qk_norm: bool = False
-    tie_weights: bool = True
-    logit_softcap: float | None = None
-    init: Init = "normal"
-    zero_init: bool = False
+    vocab_size: int = _size(50_257, "number of token ids")
+    block_size: int = _size(1_024, "the longest context, in tokens")
+    n_layer: int = _size(12, "number of transformer blocks")
+    n_head: int = _size(12, "query heads per block")
+    n_embd: int = _size(768, "width of the residual stream")
+    n_kv_head: int | None = _size(
+        None, "key/value heads, each shared by several query heads; by default one per query head"
+    )
+    head_dim: int | None = _size(None, "width of one head; by default n_embd / n_head")
+    n_hidden: int | None = _size(
+        # 8/3 costs the same number of weights, as SwiGLU has three matrices instead of two.
+        None, "width inside the MLP; by default 4 n_embd, or about 8/3 n_embd for swiglu"
+    )  # fmt: skip
+    dropout: float = setting(
+        0.0, "share of values set to zero while training, against overfitting", low=0, below=1
+    )
+    attn_dropout: float | None = setting(
+        None, "the same for attention weights; by default as dropout", low=0, below=1
+    )
+    norm: Norm = setting("layernorm", "the normalisation before each branch")
+    norm_eps: float = setting(1e-5, "added to the variance before dividing by its root", above=0)
+    positions: Positions = setting("learned", "how a token's place is told: a table, or rotation")
+    rotary_base: float = setting(10_000.0, "base of the rotary wave lengths", low=1)
+    activation: Activation = setting("gelu_tanh", "the nonlinearity of the MLP")
+    bias: bool = setting(True, "biases in linear layers and LayerNorm")
+    qkv_bias: bool = setting(False, "biases on queries, keys and values only, as in Qwen2")
+    qk_norm: bool = setting(False, "RMSNorm of each head's queries and keys, as in Qwen3")
+    tie_weights: bool = setting(True, "the output head is the embedding matrix")
+    init: Init = setting(
+        # Residual projections are divided by sqrt(2 n_layer), or see `zero_init`.
+        "normal", "first weights: N(0, 0.02) as in GPT-2, or uniform within sqrt(3 / inputs)"
+    )  # fmt: skip
+    zero_init: bool = setting(
+        False, "residual projections and an untied head start at zero: every block is the identity"
+    )
+
+    def __post_init__(self) -> None:
+        found = problems(self) or self._contradictions()
+        if found:
+            raise ConfigError("; ".join(found))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, str) and type(value) not in (bool, int, float, type(None)):
+                # NumPy's numbers become Python's, which JSON can hold.
+                plain = int(value) if hasattr(value, "__index__") else float(value)
+                object.__setattr__(self, field.name, plain)
+
+    def _contradictions(self) -> list[str]:
+        found = []
+        if self.head_dim is None and self.n_embd % self.n_head:
+            found.append(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        elif self.positions == "rotary" and self.head_width % 2:
+            found.append(f"rotary positions need an even head width, not {self.head_width}")
+        if self.n_head % self.kv_heads:
+            found.append(f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}")
+        return found
 
     @classmethod
     def from_arch(cls, arch: str, **fields: Any) -> "GPTConfig":
@@ -115,16 +136,15 @@ class GPTConfig:
         Raises:
             ConfigError: a field is unknown, of the wrong type, or out of range.
         """
-        unknown = sorted(
-            map(quoted, set(fields) - {field.name for field in dataclasses.fields(cls)})
-        )
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(quoted(name) for name in fields if name not in known)
         if unknown:
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
             raise ConfigError(f"unknown field of GPTConfig: {', '.join(unknown[:5])}{more}")
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain values, ready for JSON or `torch.save`."""
+        """All fields as plain values, ready for JSON."""
         return dataclasses.asdict(self)
 
     def replace(self, **fields: Any) -> "GPTConfig":
@@ -139,9 +159,9 @@ class GPTConfig:
         return self.n_head if self.n_kv_head is None else self.n_kv_head
 
     @property
-    def head_dim(self) -> int:
+    def head_width(self) -> int:
         """Width of one head."""
-        return self.n_embd // self.n_head
+        return self.n_embd // self.n_head if self.head_dim is None else self.head_dim
 
     @property
     def hidden(self) -> int:
@@ -165,83 +185,46 @@ class GPTConfig:
         """
         width, bias = self.n_embd, int(self.bias)
         norm = width * (1 + (bias if self.norm == "layernorm" else 0))
-        qkv = (width + bias) * self.head_dim * (self.n_head + 2 * self.kv_heads)
-        proj = (width + bias) * width
+        qkv = (width + int(self.bias or self.qkv_bias)) * self.head_width
+        qkv *= self.n_head + 2 * self.kv_heads
+        proj = (self.n_head * self.head_width + bias) * width
         up = (width + bias) * self.hidden * (2 if self.activation == "swiglu" else 1)
         down = (self.hidden + bias) * width
-        block = 2 * norm + qkv + proj + up + down + (2 * self.head_dim if self.qk_norm else 0)
+        block = 2 * norm + qkv + proj + up + down + (2 * self.head_width if self.qk_norm else 0)
         tables = self.vocab_size * width * (1 if self.tie_weights else 2)
         if self.positions == "learned":
             tables += self.block_size * width
         return self.n_layer * block + norm + tables
 
-    # --- validation ----------------------------------------------------------------------------
 
-    def __post_init__(self) -> None:
-        problems = [*self._wrong_types(), *self._out_of_range()]
-        if problems:
-            raise ConfigError("; ".join(problems))
-
-    def _wrong_types(self) -> list[str]:
-        problems = []
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            problems += _int_problem(name, getattr(self, name))
-        for name in ("n_kv_head", "n_hidden"):
-            if getattr(self, name) is not None:
-                problems += _int_problem(name, getattr(self, name))
-        for name in ("bias", "qk_norm", "tie_weights", "zero_init"):
-            if not isinstance(getattr(self, name), bool):
-                problems.append(f"{name} must be true or false, not {quoted(getattr(self, name))}")
-        for name, choices in (
-            ("norm", Norm),
-            ("positions", Positions),
-            ("activation", Activation),
-            ("init", Init),
-        ):
-            value, allowed = getattr(self, name), get_args(choices)
-            if type(value) is not str or value not in allowed:
-                problems.append(f"{name} must be one of {', '.join(allowed)}, not {quoted(value)}")
-        return problems
-
-    def _out_of_range(self) -> list[str]:
-        problems = []
-        for name in ("dropout", "attn_dropout"):
-            value = getattr(self, name)
-            absent = value is None and name == "attn_dropout"
-            if not absent and not (_is_number(value) and 0 <= value < 1):
-                problems.append(f"{name} must be in [0, 1), not {quoted(value)}")
-        if not (_is_number(self.norm_eps) and self.norm_eps > 0):
-            problems.append(f"norm_eps must be a positive number, not {quoted(self.norm_eps)}")
-        if not (_is_number(self.rotary_base) and self.rotary_base >= 1):
-            problems.append(f"rotary_base must be at least 1, not {quoted(self.rotary_base)}")
-        cap = self.logit_softcap
-        if cap is not None and not (_is_number(cap) and cap > 0):
-            problems.append(f"logit_softcap must be a positive number or None, not {quoted(cap)}")
-        if problems or self._wrong_types():
-            return problems  # the divisions below need sound integers
-        if self.n_embd % self.n_head:
-            problems.append(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
-        elif self.positions == "rotary" and self.head_dim % 2:
-            problems.append(
-                f"rotary positions need an even head width; n_embd {self.n_embd} / "
-                f"n_head {self.n_head} is {self.head_dim}"
-            )
-        if self.n_head % self.kv_heads:
-            problems.append(f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}")
-        return problems
+ModelConfig = GPTConfig
 
 
-# Exact types: a NumPy number would pass as a Python one here, and be refused when it is saved.
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How the next token is chosen; the default draws from the model's own distribution.
 
+    Top-k: Fan et al. 2018. Top-p: Holtzman et al. 2020. Min-p: Nguyen et al. 2024. Repetition
+    penalty: Keskar et al. 2019.
 
-def _is_number(value: object) -> bool:
-    return (type(value) is int and abs(value) <= 2**53) or (
-        type(value) is float and math.isfinite(value)
+    Raises:
+        SamplingError: a value is out of range.
+    """
+
+    temperature: float = setting(
+        1.0, "logits are divided by it: below 1 is more cautious, 0 always the likeliest", low=0
+    )
+    top_k: int = setting(0, "draw only from the k likeliest tokens; 0 means from all", low=0)
+    top_p: float = setting(
+        1.0, "draw only from the smallest set with this much probability", above=0, high=1
+    )
+    min_p: float = setting(
+        0.0, "draw only tokens at least this fraction as likely as the likeliest", low=0, high=1
+    )
+    repetition_penalty: float = setting(
+        1.0, "above 1 makes tokens of the context less likely", above=0
     )
 
-
-def _int_problem(name: str, value: object) -> list[str]:
-    # The cap only keeps absurd settings, as from a damaged file, away from the arithmetic.
-    if type(value) is int and 1 <= value <= 2**31:
-        return []
-    return [f"{name} must be a whole number from 1 to 2^31, not {quoted(value)}"]
+    def __post_init__(self) -> None:
+        if found := problems(self):
+            raise SamplingError("; ".join(found))

@@ -2,7 +2,7 @@
 
 ModelError (ValueError)
 ├── ConfigError        a field of GPTConfig is out of range or contradicts another
-├── InputError         token ids or a prompt that the model cannot take
+├── InputError         token ids, a prompt or an argument that cannot be used
 ├── SamplingError      a sampling option out of range, or logits nothing can be drawn from
 └── ModelFileError     a file that is not a model of ours, is damaged, or does not fit
 
@@ -19,7 +19,7 @@ class ConfigError(ModelError):
 
 
 class InputError(ModelError):
-    """Token ids or a prompt that the model cannot take."""
+    """Token ids, a prompt or an argument that cannot be used."""
 
 
 class SamplingError(ModelError):

@@ -69,10 +69,10 @@ def _is_in_range(value: Any, kind: type, bounds: types.MappingProxyType[Any, Any
         return False
     try:
         number = value.__index__() if kind is int else float(value)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last from a tensor
         return False
     return (
-        math.isfinite(number)
+        -math.inf < number < math.inf  # a comparison, as no float holds some whole numbers
         and number >= bounds.get("low", -math.inf)
         and number <= bounds.get("high", math.inf)
         and number > bounds.get("above", -math.inf)

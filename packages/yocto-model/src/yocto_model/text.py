@@ -1,54 +1,37 @@
-"""TextGenerator: a prompt in, pieces of text out as they are made."""
+"""TextGenerator: a prompt in, tokens with their text out as they are drawn."""
 
 import codecs
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
+from torch import Tensor
 
+from yocto_model.cache import Reader
+from yocto_model.config import SamplingOptions
 from yocto_model.errors import InputError
-from yocto_model.generation import (
-    Context,
-    Step,
-    check_count,
-    checked_rows,
-    make_generators,
-    stream,
-)
+from yocto_model.generate import stream
 from yocto_model.gpt import GPT
-from yocto_model.sampling import SamplingOptions
+from yocto_model.inputs import check_count, checked_rows, make_generators
 
 FinishReason = Literal["length", "stop", "eos"]
 
 
 class Decoder(Protocol):
-    """Turns ids into text one at a time."""
+    """Turns ids into text one at a time: what each completes, and at the end what is left."""
 
-    def push(self, token: int, /) -> str:
-        """The text that is complete after this id."""
-        ...
-
-    def finish(self) -> str:
-        """What is left at the end."""
-        ...
+    def push(self, token: int, /) -> str: ...
+    def finish(self) -> str: ...
 
 
 class Tokenizer(Protocol):
     """The part of a tokenizer that generation needs; any object with it will do."""
 
     @property
-    def vocab_size(self) -> int:
-        """Number of ids."""
-        ...
-
-    def encode(self, text: str, /) -> list[int]:
-        """Text to ids."""
-        ...
-
-    def decode_bytes(self, ids: Sequence[int], /) -> bytes:
-        """Ids to UTF-8 bytes."""
-        ...
+    def vocab_size(self) -> int: ...
+    def encode(self, text: str, /) -> list[int]: ...
+    def decode_bytes(self, ids: Sequence[int], /) -> bytes: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +40,8 @@ class Token:
 
     Attributes:
         id: its id.
-        text: the characters it completed; empty while a character is still incomplete.
+        text: the characters it completed; empty while a character is still incomplete, and for
+            the token that ends a text.
         logprob: natural log-probability before any filter, if asked for.
         alternatives: the likeliest (id, logprob) at this place, if asked for.
     """
@@ -68,14 +52,27 @@ class Token:
     alternatives: tuple[tuple[int, float], ...] = ()
 
 
-class StopFilter:
-    """Lets text through until one of some strings appears, which is never let out.
+@dataclass(frozen=True)
+class Completion:
+    """What was made of one prompt of a batch; but for `text`, see `TextStream`."""
 
-    A tail that could still become a stop string is held back, and no more than that. Where stops
-    overlap, the one that is complete first counts, so it does not matter how the text is cut up.
+    text: str
+    prompt_ids: list[int]
+    tokens: list[Token]
+    finish_reason: FinishReason | None
+
+
+class StopFilter:
+    """Passes tokens on until their text contains a stop string, which is never shown.
+
+    Tokens that may begin a stop string are held back until that is known. Where stops overlap, the
+    one that is complete first counts.
 
     Args:
         stops: one string or several; none lets everything through.
+
+    Attributes:
+        stopped: whether a stop string was found.
 
     Raises:
         InputError: a stop string is empty.
@@ -86,56 +83,104 @@ class StopFilter:
         if not all(self.stops):
             raise InputError("a stop string must not be empty")
         self.stopped = False
-        self._held = ""
+        self._held: list[Token] = []
 
-    def push(self, text: str) -> str:
-        """Take more text; return what is safe to show."""
-        if self.stopped:
-            return ""
-        text = self._held + text
+    def push(self, token: Token) -> list[Token]:
+        """Add a token; return those that are safe to show, the last cut where a stop begins."""
+        self._held.append(token)
+        text = "".join(held.text for held in self._held)
         found = [(at + len(stop), at) for stop in self.stops if (at := text.find(stop)) >= 0]
         if found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)[1]]
-        held = max((self._overlap(text, stop) for stop in self.stops), default=0)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
+            self.stopped = True
+            return self._release(min(found)[1], cut=True)
+        return self._release(len(text) - self._overlap(text))
 
-    def finish(self) -> str:
-        """What was held back and will not become a stop string after all."""
-        held, self._held = self._held, ""
-        return held
+    def finish(self, *, torn: bool = False) -> list[Token]:
+        """The tokens held back, with `torn` only what cannot be the beginning of a stop string."""
+        text = "".join(held.text for held in self._held)
+        return self._release(len(text) - (self._overlap(text) if torn else 0), cut=True)
 
-    @staticmethod
-    def _overlap(text: str, stop: str) -> int:
-        """Length of the longest end of `text` that begins `stop`."""
-        for length in range(min(len(text), len(stop) - 1), 0, -1):
-            if stop.startswith(text[-length:]):
-                return length
-        return 0
+    def _release(self, n_characters: int, *, cut: bool = False) -> list[Token]:
+        out = []
+        while self._held and len(self._held[0].text) <= n_characters:
+            out.append(self._held.pop(0))
+            n_characters -= len(out[-1].text)
+        if cut and self._held:
+            if n_characters:
+                out.append(replace(self._held[0], text=self._held[0].text[:n_characters]))
+            self._held = []
+        return out
+
+    def _overlap(self, text: str) -> int:
+        """Length of the longest end of `text` that begins a stop string."""
+        lengths = (n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n]))
+        return max(lengths, default=0)
 
 
-class TextStream(Iterator[str]):
-    """Pieces of text as they are made; afterwards, what was made and why it ended.
-
-    Each token gives a piece, an empty one where it completes no character, is a special token or
-    may begin a stop string; what was held back to the end comes as one more.
+class TextStream(Iterator[Token]):
+    """Tokens as they are drawn; afterwards, why it ended. Their texts joined are the text.
 
     Attributes:
         prompt_ids: the ids that were continued.
-        tokens: every token drawn so far.
-        finish_reason: None while running; "length", "stop" (a stop string) or "eos".
-        pieces: where the text comes from.
+        tokens: every token drawn so far: more than were given out while some may begin a stop
+            string, which would be cut off.
+        finish_reason: None until the last token is drawn; "length", "stop" (a stop string), "eos".
     """
 
-    def __init__(self, prompt_ids: list[int]) -> None:
+    def __init__(
+        self,
+        prompt_ids: list[int],
+        max_new_tokens: int,
+        tokenizer: Tokenizer,
+        stop: str | Sequence[str],
+        *,
+        alternatives: int = 0,
+        logprobs: bool = False,
+    ) -> None:
         self.prompt_ids = prompt_ids
         self.tokens: list[Token] = []
-        self.finish_reason: FinishReason | None = None
-        self.pieces: Iterator[str] = iter(())
+        self.finish_reason: FinishReason | None = None if max_new_tokens else "length"
+        self.steps: Iterator[tuple[list[int], Tensor]] = iter(())
+        self._max_new_tokens, self._alternatives = max_new_tokens, alternatives
+        self._logprobs = logprobs or alternatives > 0
+        self._stops = StopFilter(stop)
+        self._eos_id = getattr(tokenizer, "eos_id", None)
+        make_decoder = getattr(tokenizer, "stream_decoder", None)
+        self._decoder: Decoder = make_decoder() if make_decoder else _BytesDecoder(tokenizer)
+        self._ready: list[Token] = []
 
-    def __next__(self) -> str:
-        return next(self.pieces)
+    def __next__(self) -> Token:
+        while not self._ready:
+            if self.finish_reason is not None:
+                raise StopIteration
+            ids, logits = next(self.steps)
+            self._ready = self.add(ids[0], logits[0])
+        return self._ready.pop(0)
+
+    def add(self, token_id: int, logits: Tensor) -> list[Token]:
+        """Count one more id as drawn from `logits` (V,); return the tokens that may be shown."""
+        is_end = token_id == self._eos_id
+        is_last = is_end or len(self.tokens) + 1 == self._max_new_tokens
+        text = "" if is_end else self._decoder.push(token_id)
+        if is_last:
+            text += self._decoder.finish()
+        self.tokens.append(self._described(token_id, text, logits))
+        shown = self._stops.push(self.tokens[-1])
+        if self._stops.stopped:
+            self.finish_reason = "stop"
+        elif is_last:
+            self.finish_reason = "eos" if is_end else "length"
+            shown += self._stops.finish()
+        return shown
+
+    def _described(self, token_id: int, text: str, logits: Tensor) -> Token:
+        if not self._logprobs:
+            return Token(id=token_id, text=text)
+        table = logits.float().log_softmax(dim=-1)  # (V,)
+        top = torch.topk(table, min(self._alternatives, table.shape[0]))
+        likeliest = tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+        logprob = float(table[token_id])
+        return Token(id=token_id, text=text, logprob=logprob, alternatives=likeliest)
 
 
 class TextGenerator:
@@ -162,8 +207,7 @@ class TextGenerator:
             )
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self._context: Context | None = None
-        self._reader: TextStream | None = None  # whose text the context holds
+        self._reader = Reader(self.model)
 
     def stream(
         self,
@@ -176,7 +220,7 @@ class TextGenerator:
         alternatives: int = 0,
         logprobs: bool = False,
     ) -> TextStream:
-        """Start generating; iterate over the result to get text.
+        """Start generating; iterate over the result to get tokens.
 
         Several streams may be read in turns; going on with the one read last is fastest.
 
@@ -195,21 +239,11 @@ class TextGenerator:
         """
         check_count("max_new_tokens", max_new_tokens)
         check_count("alternatives", alternatives)
-        prompt_ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        [ids] = checked_rows([prompt_ids], self.tokenizer.vocab_size)
-        generators, stops = make_generators(1, seed), StopFilter(stop)
-        if self._context is None:
-            self._context = Context(self.model, [ids])
-        steps = stream(
-            self._context,
-            max_new_tokens,
-            options=options or SamplingOptions(),
-            generators=generators,
-            vocab_size=self.tokenizer.vocab_size,
+        [ids] = self._encoded([prompt])
+        result = TextStream(
+            ids, max_new_tokens, self.tokenizer, stop, alternatives=alternatives, logprobs=logprobs
         )
-        result = TextStream(ids)
-        steps = self._in_turns(result, self._context, steps)
-        result.pieces = self._pieces(result, steps, stops, alternatives, logprobs)
+        result.steps = self._steps(self._reader, [ids], max_new_tokens, options, seed)
         return result
 
     def generate(
@@ -222,63 +256,59 @@ class TextGenerator:
         seed: int | None = None,
     ) -> str:
         """The continuation of `prompt` as one string; arguments as in `stream`."""
-        return "".join(self.stream(prompt, max_new_tokens, options=options, stop=stop, seed=seed))
+        tokens = self.stream(prompt, max_new_tokens, options=options, stop=stop, seed=seed)
+        return "".join(token.text for token in tokens)
 
-    def _in_turns(
-        self, result: TextStream, context: Context, steps: Iterator[Step]
-    ) -> Iterator[Step]:
-        """The steps, each with the context set to this stream if another one has used it."""
-        while True:
-            if self._reader is not result:
-                context.restart([*result.prompt_ids, *(token.id for token in result.tokens)])
-                self._reader = result
-            step = next(steps, None)
-            if step is None:
-                return
-            yield step
-
-    def _pieces(
+    def batch(
         self,
-        result: TextStream,
-        steps: Iterator[Step],
-        stops: StopFilter,
-        alternatives: int,
-        logprobs: bool,
-    ) -> Iterator[str]:
-        eos_id = getattr(self.tokenizer, "eos_id", None)
-        decoder = self._decoder()
-        for step in steps:
-            token = step.ids[0]
-            text = decoder.push(token)
-            result.tokens.append(describe(step, text, alternatives, logprobs))
-            if token == eos_id:
-                result.finish_reason = "eos"
+        prompts: Sequence[str | Sequence[int]],
+        max_new_tokens: int,
+        *,
+        options: SamplingOptions | None = None,
+        stop: str | Sequence[str] = (),
+        seed: int | None = None,
+    ) -> list[Completion]:
+        """Continue several prompts at once, several times as fast as one after the other.
+
+        Prompt b has seed + b, and the text that it would have alone. The cache needs memory for
+        all of them, each at the length of the longest. Arguments as in `stream`.
+        """
+        check_count("max_new_tokens", max_new_tokens)
+        rows = self._encoded(prompts)
+        replies = [TextStream(ids, max_new_tokens, self.tokenizer, stop) for ids in rows]
+        texts = [""] * len(rows)
+        for ids, logits in self._steps(Reader(self.model), rows, max_new_tokens, options, seed):
+            for number, reply in enumerate(replies):
+                if reply.finish_reason is None:
+                    shown = reply.add(ids[number], logits[number])
+                    texts[number] += "".join(token.text for token in shown)
+            if all(reply.finish_reason for reply in replies):
                 break
-            yield stops.push(text)  # an empty piece too: the reader may leave after any token
-            if stops.stopped:
-                result.finish_reason = "stop"
-                return
-        rest = stops.push(decoder.finish())
-        rest += stops.finish()
-        result.finish_reason = result.finish_reason or ("stop" if stops.stopped else "length")
-        if rest:
-            yield rest
+        return [
+            Completion(text, reply.prompt_ids, reply.tokens, reply.finish_reason)
+            for text, reply in zip(texts, replies, strict=True)
+        ]
 
-    def _decoder(self) -> Decoder:
-        make = getattr(self.tokenizer, "stream_decoder", None)
-        decoder: Decoder = make() if make is not None else _BytesDecoder(self.tokenizer)
-        return decoder
+    def _encoded(self, prompts: Sequence[str | Sequence[int]]) -> list[list[int]]:
+        ids = [self.tokenizer.encode(p) if isinstance(p, str) else p for p in prompts]
+        return checked_rows(ids, self.tokenizer.vocab_size)
 
-
-def describe(step: Step, text: str, alternatives: int, logprobs: bool) -> Token:
-    """The `Token` of a step of one row."""
-    token = step.ids[0]
-    if not alternatives and not logprobs:
-        return Token(id=token, text=text)
-    table = step.logits[0].float().log_softmax(dim=-1)  # (V,)
-    top = torch.topk(table, min(alternatives, table.shape[0]))
-    likeliest = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    return Token(id=token, text=text, logprob=float(table[token]), alternatives=tuple(likeliest))
+    def _steps(
+        self,
+        reader: Reader,
+        rows: list[list[int]],
+        max_new_tokens: int,
+        options: SamplingOptions | None,
+        seed: int | None,
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        return stream(
+            reader,
+            [list(row) for row in rows],
+            max_new_tokens,
+            options=options or SamplingOptions(),
+            generators=make_generators(len(rows), seed),
+            vocab_size=self.tokenizer.vocab_size,
+        )
 
 
 class _BytesDecoder:

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from yocto_model.cache import KVCache
-from yocto_model.decoding import OneToken
 from yocto_model.errors import InputError, quoted
-from yocto_model.gpt import GPT
-from yocto_model.packed import (
+from yocto_model.fast.decoding import OneToken
+from yocto_model.fast.packed import (
     WIDEST_INT8,
     BFloat16,
     Float16,
@@ -19,6 +18,7 @@ from yocto_model.packed import (
     Packed,
     fits_float16,
 )
+from yocto_model.gpt import GPT
 
 InferenceKind = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 INFERENCE_KINDS: tuple[InferenceKind, ...] = get_args(InferenceKind)
@@ -32,13 +32,11 @@ _PACKINGS: dict[str, tuple[type[Packed], ...]] = {
 }
 _NAMES = {Float32: "float32", Float16: "float16", BFloat16: "bfloat16", Int8: "int8"}
 
-# "auto" looks no further for models whose matrices the processor's caches hold: there is little to
-# gain, and the exact weights give the same text on nearly every machine.
+# "auto" leaves models alone whose matrices fit the processor's caches: there is little to gain, and
+# exact weights give the same text on nearly every machine.
 _SMALL_WEIGHTS = 4_000_000
-# It takes coarser weights only for a clear gain, so that a busy moment does not decide.
-_WORTH_IT = 1.25
-# Bytes that few caches hold: reading as many leaves nothing of what was there.
-_BEYOND_CACHES = 500_000_000
+_WORTH_IT = 1.25  # coarser weights only for a clear gain, so that a busy moment does not decide
+_BEYOND_CACHES = 500_000_000  # bytes: reading as many leaves nothing in a cache of what was there
 
 
 class InferenceGPT(GPT):
@@ -60,19 +58,12 @@ class InferenceGPT(GPT):
     @torch.inference_mode()  # less to keep track of than with no_grad
     def hidden_states(self, idx: Tensor, *, cache: KVCache | None = None) -> Tensor:
         """As in `GPT`."""
-        if cache is None or idx.dim() != 2 or idx.shape[1] != 1 or self._is_full(cache):
+        room = 0 if cache is None else self.config.block_size - cache.length
+        if cache is None or idx.dim() != 2 or idx.shape[1] != 1 or room < 1:
             return super().hidden_states(idx, cache=cache)
         return self._one_token(idx, cache)
 
-    def _is_full(self, cache: KVCache) -> bool:
-        return cache.length >= self.config.block_size
-
     def save(self, *_: object) -> None:
-        """Refused: a model's file holds what was trained.
-
-        Raises:
-            InputError: always.
-        """
         raise InputError("an inference copy cannot be saved; save the model it was made from")
 
     def _apply(self, *_: object, **__: object) -> "InferenceGPT":
@@ -94,11 +85,8 @@ def inference_copy(model: GPT, kind: InferenceKind = "auto") -> InferenceGPT:
             (about 8e-3), "int8" both to 8 bits (about 3e-2), and a token alone a little otherwise
             than several at once: equal seeds may then give other text without the cache, in a
             batch, or after a prompt that began alike. Where this machine or this torch lacks what a
-            kind needs, bfloat16 or else float32 takes its place; `reason` says why. "auto" measures
-            and takes the fastest but int8, which is for who asks for it; float32 for a small model.
-
-    Returns:
-        The copy, in evaluation mode.
+            kind needs, bfloat16 or else float32 takes its place; `reason` says why. "auto" chooses
+            the fastest by measuring, but never int8, and float32 for a small model.
 
     Raises:
         InputError: an unknown kind, or the model is an inference copy or has no weights.
@@ -184,11 +172,10 @@ def why_not(packing: type[Packed], device: str) -> str | None:
 
 
 def _fastest(model: GPT) -> tuple[type[Packed], str]:
-    """The packing that "auto" takes, and why.
+    """The packing that "auto" chooses, and why.
 
-    Measured are the products of one token with the first block, and from them is reckoned the time
-    of all, as if the head's weights were read at the same rate. The least of some rounds counts, so
-    that other work on the machine matters little.
+    The products of one token with the first block are timed, and the time of all the others is
+    computed from that. The fastest of several rounds counts, as other work only adds time.
     """
     linears = list(_linears(model).values())
     n_weights = sum(linear.weight.numel() for linear in linears)
@@ -203,15 +190,15 @@ def _fastest(model: GPT) -> tuple[type[Packed], str]:
         if packing is Int8 or _obstacle(model, packing) is not None:
             continue
         n_others = int((1 - share) * n_weights * packing.bytes_per_weight / 4)
-        took = _milliseconds([packing(linear) for linear in block], others[:n_others]) / share
-        found.append(f"{name} {took:.2f}")
-        if packing is Float32 or took * _WORTH_IT < best_ms:
-            best, best_ms = packing, took
+        ms = _milliseconds([packing(linear) for linear in block], others[:n_others]) / share
+        found.append(f"{name} {ms:.2f}")
+        if packing is Float32 or ms * _WORTH_IT < best_ms:
+            best, best_ms = packing, ms
     return best, f"measured, ms of products per token: {', '.join(found)}"
 
 
 def _milliseconds(matrices: list[Packed], others: Tensor, rounds: int = 5) -> float:
-    """The least time in which a single row is multiplied by each of some matrices.
+    """The shortest time in which a single row is multiplied by each matrix.
 
     Between two tokens a model reads all its other weights. `others` stands for them: it is read
     between the rounds, so that the matrices are where they will be, in a cache or in memory.

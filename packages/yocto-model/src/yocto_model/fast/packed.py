@@ -2,7 +2,8 @@
 
 Making one token multiplies every matrix by a single row (per text), so its time is the time to read
 the weights: fewer bytes, or an order that the processor reads faster, is all that helps. Each class
-here takes the place of a trained `nn.Linear`, takes and gives float32, and has no gradient.
+here replaces a trained `nn.Linear`; it maps float32 to float32, (..., B, in) -> (..., B, out), and
+has no gradient.
 """
 
 import functools
@@ -54,7 +55,6 @@ class Float32(Packed):
             self.weight = weight.clone(memory_format=torch.contiguous_format)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., B, in) -> (..., B, out)."""
         return F.linear(x, self.weight, self.bias)
 
 
@@ -62,11 +62,10 @@ class Float32(Packed):
 def transposes(n_in: int, n_out: int) -> bool:
     """Whether a float32 matrix is stored (in, out) rather than (out, in), on this CPU.
 
-    For a single row of x, the longer side should be the contiguous one on some processors: 9
-    against 17 GB/s for 384 -> 1152, 14 against 9 for 1536 -> 384 (torch 2.15 on an AMD EPYC); on
-    others it makes no difference (an Intel Xeon). Sixteen rows are faster in (in, out), by a third
-    there. So that is the order, unless it makes a single row clearly slower here. The sums of the
-    two differ by their last bits.
+    For a single row the longer side should be contiguous on some processors: 9 against 17 GB/s for
+    384 -> 1152 (torch 2.15 on an AMD EPYC); on others it makes no difference (an Intel Xeon).
+    Sixteen rows are faster in (in, out), by a third there. So that is the order, unless it makes a
+    single row clearly slower here. The sums of the two differ by their last bits.
     """
     if n_out > n_in or n_in * n_out > _LARGEST_TRIED:
         return n_out > n_in
@@ -85,9 +84,8 @@ def transposes(n_in: int, n_out: int) -> bool:
 class Float16(Packed):
     """Weights rounded to float16, multiplied by float32: half the bytes, and 11 bits of mantissa.
 
-    torch's operator packs the weights into blocks for its kernels (FBGEMM) and takes activations
-    as they are, so nothing but the weights is rounded. It would clip those for which
-    `fits_float16` is false. CPU only.
+    torch's operator (FBGEMM) packs the weights into blocks and leaves activations as they are. It
+    would clip weights for which `fits_float16` is false. CPU only.
     """
 
     bytes_per_weight = 2
@@ -99,7 +97,6 @@ class Float16(Packed):
         self._multiply = torch.ops.quantized.linear_dynamic_fp16.default
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., B, in) -> (..., B, out)."""
         y: Tensor = self._multiply(x, self._packed)
         return y
 
@@ -120,7 +117,6 @@ class BFloat16(Packed):
         self.weight = weight.clone()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., B, in) -> (..., B, out)."""
         y = F.linear(x.bfloat16(), self.weight).float()
         return y if self.bias is None else y.add_(self.bias)
 
@@ -138,13 +134,13 @@ class Int8(Packed):
     scale per row, as in LLM.int8() (Dettmers et al. 2022), without its exceptions, but spread over
     0 to 255. The sums are whole numbers. CPU only (FBGEMM).
 
-    Of several rows each is rounded between its least and its greatest value, so that none depends
-    on those beside it. A row alone is left to the operator, which takes 0 into the range: a quarter
-    of a token's time less, and as near, but not to the bit the same as among others.
+    Of several rows each is rounded between its smallest and largest value, so that none depends on
+    those beside it. A row alone is left to the operator, whose range includes 0: as near, and a
+    quarter of a token's time less, but not bit for bit what it is among others.
 
-    torch has newer operators, which take longer for a token: a call of those for quantized tensors
-    costs 15 to 30 us rather than 3, before it has read a weight, and `_weight_int8pack_mm` crashes
-    on some matrices of uneven shape (torch 2.15).
+    torch's newer operators need longer for a token: a call of those for quantized tensors costs 15
+    to 30 us rather than 3 before it reads a weight, and `_weight_int8pack_mm` crashes on some
+    matrices of uneven shape (torch 2.15).
 
     Raises:
         RuntimeError: not on a CPU, or torch lacks the operators.
@@ -163,7 +159,6 @@ class Int8(Packed):
         self.scales, self.lowered, self.sums = scales, scales / _LIFT, totals * scales
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., B, in) -> (..., B, out)."""
         bias, multiply = self.bias, torch.fbgemm_linear_int8_weight_fp32_activation
         y: Tensor
         if x.numel() == self.in_features:
@@ -171,7 +166,7 @@ class Int8(Packed):
             return y.mul_(self.lowered) if bias is None else torch.addcmul(bias, y, self.lowered)
         low = x.amin(dim=-1, keepdim=True)  # `aminmax` takes ten times as long as both apart
         span = (x.amax(dim=-1, keepdim=True) - low).clamp_(min=1e-30)
-        # All rows from 0 to 1, and what that took away back again.
+        # Every row is moved into 0 to 1, and its result back.
         y = multiply((x - low).div_(span), *self._operands).mul_(self.scales)
         offset = low * self.sums if bias is None else torch.addcmul(bias, low, self.sums)
         return offset.addcmul_(y, span)
@@ -184,7 +179,7 @@ class Int8(Packed):
 
 
 def _pack(rounded: Tensor) -> tuple[Tensor, Tensor, Tensor, float, int, Tensor]:
-    """What the 8-bit operator takes besides the activations, for int8 weights (out, in)."""
+    """The 8-bit operator's other arguments beside the activations, for int8 weights (out, in)."""
     shape = rounded[:1, :1].clone().expand(rounded.shape)  # it looks at nothing else of the weights
     zeros = torch.zeros(len(rounded), dtype=torch.float32, device="cpu")
     with warnings.catch_warnings():  # that these operators are to go one day: then we fall back
