@@ -33,17 +33,8 @@ if TYPE_CHECKING:
 
 __version__ = version("yocto-model")
 
-_MODULES = {
-    "cache": ["KVCache"],
-    "config": ["ARCHITECTURES", "GPTConfig", "ModelConfig", "SamplingOptions"],
-    "errors": ["ConfigError", "InputError", "ModelError", "ModelFileError", "SamplingError"],
-    "fast.inference": ["INFERENCE_KINDS", "InferenceGPT", "InferenceKind", "inference_copy"],
-    "fast.training": ["ParameterRoles"],
-    "generate": ["window_start"],
-    "gpt": ["GPT"],
-    "text": ["Completion", "StopFilter", "TextGenerator", "TextStream", "Token"],
-}
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+# In which names are looked for, in this order: the first two do without torch.
+_MODULES = ("errors", "config", "gpt", "text", "fast.inference", "fast.training")
 
 __all__ = [
     "ARCHITECTURES",
@@ -72,11 +63,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # the next look-up does not come here
-    return value
+    for module in _MODULES if name in __all__ else ():
+        found = importlib.import_module(f"{__name__}.{module}")
+        if hasattr(found, name):
+            globals()[name] = getattr(found, name)  # the next look-up does not come here
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,5 @@
 """The settings: of a model, with the named architectures, and of sampling. No torch in here."""
 
-# ruff: noqa: RUF009 - what `setting` returns is a dataclass field, made anew for each
-
 import dataclasses
 import math
 from collections.abc import Mapping
