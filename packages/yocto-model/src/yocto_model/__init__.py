@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __version__ = version("yocto-model")
 
 # In which names are looked for, in this order: the first two do without torch.
-_MODULES = ("errors", "config", "gpt", "text", "fast.inference", "fast.training")
+_MODULES = ("errors", "config", "generate", "gpt", "text", "fast.inference", "fast.training")
 
 __all__ = [
     "ARCHITECTURES",
