@@ -76,7 +76,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from yocto_model import GPT, GPTConfig
     from yocto_tokenizers import CharTokenizer, SentencePieceTokenizer
-    from yocto_train import save_checkpoint
+    from yocto_train import Run, save_checkpoint
 
     root = tmp_path_factory.mktemp("runs")
     tokenizers = {
@@ -99,17 +99,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 val_loss=3.5 - step / 10,
                 environment={},
             )
+        Run(root / name).point("latest", root / name / "step-00000010")
     return root
 
 
 @pytest.fixture(scope="session")
 def char_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The poem at character level."""
-    from yocto_cli.preparing import prepare_char
+    from yocto_data import prepare
+    from yocto_tokenizers import CharTokenizer
 
     root = tmp_path_factory.mktemp("prepared")
     (root / "poem.txt").write_text(POEM, encoding="utf-8")
-    prepare_char(str(root / "poem.txt"), root / "poem", val_ratio=0.2)
+    tokenizer = CharTokenizer.train(POEM)
+    prepare(root / "poem.txt", root / "poem", tokenizer=tokenizer, val_ratio=0.2)
     return root / "poem"
 
 

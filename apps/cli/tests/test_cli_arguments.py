@@ -1,65 +1,58 @@
 """Command lines and configuration files become dataclasses, or one line that says what to do."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from yocto_cli.arguments import (
-    Bare,
+    REQUIRED,
     CommandArguments,
-    CommandLineOnly,
-    UsageError,
+    Flag,
     dump_toml,
+    flag,
+    flags_of,
     load,
-    run_command,
+    load_one_of,
+    replaced,
+    values_of,
 )
-from yocto_cli.fields import Flag, flags_of
-from yocto_cli.prepare import BpeArguments, CharArguments, WordArguments
+from yocto_cli.command import UsageError, run_command
+from yocto_cli.prepare import COMMANDS, CharArguments
 from yocto_cli.sample import SampleArguments
-from yocto_cli.train_arguments import TrainArguments
-
-ALL_ARGUMENTS: list[Any] = [
-    CharArguments, WordArguments, BpeArguments, SampleArguments, TrainArguments,
-]  # fmt: skip
+from yocto_cli.train_settings import ModelFlags, TrainArguments, TrainingFlags
+from yocto_model.config import GPTConfig
+from yocto_train.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """The model."""
 
-    n_layer: int = 4
-    """How many layers."""
-    arch: Literal["gpt2", "modern"] = "gpt2"
-    """Which architecture."""
+    n_layer: int = flag(4, "How many layers.")
+    arch: Literal["gpt2", "modern"] = flag("gpt2", "Which architecture.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example(CommandArguments):
     """An example with every kind of flag."""
 
-    text_path: str = "book.txt"
-    """A text."""
-    lr: float = 1e-3
-    """Learning rate."""
-    seed: int | None = None
-    """Seed."""
-    history: bool = True
-    """Keep the history."""
-    stop: tuple[str, ...] = ()
-    """Texts that end it."""
-    sizes: tuple[int, ...] = ()
-    """Numbers."""
-    resume: Annotated[str | None, Bare("latest"), CommandLineOnly()] = None
-    """Go on with a run."""
-    model: Model = Model()
-    name: str | None = None
-    """A plain field behind a group."""
+    text_path: str = flag("book.txt", "A text.")
+    lr: float = flag(1e-3, "Learning rate.")
+    seed: int | None = flag(None, "Seed.", shown="a new one")
+    history: bool = flag(True, "Keep 100% of it.")
+    stop: tuple[str, ...] = flag((), "Texts that end it.")
+    sizes: tuple[int, ...] = flag((), "Numbers.")
+    resume: str | None = flag(None, "Go on with a run.", bare="latest", in_files=False)
+    model: Model = dataclasses.field(default_factory=lambda: Model(n_layer=5))
+    name: str | None = flag(None, "A plain field behind a group.")
+
+
+CLASSES: list[Any] = [Example, *COMMANDS.values(), SampleArguments, TrainArguments]
 
 
 def parse(*words: str) -> Example:
@@ -75,71 +68,125 @@ def refuse(*words: str) -> str:
 # --- the command line ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", ["-x", "--", "-1", "", "a=b", "None", "-- two", "\n", "é😀"])
-def test_a_value_may_look_like_anything(value: str) -> None:
-    """A word after a flag is its value, unless it is spelled like a flag itself."""
-    assert value == parse("--text_path", value).text_path
-    assert value == parse(f"--text_path={value}").text_path
-    assert (value, "b") == parse("--stop", value, "b").stop
-
-
-def test_a_value_spelled_like_a_flag_needs_an_equals_sign() -> None:
-    """`--text_path --seed` is a missing value; `--text_path=--seed` is not."""
-    assert "--text_path needs a value" in refuse("--text_path", "--seed", "3")
-    assert parse("--text_path=--seed").text_path == "--seed"
-
-
 @pytest.mark.property
-@given(st.text(), st.lists(st.text(), min_size=1))
+@given(st.text(), st.lists(st.text(), min_size=1, max_size=3))
 def test_any_text_arrives_as_it_is(text: str, stops: list[str]) -> None:
-    """What is joined to a flag by `=` is taken literally."""
-    words = [f"--text_path={text}", *(f"--stop={stops[0]}",)]
-    assert (text, (stops[0],)) == (parse(*words).text_path, parse(*words).stop)
+    """What is joined to a flag by `=` is taken literally, and a list may be given in parts."""
+    found = parse(f"--text_path={text}", *(f"--stop={stop}" for stop in stops))
+    assert (text, tuple(stops)) == (found.text_path, found.stop)
+
+
+def test_a_list_takes_several_values_or_several_flags() -> None:
+    """Both forms mean the same, and may be mixed."""
+    assert parse("--stop", "a", "b").stop == ("a", "b")
+    assert parse("--stop", "a", "--stop", "b", "c").stop == ("a", "b", "c")
+    assert parse("--sizes", "1", "--sizes=-2").sizes == (1, -2)
+
+
+def value_for(each: Flag) -> str:
+    if each.choices:
+        return each.choices[-1]
+    return {int: "3", float: "0.25", str: "word", bool: "true"}[each.type]
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_flag_is_accepted_in_both_spellings(cls: Any) -> None:
+    """Underscores and hyphens name the same flag, with `=` or a space before the value."""
+    needed = {
+        f.name: f"--{f.name}={value_for(f)}" for f in flags_of(cls).values() if not optional(f)
+    }
+    for each in flags_of(cls).values():
+        if each.name == "config":
+            continue  # names a file, which a section below gives it
+        rest = [word for name, word in needed.items() if name != each.name]
+        hyphens = f"--{each.name.replace('_', '-')}"
+        last = [hyphens] if each.type is bool else [hyphens, value_for(each)]
+        forms = [[f"--{each.name}={value_for(each)}"], last]
+        found = [values_of(load(cls, [*rest, *form], prog="x"))[each.name] for form in forms]
+        assert found[0] == found[1]
+        one = each.parse(value_for(each))
+        assert found[0] == ((one,) if each.many else one)
+
+
+def optional(each: Flag) -> bool:
+    return each.default is not REQUIRED
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--debug"], True),
+        (["--no_debug"], False),
+        (["--no-debug"], False),
+        (["--debug=true"], True),
+        (["--debug=1"], True),
+        (["--debug=False"], False),
+        (["--no_debug=false"], True),
+        (["--debug", "--no_debug"], False),
+    ],
+)
+def test_a_boolean_flag_has_several_forms(words: list[str], expected: bool) -> None:
+    """Bare, negated, or with a value; the last one counts."""
+    assert expected == parse(*words).debug
+    assert parse().history
+    assert not parse("--no_history").history
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], None),
+        (["--resume"], "latest"),
+        (["--resume", "--debug"], "latest"),
+        (["--resume", "run-3"], "run-3"),
+        (["--resume=None"], "None"),
+    ],
+)
+def test_a_flag_may_stand_alone(words: list[str], expected: str | None) -> None:
+    """A bare `--resume` means the newest run, and no word means "no flag"."""
+    assert expected == parse(*words).resume
 
 
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["--max_itrs", "5"], "unknown flag --max_itrs"),
+        (["--max_itrs", "5"], "unknown flag --max_itrs; see x --help"),
         (["--n_layr", "5"], "did you mean --n_layer?"),
         (["--n-layr=5"], "did you mean --n_layer?"),
         (["--n_laye=5"], "did you mean --n_layer?"),
         (["--hist"], "did you mean --history?"),
         (["-s", "5"], "unknown flag -s"),
-        (["book.txt"], "unexpected argument 'book.txt'"),
+        (["book.txt"], "unexpected argument book.txt"),
         (["--seed"], "--seed needs a value"),
         (["--stop"], "--stop needs a value"),
-        (["--stop", "a", "--stop", "b"], "--stop is there twice"),
-        (["--debug=maybe"], "--debug takes true or false, not 'maybe'"),
+        (["--text_path", "--seed", "3"], "--text_path needs a value; one that begins with -"),
+        (["--debug=maybe"], "--debug needs true or false, not 'maybe'"),
         (["--arch", "gpt3"], "--arch must be one of gpt2, modern, not 'gpt3'; did you mean gpt2?"),
         (["--seed", "1e3"], "--seed needs a whole number"),
         (["--seed=1_000"], "--seed needs a whole number"),
         (["--seed=\u0661\u0662"], "--seed needs a whole number"),
         (["--seed= 5"], "--seed needs a whole number"),
-        (["--seed=2.5"], "--seed needs a whole number"),
         (["--seed="], "--seed needs a whole number"),
         (["--seed=None"], "--seed needs a whole number"),
-        (["--seed=" + "9" * 5000], "--seed is out of range"),
+        (["--seed=" + "9" * 5000], "--seed needs a whole number"),
         (["--sizes", "1", "x"], "--sizes needs a whole number"),
-        (["--lr=nan"], "--lr needs a number"),
-        (["--lr=inf"], "--lr needs a number"),
+        (["--lr=nan"], "--lr needs a finite number"),
         (["--lr=1e400"], "--lr needs a finite number"),
-        (["--lr=1_0"], "--lr needs a number"),
-        (["--lr=abc"], "--lr needs a number"),
+        (["--lr=1_0"], "--lr needs a finite number"),
+        (["--lr=abc"], "--lr needs a finite number"),
+        (["--print_completion=fish"], "--print_completion invalid choice"),
         (["--config", "nowhere.toml"], "cannot read --config nowhere.toml: No such file"),
         (["--config", "."], "is not a regular file"),
-        (["--config", "a\0b"], "cannot read --config"),
+        (["--config", "a\0b"], "--config a␀b"),
     ],
 )
-def test_bad_words_get_one_line_that_helps(
-    words: list[str],
-    what: str,
-    refused: Callable[[Callable[..., int], Sequence[str]], str],
+def test_a_bad_command_line_gets_one_line_that_helps(
+    words: list[str], what: str, refused: Callable[[Callable[..., int], Sequence[str]], str]
 ) -> None:
     """Exit code 2, one line, no traceback, no escapes; it names the flag and the remedy."""
 
     def parse_only(argv: list[str]) -> None:
-        load(Example, argv, prog="x")
+        parse(*argv)
 
     def main(argv: Sequence[str]) -> int:
         return run_command(parse_only, prog="x", argv=argv)
@@ -149,61 +196,100 @@ def test_bad_words_get_one_line_that_helps(
     assert what in line
 
 
-def test_problems_are_reported_together() -> None:
-    """One run shows what is wrong with all of the words, and counts what does not fit."""
-    message = refuse("--lr=x", "--n_layr=3", "--seed=y")
-    assert message.startswith("3 problems: (1) --lr needs")
-    assert "(2) unknown flag --n_layr; did you mean --n_layer?" in message
-    assert "(3) --seed needs" in message
-    assert re.search(r"^20 problems: .* and \d+ more$", refuse(*["--wrong"] * 20))
+def test_what_is_missing_is_named_together() -> None:
+    """Flags without a default, in one message."""
+    with pytest.raises(UsageError, match="missing --out_dir and --text_path; see x --help"):
+        load(CharArguments, [], prog="x")
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ([], "the first word must name a command: choose char, word, bpe"),
+        (["--config", "x"], "the first word must name a command: choose char, word, bpe"),
+        (["chr"], "unknown command 'chr'; did you mean char?"),
+        (["train"], "unknown command 'train'; choose char, word, bpe"),
+    ],
+)
+def test_the_first_word_chooses_the_command(words: list[str], what: str) -> None:
+    """Without a known one the choices are named."""
+    with pytest.raises(UsageError, match=what.replace("?", r"\?")):
+        load_one_of(COMMANDS, words, prog="x")
+
+
+def test_mistakes_in_a_dataclass_are_found_at_once() -> None:
+    """Two fields of one name, or a type without a flag."""
+    twice = dataclasses.make_dataclass("Twice", [("n_layer", int, 1), ("m", Model, Model())])
+    with pytest.raises(TypeError, match="two fields are called n_layer"):
+        flags_of(twice)
+    with pytest.raises(TypeError, match="no flag for the type"):
+        flags_of(dataclasses.make_dataclass("Odd", [("path", Path)]))
+
+
+# --- help ----------------------------------------------------------------------------------------
+
+
+def printed(capsys: Any, action: Callable[[], object]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        action()
+    assert not stop.value.code
+    return str(capsys.readouterr().out)
+
+
+def test_help_comes_from_the_dataclass(capsys: Any) -> None:
+    """Flags with their texts and defaults, groups by title, the description as it was given."""
+    text = "Does it.\n\nExamples:\n  x --lr 1"
+    shown = printed(capsys, lambda: load(Example, ["--help"], prog="x", description=text))
+    for part in (
+        text, "--n_layer INT", "How many layers. (default: 5)", "\nmodel:\n", "--no_history",
+        "Keep 100% of it. (default: on)", "Seed. (default: a new one)", "--arch {gpt2,modern}",
+    ):  # fmt: skip
+        assert part in shown
+    root = printed(capsys, lambda: load_one_of(COMMANDS, ["--help"], prog="x"))
+    for name in COMMANDS:
+        assert f"\n    {name} " in root
+    assert "e.g. bpe" in printed(
+        capsys, lambda: load_one_of(COMMANDS, ["bpe", "--help"], prog="x", example="e.g. {}")
+    )
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_shell_completion_is_printed(shell: str, capsys: Any) -> None:
+    """For a command, and for a command with a first word."""
+    words = ["--print_completion", shell]
+    assert "top_k" in printed(capsys, lambda: load(SampleArguments, words, prog="x"))
+    assert "val_ratio" in printed(capsys, lambda: load_one_of(COMMANDS, words, prog="x"))
 
 
 # --- TOML ----------------------------------------------------------------------------------------
 
 
-def instances(cls: Any) -> st.SearchStrategy[Any]:
-    """Configurations of a command, of any content."""
-    flags = [flag for flag in flags_of(cls).values() if flag.in_files]
-    return st.fixed_dictionaries({flag.name: values(cls, flag) for flag in flags}).map(
-        lambda chosen: build(cls, chosen)
-    )
-
-
-def values(cls: Any, flag: Flag) -> st.SearchStrategy[Any]:
+def value(each: Flag, *, given: bool = False) -> st.SearchStrategy[Any]:
+    """Any value of a flag; `given` leaves out what says that it is absent."""
     of_type: dict[type, st.SearchStrategy[Any]] = {
         bool: st.booleans(),
         int: st.integers(-(2**63), 2**63 - 1),
         float: st.floats(allow_nan=False, allow_infinity=False),
         str: st.text(st.characters(exclude_categories=["Cs"])),
     }
-    one = st.sampled_from(flag.choices) if flag.choices else of_type[flag.type]
-    if flag.many:
-        return st.lists(one, min_size=int(flag.required), max_size=3).map(tuple)
-    default: Any = cls
-    for name in flag.group:
-        default = next(f.type for f in dataclasses.fields(default) if f.name == name)
-    field = next(f for f in dataclasses.fields(default) if f.name == flag.name)
-    return st.none() | one if field.default is None else one
-
-
-def build(cls: Any, chosen: dict[str, Any]) -> Any:
-    arguments = {}
-    for field in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(field.type):
-            arguments[field.name] = build(field.type, chosen)
-        elif field.name in chosen:
-            arguments[field.name] = chosen[field.name]
-    return cls(**arguments)
+    one = st.sampled_from(each.choices) if each.choices else of_type[each.type]
+    if each.many:
+        return st.lists(one, min_size=given or not optional(each), max_size=3).map(tuple)
+    return one if given or each.default is not None else st.none() | one
 
 
 @pytest.mark.property
-@pytest.mark.parametrize("cls", [Example, *ALL_ARGUMENTS])
+@pytest.mark.parametrize("cls", CLASSES)
 @given(data=st.data())
 def test_a_dumped_configuration_loads_equal(
     cls: Any, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """load(dump(c)) == c, with quotes, emoji, controls, U+007F, tiny and huge numbers."""
-    config = data.draw(instances(cls))
+    flags = {name: each for name, each in flags_of(cls).items() if each.in_files}
+    needed = [f"--{f.name}={value_for(f)}" for f in flags.values() if not optional(f)]
+    values = {name: data.draw(value(each), name) for name, each in flags.items()}
+    config = replaced(load(cls, needed, prog="x"), values)
+    assert values == {name: values_of(config)[name] for name in flags}
     path = tmp_path_factory.mktemp("config") / "config.toml"
     path.write_bytes(dump_toml(config).encode())
     assert config == load(cls, ["--config", str(path)], prog="x")
@@ -224,87 +310,93 @@ def toml(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-def test_defaults_give_way_to_the_file_and_the_file_to_flags(tmp_path: Path) -> None:
-    """For each kind of flag, lists included: a flag replaces what the file says, adds nothing."""
-    path = toml(
-        tmp_path,
-        'lr = 2\nseed = 7\nhistory = false\nstop = ["-x", "--seed"]\n'
-        'sizes = [1, 2]\ntext_path = "f"\n[whatever]\nn_layer = 9\narch = "modern"\n',
-    )
-    in_file = Example(
-        lr=2.0,
-        seed=7,
-        history=False,
-        stop=("-x", "--seed"),
-        sizes=(1, 2),
-        text_path="f",
-        model=Model(n_layer=9, arch="modern"),
-    )
-    assert in_file == parse("--config", path)
-    on_top = ["--lr=3", "--seed=8", "--history", "--stop", "y", "--sizes", "5", "--text_path=g"]
-    expected = Example(
-        lr=3.0,
-        seed=8,
-        stop=("y",),
-        sizes=(5,),
-        text_path="g",
-        model=Model(n_layer=1, arch="gpt2"),
-    )
-    flags = [*on_top, "--n_layer=1", "--arch=gpt2"]
-    assert expected == parse("--config", path, *flags)
-    assert expected == parse(*flags, "--config", path)
+@pytest.mark.parametrize("cls", CLASSES)
+@given(data=st.data())
+def test_defaults_give_way_to_the_file_and_the_file_to_flags(
+    cls: Any, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """For each flag, lists included: a flag replaces what the file says, and adds nothing to it."""
+    flags = {name: each for name, each in flags_of(cls).items() if each.in_files}
+    needed = [f"--{f.name}={value_for(f)}" for f in flags.values() if not optional(f)]
+    base = load(cls, needed, prog="x")
+    changed = sorted(data.draw(st.sets(st.sampled_from(sorted(flags)), min_size=1)))
+    in_file = {name: data.draw(value(flags[name], given=True)) for name in changed}
+    path = tmp_path_factory.mktemp("order") / "a.toml"
+    path.write_bytes(dump_toml(replaced(base, in_file)).encode())
+    config = ["--config", str(path)]
+    assert replaced(base, in_file) == load(cls, config, prog="x")
+    name = data.draw(st.sampled_from(changed))
+    on_top = data.draw(value(flags[name], given=True))
+    words = [f"--{name}={text}" for text in (on_top if flags[name].many else (on_top,))]
+    expected = replaced(base, {**in_file, name: on_top})
+    assert expected == load(cls, [*config, *words], prog="x")
+    assert expected == load(cls, [*words, *config], prog="x")
 
 
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("max_itrs = 7", "a.toml:1: unknown key 'max_itrs'; remove it"),
-        ("\n[m]\nn_layr = 7", "a.toml:3: unknown key 'n_layr'; did you mean 'n_layer'?"),
+        ("max_itrs = 7", "a.toml: unknown key 'max_itrs'; remove it"),
+        ("\n[m]\nn_layr = 7", "a.toml: unknown key 'n_layr'; did you mean n_layer?"),
         ("lr = 1\nlr = 2", "a.toml is not valid TOML"),
-        ("lr = 1\n[m]\nlr = 2", "the key 'lr' is there twice"),
+        ("lr = 1\n[m]\nlr = 2", "a.toml: the key 'lr' is given twice"),
         ("lr = ", "is not valid TOML: Invalid value (at end of document)"),
         ("x = " + "[" * 5000, "is not valid TOML"),
-        ('seed = "5"', "a.toml:1: seed needs a whole number such as 10, found a str"),
-        ("seed = true", "seed needs a whole number such as 10, found a bool"),
+        ("seed = " + "9" * 5000, "is not valid TOML"),
+        (
+            'seed = "5"',
+            "a.toml: seed needs a whole number in plain digits, such as 1000, not the text '5'",
+        ),
+        ("seed = true", "such as 1000, not True"),
         ("seed = 5.0", "seed needs a whole number"),
-        ("lr = true", "lr needs a number such as 0.1, found a bool"),
-        ("lr = nan", "lr needs a number"),
-        ("lr = inf", "lr needs a number"),
+        ("lr = true", "3e-4, not True"),
+        ("lr = nan", "lr needs a finite number"),
         ("history = 1", "history needs true or false"),
-        ("text_path = 5", "text_path needs a text in quotes"),
         ("text_path = 2020-01-01", "text_path needs a text in quotes"),
-        ('arch = "gpt3"', "arch must be one of gpt2, modern"),
-        ('stop = "x"', 'stop needs a list such as ["text"]'),
+        ('arch = "gpt3"', "a.toml: arch must be one of gpt2, modern"),
+        ('stop = "x"', "stop needs a list such as [...]"),
         ("stop = [1]", "stop needs a text in quotes"),
         ('resume = "x"', "'resume' belongs on the command line"),
         ('config = "b.toml"', "'config' belongs on the command line"),
-        ("debug = true", "'debug' belongs on the command line"),
-        ('"a\\u001bb" = 1', "unknown key 'a\u241bb'"),
     ],
 )
-def test_a_bad_configuration_file_gets_its_name_line_and_remedy(
+def test_a_bad_configuration_file_gets_its_name_its_key_and_a_remedy(
     text: str, what: str, tmp_path: Path
 ) -> None:
-    """Unknown keys, wrong types and broken syntax, each with where it is."""
+    """Unknown keys, wrong types and broken syntax."""
     message = refuse("--config", toml(tmp_path, text))
     assert what in message
     assert "a.toml" in message
+    assert len(message) < len(str(tmp_path)) + 200
 
 
-def test_file_and_flags_are_judged_together(tmp_path: Path) -> None:
-    """Problems of both are in one message."""
-    message = refuse("--config", toml(tmp_path, "sed = 1"), "--lr=x")
-    assert "2 problems" in message
-    assert "--lr" in message
-    assert "'sed'" in message
-
-
-def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_text_are_refused(tmp_path: Path) -> None:
     """Not UTF-8, or far too large; a byte order mark and CRLF are fine."""
     bad = tmp_path / "bad.toml"
     bad.write_bytes(b"lr = 1 # \xff")
-    assert "is not UTF-8 at byte 9" in refuse("--config", str(bad))
+    assert "byte 0xff in position 9" in refuse("--config", str(bad))
     bad.write_bytes(b"#" * (2 << 20))
-    assert "larger than 1 MiB" in refuse("--config", str(bad))
+    assert "larger than 64 KiB" in refuse("--config", str(bad))
     bad.write_bytes(b"\xef\xbb\xbflr = 2\r\nseed = 1\r\n")
     assert Example(lr=2.0, seed=1) == parse("--config", str(bad))
+
+
+# --- one place per setting -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("group", "source", "all_of_them"),
+    [(ModelFlags, GPTConfig, False), (TrainingFlags, TrainConfig, True)],
+)
+def test_flags_for_settings_are_the_settings_own(
+    group: Any, source: Any, all_of_them: bool
+) -> None:
+    """Type and help of a flag are those of the field it sets; without the flag it is None."""
+    flags, own = flags_of(group), flags_of(source)
+    shared = set(flags) & set(own)
+    for name in shared:
+        assert (own[name].type, own[name].choices) == (flags[name].type, flags[name].choices)
+        assert own[name].notes.get("help", "") == flags[name].notes["help"]
+        assert flags[name].default is None
+    assert all_of_them <= (shared == set(own))
+    assert len(shared) >= 7

@@ -9,36 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from yocto_cli.arguments import UsageError, WorkFailedError, run_command
-from yocto_cli.command import next_command
-
-
-class TokenizerError(ValueError):
-    """Named as the base error of a package is."""
-
-
-class TokenizerWriteError(TokenizerError, OSError):
-    """A write that failed."""
-
-
-class DataError(ValueError):
-    """Named as the base error of a package is."""
-
-
-class WorkError(DataError):
-    """The work failed."""
-
-
-class TrainError(Exception):
-    """Named as the base error of a package is."""
-
-
-class SaveError(TrainError, RuntimeError):
-    """The work failed."""
-
-
-class CheckpointError(TrainError, ValueError):
-    """Something to change."""
+from yocto_cli.command import UsageError, WorkFailedError, next_command, run_command
+from yocto_data import DataError, WorkError
+from yocto_model import ModelFileError, SamplingError
+from yocto_tokenizers import TokenizerError
+from yocto_train import CheckpointError, SaveError
 
 
 class OutOfMemoryError(RuntimeError):
@@ -58,8 +33,9 @@ def main_that_raises(error: BaseException) -> Callable[..., int]:
         (UsageError("bad flag; drop it"), 2, "bad flag; drop it"),
         (WorkFailedError("broke"), 1, "broke"),
         (TokenizerError("unknown word"), 2, "unknown word"),
-        (TokenizerWriteError("cannot write"), 1, "cannot write"),
         (DataError("not UTF-8"), 2, "not UTF-8"),
+        (ModelFileError("no config.json"), 2, "no config.json"),
+        (SamplingError("not finite"), 1, "not finite"),
         (WorkError("source changed"), 1, "source changed"),
         (CheckpointError("damaged"), 2, "damaged"),
         (SaveError("disk"), 1, "disk"),

@@ -1,6 +1,5 @@
 """Laws of the plan: what is measured decides, what was given stays, and the time is kept."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yocto_cli import plan
+from yocto_cli.plan import Data
 from yocto_cli.report.summary import closest_architecture
-from yocto_cli.train_arguments import TrainArguments, TrainingFlags
-from yocto_data import TokenDataset, prepare
+from yocto_data import prepare
 from yocto_model import ARCHITECTURES, GPTConfig
 from yocto_tokenizers import CharTokenizer
 from yocto_train import Candidate
@@ -20,14 +19,12 @@ fixtures_may_stay = settings(suppress_health_check=[HealthCheck.function_scoped_
 
 
 @pytest.fixture(scope="module")
-def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenDataset, TokenDataset]:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     root = tmp_path_factory.mktemp("plan")
     letters = np.random.default_rng(1).integers(97, 123, 6_000).astype(np.uint8)
     (root / "text.txt").write_bytes(letters.tobytes())
     tokenizer = CharTokenizer.train(letters.tobytes().decode())
-    prepare(root / "text.txt", root / "char", tokenizer=tokenizer)
-    train, val = (TokenDataset(root / "char" / f"{name}.bin", 1) for name in ("train", "val"))
-    return train, val
+    return Data(root / "char", prepare(root / "text.txt", root / "char", tokenizer=tokenizer))
 
 
 class Machine:
@@ -38,9 +35,9 @@ class Machine:
         self.compilations = 0
 
     def measure(
-        self, arguments: TrainArguments, size: Mapping[str, Any], *_: Any, **__: Any
+        self, given: Mapping[str, Any], size: Mapping[str, Any], *_: Any, **__: Any
     ) -> tuple[Candidate, float]:
-        on = arguments.training.compile == "on"
+        on = given.get("compile") == "on"
         self.compilations += on
         candidate = Candidate(
             size=size, n_parameters=1_000, seconds_per_step=self.compiled if on else self.plain,
@@ -49,12 +46,11 @@ class Machine:
         return candidate, self.spent if on else 0.0
 
 
-def planned(machine: Machine, splits: Any, **training: Any) -> TrainingFlags:
-    arguments = dataclasses.replace(TrainArguments(), training=TrainingFlags(**training))
+def planned(machine: Machine, data: Any, **given: Any) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "_measure", machine.measure)
         patch.setattr(plan, "measure_precision", lambda n_embd: ("float32", str(n_embd)))
-        return plan.planned(arguments, *splits).training
+        return plan.planned({"device": "cpu", **given}, data)
 
 
 speeds = st.floats(0.001, 1)
@@ -63,24 +59,24 @@ speeds = st.floats(0.001, 1)
 @fixtures_may_stay
 @given(minutes=st.floats(10, 600), plain=speeds, ratio=st.floats(0.3, 1.2), spent=st.floats(0, 120))
 def test_a_long_run_compiles_where_it_pays_and_still_keeps_its_time(
-    minutes: float, plain: float, ratio: float, spent: float, splits: Any
+    minutes: float, plain: float, ratio: float, spent: float, data: Any
 ) -> None:
     machine = Machine(plain, plain * ratio, spent)
-    flags = planned(machine, splits, minutes=minutes)
-    assert flags.max_iters is not None
+    flags = planned(machine, data, minutes=minutes)
+    assert "max_iters" in flags
     assert machine.compilations == 1
-    per_step, start = (plain * ratio, spent) if flags.compile == "on" else (plain, 0.0)
-    seconds = start + per_step * flags.max_iters
+    per_step, start = (plain * ratio, spent) if flags.get("compile") == "on" else (plain, 0.0)
+    seconds = start + per_step * flags["max_iters"]
     assert 60 * minutes - 2 * per_step <= seconds <= 60 * minutes * 1.0001
-    if flags.compile == "on":
-        assert flags.max_iters > 60 * minutes / plain  # more steps than without
+    if flags.get("compile") == "on":
+        assert flags["max_iters"] > 60 * minutes / plain  # more steps than without
 
 
 @fixtures_may_stay
 @given(minutes=st.floats(0.5, 9.9), plain=speeds)
-def test_a_short_run_does_not_even_try(minutes: float, plain: float, splits: Any) -> None:
+def test_a_short_run_does_not_even_try(minutes: float, plain: float, data: Any) -> None:
     machine = Machine(min(plain, minutes), 1e-4, 0.0)
-    assert planned(machine, splits, minutes=minutes).compile is None
+    assert planned(machine, data, minutes=minutes).get("compile") is None
     assert machine.compilations == 0
 
 
@@ -94,17 +90,17 @@ def test_a_short_run_does_not_even_try(minutes: float, plain: float, splits: Any
     ],
 )
 def test_given_steps(
-    plain: float, compiled: float, max_iters: int, answer: str | None, splits: Any
+    plain: float, compiled: float, max_iters: int, answer: str | None, data: Any
 ) -> None:
     """The steps stay; a run of ten minutes or more is worth the trial."""
-    flags = planned(Machine(plain, compiled, 30.0), splits, max_iters=max_iters)
-    assert (flags.max_iters, flags.compile) == (max_iters, answer)
+    flags = planned(Machine(plain, compiled, 30.0), data, max_iters=max_iters)
+    assert (flags["max_iters"], flags.get("compile")) == (max_iters, answer)
 
 
 @pytest.mark.parametrize("answer", ["on", "off"])
-def test_an_answer_that_was_given_stays(answer: str, splits: Any) -> None:
+def test_an_answer_that_was_given_stays(answer: str, data: Any) -> None:
     machine = Machine(0.1, 0.2 if answer == "on" else 0.01, 0.0)
-    assert planned(machine, splits, minutes=30.0, compile=answer).compile == answer
+    assert planned(machine, data, minutes=30.0, compile=answer)["compile"] == answer
 
 
 @pytest.mark.parametrize("arch", [*ARCHITECTURES, "gpt2-rotary"])

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from yocto_cli import preparing
-from yocto_cli.errors import UsageError
 from yocto_cli.prepare import in_flags, main
 from yocto_cli.screen.progress import ProgressBar
 from yocto_data import DataMeta, load_bin
-from yocto_tokenizers import load_tokenizer
+from yocto_tokenizers import CharTokenizer, load_tokenizer
 
 Refused = Callable[[Callable[..., int], Sequence[str]], str]
 
@@ -186,7 +185,7 @@ def test_flags_of_learning_contradict_a_tokenizer(
     run(main, [*words, f"--out_dir={first}", "--vocab_size=300"])
     words += [f"--out_dir={tmp_path / 'o'}", f"--tokenizer_path={first}"]
     line = refused(main, [*words, *flags.split()])
-    assert "has its 300 ids already" in line
+    assert "already has its 300 ids" in line
     assert f"leave {flags.partition('=')[0].partition(' ')[0]} out" in line
     assert run(main, [*words, "--vocab_size=300"]).code == 0
 
@@ -224,7 +223,7 @@ def test_nanogpts_files_are_imported(
     assert load_tokenizer(made).fingerprint() == load_tokenizer(tmp_path / "a").fingerprint()
 
     result = run(main, [*words, f"--out_dir={tmp_path / 'b'}", f"--vocab_size={size}"])
-    assert "note: the tokenizer of these ids is not among the files" in result.out
+    assert "note: the files do not include the tokenizer of these ids" in result.out
     assert result.out.endswith("--tokenizer_path TOKENIZER\n")
     assert size == DataMeta.load(tmp_path / "b").vocab_size
 
@@ -236,21 +235,18 @@ def test_nanogpts_files_are_imported(
     assert not (tmp_path / "c").exists()
 
 
-def test_preparing_can_be_called_from_another_command(poem: Path, tmp_path: Path) -> None:
-    """prepare_char gives the meta.json it wrote, tells progress, and refuses too short a split."""
+def test_progress_of_learning_and_encoding_is_told(poem: Path, tmp_path: Path) -> None:
+    """In bytes, each up to the size of the text; another command may prepare texts, too."""
     seen: list[tuple[str, int, int]] = []
-    meta = preparing.prepare_char(
-        str(poem), tmp_path / "a", val_ratio=0.2, progress=lambda *all_: seen.append(all_)
-    )
+    meta, tokenizer = preparing.prepare_texts(
+        str(poem), tmp_path / "a", learn=CharTokenizer.train, val_ratio=0.2,
+        progress=lambda *all_: seen.append(all_),
+    )  # fmt: skip
     assert DataMeta.load(tmp_path / "a") == meta
+    assert load_tokenizer(tmp_path / "a").fingerprint() == tokenizer.fingerprint()
     size = poem.stat().st_size
     assert (preparing.LEARNING, size, size) in seen
     assert (preparing.ENCODING, size, size) == seen[-1]
-    with pytest.raises(UsageError, match="--force"):
-        preparing.prepare_char(str(poem), tmp_path / "a")
-    with pytest.raises(ValueError, match="block_size"):
-        preparing.prepare_char(str(poem), tmp_path / "b", block_size=100_000)
-    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(

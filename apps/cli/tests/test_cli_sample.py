@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yocto_cli import models
+import yocto_model.fast.inference
+from yocto_cli import models, sample
+from yocto_cli.model_arguments import ModelArguments, SamplingArguments
 from yocto_cli.sample import main, stats_line
-from yocto_cli.sampling_arguments import SamplingArguments
-from yocto_model import SamplingError, SamplingOptions, TextGenerator
+from yocto_model import SamplingError, SamplingOptions, TextGenerator, Token
 
 Refused = Callable[[Callable[..., int], Sequence[str]], str]
 
@@ -40,7 +41,7 @@ def test_stdout_is_prompt_and_continuation_and_nothing_else(run: Any, runs: Path
     """Off a terminal the text is exactly the generator's, and ends with a line end."""
     words = [f"--ckpt={runs / 'char'}", "--prompt=The soul", "--max_new_tokens=40", "--seed=7"]
     result = run(main, words)
-    _, generator = models.load_generator(ckpt=str(runs / "char"))
+    _, generator = models.load_generator(ModelArguments(ckpt=str(runs / "char")))
     options = SamplingOptions(temperature=0.8)
     expected = generator.generate("The soul", 40, options=options, seed=7)
     assert (0, f"The soul{expected}\n") == (result.code, result.out)
@@ -63,12 +64,24 @@ def test_without_flags_the_newest_run_writes_from_a_new_line(
     assert first.out == run(main, [f"--seed={found[1]}", "--prompt=\n", "--no_echo"]).out
 
 
-def test_several_samples_have_seeds_that_count_up(run: Any, runs: Path) -> None:
-    """Each is what its own seed gives alone."""
-    words = [f"--ckpt={runs / 'char'}", "--prompt=we", "--max_new_tokens=9"]
-    both = run(main, [*words, "--num_samples=2", "--seed=3"]).out
-    alone = [run(main, [*words, f"--seed={seed}"]).out for seed in (3, 4)]
-    assert f"{alone[0]}---\n{alone[1]}" == both
+@pytest.mark.parametrize("at_once", [1, 3, 32])
+@pytest.mark.parametrize("prompts", [["we"], ["we", "", "The soul\nof the world is what we know"]])
+def test_several_samples_and_prompts_have_seeds_that_count_up(
+    prompts: list[str], at_once: int, run: Any, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is what its own prompt and seed give alone, however many are made at once."""
+    monkeypatch.setattr(sample, "_ROWS_AT_ONCE", at_once)
+    words = [f"--ckpt={runs / 'char'}", "--max_new_tokens=9", "--stop=wh"]
+    named = [f"--prompt={prompt}" for prompt in prompts]
+    several = run(main, [*words, *named, "--num_samples=2", "--seed=3"])
+    alone = [
+        run(main, [*words, f"--prompt={prompt}", f"--seed={seed}"]).out
+        for seed, prompt in enumerate((p for p in prompts for _ in range(2)), start=3)
+    ]
+    assert "---\n".join(alone) == several.out
+    assert f"seed 3 to {2 + len(alone)} . {len(alone)} samples\n" in several.err.replace("·", ".")
+    joined = ["--prompt", *prompts]
+    assert several.out == run(main, [*words, *joined, "--num_samples=2", "--seed=3"]).out
 
 
 def test_a_prompt_can_be_piped_or_in_a_file(
@@ -77,7 +90,7 @@ def test_a_prompt_can_be_piped_or_in_a_file(
     """The same bytes give the same text; one line end at the end is not part of the prompt."""
     words = [f"--ckpt={runs / 'char'}", "--max_new_tokens=9", "--seed=3"]
     expected = run(main, [*words, "--prompt=we\nare"]).out
-    for content in (b"we\nare\n", b"we\nare", b"\xef\xbb\xbfwe\nare"):
+    for content in (b"we\nare\n", b"we\nare", b"\xef\xbb\xbfwe\nare", b"we\r\nare\r\n"):
         path = tmp_path / "prompt.txt"
         path.write_bytes(content)
         pipe_in(content)
@@ -104,7 +117,17 @@ def test_a_timelapse_shows_every_step_with_one_seed(run: Any, runs: Path) -> Non
     assert expected == run(main, [*words, f"--timelapse={runs / 'char'}"]).out
 
 
-@pytest.mark.parametrize("named", ["", "/step-00000010", "/step-00000010/model.pt"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        "",
+        "/step-00000010",
+        "/step-00000010/model.pt",
+        "/latest",
+        "/latest.pt",
+        "/step-00000010/model.safetensors",
+    ],
+)
 def test_matching_flags_are_welcome(named: str, run: Any, runs: Path) -> None:
     """A run, a step or a file; mode and tokenizer may be said where they are true."""
     step = runs / "char" / "step-00000010"
@@ -130,22 +153,23 @@ def test_matching_flags_are_welcome(named: str, run: Any, runs: Path) -> None:
         ("--ckpt={runs}/char/vocab.json", "does not exist"),
         ("--ckpt={runs}/char --mode=token", "--mode token, but"),
         ("--ckpt={runs}/bpe --mode=char", "--mode char, but"),
-        ("--ckpt={runs}/char --tokenizer_path={runs}/bpe/step-00000005", "not the one that"),
+        ("--ckpt={runs}/char --tokenizer_path={runs}/bpe/step-00000005", "not the one of"),
         ("--ckpt={runs}/char --vocab_path={runs}/bpe/step-00000005", "--tokenizer_path"),
         ("--vocab_path={runs}/char/step-00000005 --tokenizer_path={runs}/bpe/step-00000005", "two"),
         ("--ckpt={runs}/char --tokenizer_path={runs}/none", "none"),
-        ("--ckpt={runs}/char --prompt=é", "'é' (U+00E9) is not in this model's 23 characters"),
-        ("--ckpt={runs}/char --prompt=\x1b", "'\u241b' (U+001B) is not in"),
-        ("--ckpt={runs}/char --device=cuda:9", "available: "),
-        ("--ckpt={runs}/char --device=tpu", "available: "),
-        ("--ckpt={runs}/char --prompt=a --prompt_file=b", "give one of them"),
+        ("--ckpt={runs}/char --prompt=é", "'é' (U+00E9) is not among the model's 23 characters"),
+        ("--ckpt={runs}/char --prompt=\x1b", "'\u241b' (U+001B) is not among"),
+        ("--ckpt={runs}/char --device=cuda:9", "is not available; choose from cpu"),
+        ("--ckpt={runs}/char --device=tpu", "is not available; choose from cpu"),
+        ("--ckpt={runs}/char --prompt=a --prompt_file=b", "use only one of --prompt and"),
         ("--ckpt={runs}/char --prompt_file={runs}/none", "No such file"),
         ("--ckpt={runs}/char --prompt_file={runs}", "not a regular file"),
-        ("--ckpt={runs}/char --timelapse={runs}/char", "drop --ckpt"),
+        ("--ckpt={runs}/char --timelapse={runs}/char", "leave --ckpt and --num_samples out"),
         ("--timelapse={runs}", "no checkpoint in"),
+        ("--dtype=int4", "--dtype must be one of auto, float32"),
         ("--num_samples=0", "--num_samples must be at least 1"),
         ("--temperature=-1", "--temperature must be"),
-        ("--temperature=nan", "--temperature needs a number"),
+        ("--temperature=nan", "--temperature needs a finite number"),
         ("--top_k=-1", "--top_k must be"),
         ("--top_k=2.5", "--top_k needs a whole number"),
         ("--top_p=0", "--top_p must be"),
@@ -156,7 +180,7 @@ def test_matching_flags_are_welcome(named: str, run: Any, runs: Path) -> None:
         ("--seed=-1", "--seed must be"),
         (f"--seed={2**64}", "--seed must be"),
         ("--stop=", "--stop must not be empty"),
-        ("--temperature=-1 --top_p=2 --seed=-1", "3 problems: "),
+        ("--temperature=-1 --top_p=2 --seed=-1", "; --seed must be"),
     ],
 )
 def test_what_cannot_be_is_refused(words: str, what: str, refused: Refused, runs: Path) -> None:
@@ -176,14 +200,14 @@ def test_a_piped_prompt_must_be_a_short_text(refused: Refused, runs: Path, pipe_
 
 
 def test_a_damaged_checkpoint_is_refused(refused: Refused, runs: Path, tmp_path: Path) -> None:
-    """A flipped byte in model.pt, and a name that no system call takes."""
+    """A flipped byte in the model, and a name that no system call takes."""
     import shutil
 
     step = tmp_path / "run" / "step-00000005"
     shutil.copytree(runs / "char" / "step-00000005", step)
-    content = bytearray((step / "model.pt").read_bytes())
+    content = bytearray((step / "model.safetensors").read_bytes())
     content[len(content) // 2] ^= 1
-    (step / "model.pt").write_bytes(content)
+    (step / "model.safetensors").write_bytes(content)
     assert "damaged" in refused(main, [f"--ckpt={step}"])
     for name in ("a\0b", "x" * 5000):
         refused(main, [f"--ckpt={tmp_path / name}"])
@@ -192,9 +216,9 @@ def test_a_damaged_checkpoint_is_refused(refused: Refused, runs: Path, tmp_path:
 @pytest.mark.parametrize(
     ("words", "note"),
     [
-        ("--temperature=0 --top_k=3", "temperature 0 takes the likeliest token"),
+        ("--temperature=0 --top_k=3", "temperature 0 picks the likeliest token"),
         ("--top_k=1000000000", "top_k 1000000000 is all of the model's 23 tokens"),
-        ("--prompt=" + "w" * 30, "of the prompt's 30 tokens are out of the model's sight"),
+        ("--prompt=" + "w" * 30, "does not see the first 16 of the prompt's 30 tokens"),
     ],
 )
 def test_what_changes_nothing_or_is_not_seen_is_said(
@@ -207,27 +231,20 @@ def test_what_changes_nothing_or_is_not_seen_is_said(
     assert result.err.count("note: ") == 1
 
 
-class Stream:
-    """A stream of pieces as a model might make them."""
-
-    finish_reason = None
-    tokens = (1, 2)
-
-    def __init__(self, pieces: Sequence[str | BaseException]) -> None:
-        self._pieces = iter(pieces)
-
-    def __iter__(self) -> "Stream":
-        return self
-
-    def __next__(self) -> str:
-        piece = next(self._pieces)
-        if isinstance(piece, BaseException):
-            raise piece
-        return piece
-
-
 def write(pieces: Sequence[str | BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TextGenerator, "stream", lambda *_, **__: Stream(pieces))
+    """Let a model write these pieces, one token each, or fail in between."""
+
+    class Stream:
+        finish_reason = None
+        tokens = (1, 2)
+
+        def __iter__(self) -> Iterator[Token]:
+            for piece in pieces:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield Token(id=0, text=piece)
+
+    monkeypatch.setattr(TextGenerator, "stream", lambda *_, **__: Stream())
 
 
 NASTY = ("\x1b", "[2J", "[/x]", ":smile:", "\x9b", "👩", "\u202e", "e\u0301")
@@ -262,8 +279,8 @@ def test_ctrl_c_keeps_what_was_written(
 ) -> None:
     """The text so far stays, the line ends, no further sample begins, exit code 130."""
     write(["one", KeyboardInterrupt()], monkeypatch)
-    result = run(main, [f"--ckpt={runs / 'char'}", "--num_samples=3", "--seed=1"])
-    assert (130, "one\n") == (result.code, result.out)
+    result = run(main, [f"--timelapse={runs / 'char'}", "--seed=1"])
+    assert (130, "--- step 5, val loss 3.000\none\n") == (result.code, result.out)
     assert re.search(r"seed 1 . stopped$", result.err, re.MULTILINE)
 
 
@@ -289,6 +306,42 @@ def test_sampling_flags_are_the_models_options() -> None:
 def test_stats_are_ascii_where_they_must(monkeypatch: pytest.MonkeyPatch) -> None:
     """No encoding error on an ASCII stderr."""
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
-    assert stats_line(38, 2.0, 7, "stop") == "38 tokens, 19 tok/s, seed 7, stop"
+    assert stats_line(38, 2.0, "7", "stop") == "38 tokens, 19 tok/s, seed 7, stop"
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
-    assert stats_line(38, 0.0, 7, "stop") == "38 tokens · 0 tok/s · seed 7 · stop"
+    assert stats_line(1, 0.0, "7", "stop") == "1 token · 0 tok/s · seed 7 · stop"
+
+
+# --- the type of the weights ---------------------------------------------------------------------
+
+WORDS = ["--prompt=we", "--max_new_tokens=9", "--seed=3"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
+def test_each_dtype_writes_and_is_named(dtype: str, run: Any, runs: Path) -> None:
+    """The model's line ends in the weights' kind, or a note says what took its place."""
+    result = run(main, [*WORDS, f"--ckpt={runs / 'char'}", f"--dtype={dtype}"])
+    assert result.code == 0
+    line, *notes = result.err.splitlines()
+    kind = re.fullmatch(r".*, (\w+) weights", line)
+    assert kind
+    if kind[1] != dtype:
+        assert notes[0].startswith(f"note: --dtype {dtype} is {kind[1]} on this machine: ")
+
+
+def test_a_small_model_stays_as_it_was_trained(run: Any, runs: Path) -> None:
+    """Without the flag such a model is float32: the same text on every machine of its kind."""
+    plain = run(main, [*WORDS, f"--ckpt={runs / 'char'}"])
+    asked = run(main, [*WORDS, f"--ckpt={runs / 'char'}", "--dtype=float32"])
+    assert ", float32 weights\n" in plain.err
+    assert asked.out == plain.out
+
+
+def test_what_cannot_be_had_is_said(run: Any, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch lacks a kind, the next finer one writes, and a note gives the reason."""
+    monkeypatch.setattr(yocto_model.fast.inference, "why_not", lambda *_: "no\x1b such operator")
+    result = run(main, [*WORDS, f"--ckpt={runs / 'char'}", "--dtype=int8"])
+    assert result.code == 0
+    assert (
+        "note: --dtype int8 is float32 on this machine: int8: no␛ such operator; bfloat16"
+        in result.err
+    )

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from yocto_cli import training_loop
+from yocto_data.prep import files
 from yocto_model import GPT, TextGenerator
-from yocto_train import Evaluated, Run, Trainer, files
+from yocto_train import Evaluated, Run, Trainer
 
 
 def once(number: int) -> Callable[[], None]:

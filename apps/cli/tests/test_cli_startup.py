@@ -14,7 +14,7 @@ from yocto_cli import sample
 
 # Buffered, as for a user: some machines that run tests set PYTHONUNBUFFERED.
 ENVIRONMENT = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
-LATE = ("torch", "numpy", "sentencepiece", "prompt_toolkit", "rich.live", "yocto_model")
+LATE = ("torch", "numpy", "sentencepiece", "prompt_toolkit", "rich.live", "yocto_train.trainer")
 
 
 def code(command: str) -> list[str]:
@@ -111,6 +111,17 @@ def test_a_sample_into_a_closed_pipe_or_a_full_disk(runs: Path) -> None:
         assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_stream_that_is_closed_is_missed_by_nobody(closed: int, runs: Path) -> None:
+    """As with `yocto-sample >&-`: the command does its work, and what it says elsewhere is seen."""
+    words = [*code("sample"), f"--ckpt={runs / 'char'}", "--max_new_tokens=9", "--seed=1"]
+    wrapper = f"import os, sys; os.close({closed}); os.execv(sys.argv[1], sys.argv[1:])"
+    done = finish([sys.executable, "-c", wrapper, *words])
+    assert done.returncode == 0
+    assert (b"" == done.stdout) is (closed == 1)
+    assert (b"9 tokens" in done.stderr) is (closed != 2)
+
+
 def test_a_prompt_comes_through_a_real_pipe(runs: Path, run: Any) -> None:
     """`echo we | yocto-sample` continues it."""
     words = [f"--ckpt={runs / 'char'}", "--max_new_tokens=9", "--seed=1"]
@@ -140,7 +151,7 @@ def test_sigterm_leaves_no_half_made_data(tmp_path: Path) -> None:
     words = [*code("prepare"), "word", f"--text_path={text}", f"--out_dir={out}"]
     with subprocess.Popen(words, stdout=-1, stderr=-1, env=ENVIRONMENT) as process:
         deadline = time.monotonic() + 100
-        while not list(tmp_path.glob(".out.tmp-*")) and time.monotonic() < deadline:
+        while not list(tmp_path.glob(".tmp-out-*")) and time.monotonic() < deadline:
             assert process.poll() is None, process.communicate()
             time.sleep(0.002)
         process.terminate()

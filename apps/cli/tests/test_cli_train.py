@@ -5,12 +5,14 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 from yocto_cli import models, train
+from yocto_cli.arguments import flags_of
+from yocto_cli.model_arguments import ModelArguments
 from yocto_cli.report import tensorboard
-from yocto_cli.train_arguments import ModelFlags, TrainArguments, settings
+from yocto_cli.train_settings import TrainArguments, settings
 from yocto_model import GPT
 from yocto_train import RECIPES, Checkpoint, Run
 
@@ -59,16 +61,11 @@ def test_resuming_from_a_step(training: Any, run: Any, home: Path) -> None:
     """--resume takes a run, one of its steps, or a pointer; what is later is put aside."""
     assert training("--max_iters=6", "--eval_interval=2", "--dropout=0").code == 0
     path = home / "checkpoints" / "poem"
-    whole = (path / "metrics.jsonl").read_text()
+    whole = evaluations(path)
     done = run(train.main, ["--resume", "checkpoints/poem/step-00000004"])
     assert done.code == 0, done.err
     assert "after step 4" in done.out
-    losses = [
-        [(r["step"], r["loss"]) for r in map(json.loads, text.splitlines())
-         if r["event"] == "evaluated"]
-        for text in (whole, (path / "metrics.jsonl").read_text())
-    ]  # fmt: skip
-    assert losses[0] == losses[1]
+    assert whole == evaluations(path)
     assert 1 == len(list(path.glob("step-00000006.old-*")))
     again = run(train.main, ["--resume=checkpoints/poem/latest.pt"])
     assert "it is finished; --max_iters above 6 goes on with it" in again.out
@@ -79,11 +76,28 @@ def test_what_a_search_for_a_checkpoint_passed_over_is_said(
 ) -> None:
     """A damaged newest step is named, and training goes on from the one before."""
     assert training("--max_iters=4", "--eval_interval=2").code == 0
-    (home / "checkpoints" / "poem" / "step-00000004" / "model.pt").write_bytes(b"torn")
+    (home / "checkpoints" / "poem" / "step-00000004" / "model.safetensors").write_bytes(b"torn")
     done = run(train.main, ["--resume"])
     assert done.code == 0, done.err
-    assert re.search(r"note: passed over: .*step-00000004/model.pt is damaged", done.out)
+    assert re.search(r"note: passed over: .*step-00000004/model.safetensors is damaged", done.out)
     assert "after step 2" in done.out
+
+
+def evaluations(run: Path) -> list[tuple[int, float]]:
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [(row["step"], row["loss"]) for row in rows if row["event"] == "evaluated"]
+
+
+def test_the_configuration_of_a_run_trains_it_again(training: Any, run: Any, home: Path) -> None:
+    """Under a new name, with the same losses to the bit; flags change parts of it."""
+    assert training("--max_iters=4", "--eval_interval=2", "--run_name=first").code == 0
+    again = run(train.main, ["--config", "checkpoints/first/config.toml"])
+    assert again.code == 0, again.err
+    runs = home / "checkpoints"
+    assert evaluations(runs / "first") == evaluations(runs / "poem")
+    changed = ["--config=checkpoints/first/config.toml", "--run_name=other", "--seed=7"]
+    assert run(train.main, changed).code == 0
+    assert evaluations(runs / "first") != evaluations(runs / "other")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "step-00000001", "poem/best.pt"])
@@ -108,11 +122,19 @@ def test_a_run_name_is_one_name(refused: Any, char_data: Path, home: Path, name:
     assert not (home / "checkpoints").exists()
 
 
+def test_a_directory_of_that_name(refused: Any, training: Any, char_data: Path, home: Path) -> None:
+    """An empty one is used; one that holds a run is not, and both ways out are named."""
+    (home / "checkpoints" / "mine").mkdir(parents=True)
+    assert training("--max_iters=2", "--run_name=mine").code == 0
+    said = refused(train.main, [f"--data_dir={char_data}", "--max_iters=2", "--run_name=mine"])
+    assert "mine already exists; continue it with --resume checkpoints/mine, or choose" in said
+
+
 def test_the_list_of_runs(training: Any, run: Any, home: Path) -> None:
     """Loss, size, steps, and the command to talk to each; broken ones are said to be so."""
     assert training("--max_iters=4", "--eval_interval=4", "--run_name=good").code == 0
     assert training("--max_iters=4", "--eval_interval=4", "--run_name=torn").code == 0
-    (home / "checkpoints" / "torn" / "step-00000004" / "model.pt").write_bytes(b"torn")
+    (home / "checkpoints" / "torn" / "step-00000004" / "model.safetensors").write_bytes(b"torn")
     (home / "checkpoints" / "no run").mkdir()
     (home / "checkpoints" / "begun").mkdir()
     (home / "checkpoints" / "begun" / "config.toml").touch()
@@ -127,7 +149,7 @@ def test_the_list_of_runs(training: Any, run: Any, home: Path) -> None:
         rf"^good +val loss {best:.4f} +0\.00M +4/4 steps +\d+s ago$", done.out, re.MULTILINE
     )
     assert "uv run yocto-chat --ckpt checkpoints/good\n" in done.out
-    assert re.search(r"^torn .*\n  broken: .*model.pt is damaged", done.out, re.MULTILINE)
+    assert re.search(r"^torn .*\n  broken: .*model.safetensors is damaged", done.out, re.MULTILINE)
     assert "--ckpt checkpoints/torn" not in done.out
     assert re.search(r"^begun +no checkpoint", done.out, re.MULTILINE)
     assert "no run" not in done.out
@@ -143,12 +165,12 @@ def test_a_model_is_opened_while_it_is_pruned(
 
     def pruned_first(checkpoint: Checkpoint, **options: Any) -> GPT:
         if checkpoint.step == 4:
-            run.point("latest.pt", run.path / "step-00000002")
+            run.point("latest", run.path / "step-00000002")
             shutil.rmtree(checkpoint.directory)
         return load_model(checkpoint, **options)
 
     monkeypatch.setattr(Checkpoint, "load_model", pruned_first)
-    checkpoint, _ = models.load_generator(ckpt=str(run.path))
+    checkpoint, _ = models.load_generator(ModelArguments(ckpt=str(run.path)))
     assert 2 == checkpoint.step
 
 
@@ -159,12 +181,9 @@ def test_a_list_of_nothing(refused: Any, home: Path) -> None:
 
 def test_presets_are_recipes() -> None:
     """The flag offers exactly what yocto-train has, and takes each as it stands."""
-    hint = get_type_hints(ModelFlags)["preset"]
-    choices = [name for part in get_args(hint) for name in get_args(part)]
-    assert sorted(RECIPES) == sorted(choices)
+    assert sorted(RECIPES) == sorted(flags_of(TrainArguments)["preset"].choices)
     for name, recipe in RECIPES.items():
-        flags = TrainArguments(model=ModelFlags(preset=name))  # type: ignore[arg-type] # a str
-        model, config = settings(flags, vocab_size=65, shortest_split=10_000)
+        model, config = settings({"preset": name}, vocab_size=65, shortest_split=10_000)
         assert {**model.to_dict(), **recipe.model} == model.to_dict()
         assert {**config.to_dict(), **recipe.train} == config.to_dict()
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from yocto_cli.errors import UsageError
-from yocto_cli.train_arguments import DataFlags
-from yocto_cli.training_data import data_directory
+from yocto_cli.command import UsageError
+from yocto_cli.train_settings import DataFlags
+from yocto_cli.training import data_directory, open_data
 from yocto_data import DataMeta
 
 TEXT = "A lamp was asked what it is for.\nFor going round, said the lamp.\n" * 60
@@ -22,15 +22,48 @@ def validation_tokens(directory: Path) -> int:
     return DataMeta.load(directory).val.tokens
 
 
-def test_another_part_for_validation_prepares_again(text: str) -> None:
-    """Asked for, it is never ignored; not asked for, what is there stays."""
-    directory = data_directory(DataFlags(text_path=text))
-    tenth = validation_tokens(directory)
-    assert data_directory(DataFlags(text_path=text, val_ratio=0.3)) == directory
-    assert validation_tokens(directory) > 2 * tenth
-    before = (directory / "meta.json").stat().st_mtime_ns
-    data_directory(DataFlags(text_path=text))
-    assert before == (directory / "meta.json").stat().st_mtime_ns
+def test_what_is_prepared_is_used_again_and_never_replaced(text: str) -> None:
+    """Another text of that name, or another part for validation, gets a directory of its own."""
+    first = data_directory(DataFlags(text_path=text))
+    assert first == Path("data/lamp-char")
+    before = {path: path.read_bytes() for path in first.iterdir()}
+    more = data_directory(DataFlags(text_path=text, val_ratio=0.3))
+    assert validation_tokens(more) > 2 * validation_tokens(first)
+    Path("other").mkdir()
+    Path("other/lamp.txt").write_text(TEXT[::-1], encoding="utf-8")
+    other = data_directory(DataFlags(text_path="other/lamp.txt"))
+    assert [more, other] == [Path("data/lamp-char-002"), Path("data/lamp-char-003")]
+    assert first == data_directory(DataFlags(text_path=text))
+    assert more == data_directory(DataFlags(text_path=text, val_ratio=0.3))
+    assert other == data_directory(DataFlags(text_path="other/lamp.txt"))
+    assert before == {path: path.read_bytes() for path in first.iterdir()}
+
+
+def test_several_files_are_prepared_once(text: str) -> None:
+    """A directory or a glob means the same files each time; no name of ours holds a star."""
+    Path("texts").mkdir()
+    for name in ("a.txt", "b.txt"):
+        Path("texts", name).write_text(TEXT + name)
+    for named, expected in (("texts", "data/texts-char"), ("texts/*.txt", "data/texts-char")):
+        assert data_directory(DataFlags(text_path=named)) == Path(expected)
+    assert ["texts-char"] == [path.name for path in Path("data").iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("made", "what"),
+    [(None, "does not exist"), ("file", "is a file"), ("directory", "holds no meta.json")],
+)
+def test_data_that_is_not_prepared_is_said_to_be_so(
+    made: str | None, what: str, tmp_path: Path
+) -> None:
+    """The commonest mistake, a text as --data_dir, is told with the flag for texts."""
+    path = tmp_path / "here"
+    if made == "file":
+        path.write_text(TEXT)
+    elif made:
+        path.mkdir()
+    with pytest.raises(UsageError, match=f"--data_dir .*{what}.*give it as --text_path"):
+        open_data(DataFlags(data_dir=str(path)), path)
 
 
 def test_data_of_another_text_is_not_replaced(text: str) -> None:
@@ -42,7 +75,7 @@ def test_data_of_another_text_is_not_replaced(text: str) -> None:
         DataFlags(text_path="other.txt", data_dir="mine"),
         DataFlags(text_path=text, data_dir="mine", val_ratio=0.3),
     ):
-        with pytest.raises(UsageError, match=r"^mine holds something else .*another --data_dir"):
+        with pytest.raises(UsageError, match=r"^mine was not prepared from .*another --data_dir"):
             data_directory(flags)
     assert before == (directory / "meta.json").read_bytes()
 

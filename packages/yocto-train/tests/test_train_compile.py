@@ -93,5 +93,5 @@ def test_without_a_compiler_training_goes_on(
 
 def test_on_a_cpu_it_must_be_asked_for(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(compile="auto")
-    assert trainer.stepper.compilation is None
+    assert trainer.machine.compilation is None
     assert trainer.reasons == trainer.placement.reasons

@@ -19,8 +19,8 @@ from yocto_train import (
     Trainer,
     save_checkpoint,
 )
-from yocto_train.progress import Progress
-from yocto_train.stepper import mixed_seed
+from yocto_train.runs.state import Progress
+from yocto_train.scale.machine import mixed_seed
 
 MakeTrainer = Callable[..., Trainer]
 Story = Callable[[list[Event]], list[str]]
@@ -32,16 +32,14 @@ def with_state(
 ) -> Checkpoint:
     """The same checkpoint in another run directory, with its state changed."""
     state = checkpoint.load_state()
-    for key in ("format", "format_version"):
-        del state[key]
     change(state)
     run.create()
     found = checkpoint.manifest
-    written = save_checkpoint(
+    save_checkpoint(
         run.path, checkpoint.load_model(), state, tokenizer=checkpoint.load_tokenizer(),
         data=found.data, val_loss=found.val_loss, environment=found.environment,
     )  # fmt: skip
-    return Checkpoint.open(written.directory)
+    return Checkpoint.open(run.step_directory(state["step"]))
 
 
 @pytest.fixture
@@ -77,11 +75,11 @@ def test_the_control_itself(
     assert stopped[1] == go_on(copy)
 
 
-@pytest.mark.parametrize("part", ["progress", "optimizers", "scaler", "config", "sampler"])
+@pytest.mark.parametrize("part", ["progress", "scaler", "config", "sampler"])
 def test_a_state_without_a_part_is_refused(
     part: str, stopped: tuple[Checkpoint, list[str]], make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    """Whatever is missing from opt.pt, the run does not go on without it."""
+    """Whatever is missing from opt.safetensors, the run does not go on without it."""
     checkpoint = with_state(Run(tmp_path / "copy"), stopped[0], lambda state: state.pop(part))
     with pytest.raises(CheckpointError, match=f"lacks {part}"):
         make_trainer(optimizer="muon").restore(checkpoint)
@@ -102,21 +100,13 @@ def test_progress_without_a_field_is_refused(
             make_trainer(optimizer="muon").restore(checkpoint)
 
 
-def forget_adam(state: dict[str, Any]) -> None:
-    for entry in state["optimizers"][0]["state"].values():
-        for name in ("exp_avg", "exp_avg_sq"):
-            entry[name] = torch.zeros_like(entry[name])
+def forget_moments(*names: str, fill: float = 0.0) -> Callable[[dict[str, Any]], None]:
+    def change(state: dict[str, Any]) -> None:
+        found = [key for key in state["moments"] if key.rpartition(".")[2].startswith(names)]
+        assert found
+        state["moments"] |= {key: torch.full_like(state["moments"][key], fill) for key in found}
 
-
-def forget_adam_step(state: dict[str, Any]) -> None:
-    for entry in state["optimizers"][0]["state"].values():
-        entry["step"] = torch.ones_like(entry["step"])
-
-
-def forget_muon(state: dict[str, Any]) -> None:
-    for entry in state["optimizers"][1]["state"].values():
-        for name in entry:
-            entry[name] = torch.zeros_like(entry[name])
+    return change
 
 
 def forget(**values: object) -> Callable[[dict[str, Any]], None]:
@@ -126,7 +116,7 @@ def forget(**values: object) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     "change",
     [
-        forget_adam, forget_adam_step, forget_muon,
+        forget_moments("exp_avg"), forget_moments("step", fill=1.0), forget_moments("momentum_"),
         forget(loss_sum=0.0), forget(loss_weight=0.0),
         forget(best_loss=0.5),
         forget(step=7), forget(evaluated_step=None),
@@ -145,6 +135,22 @@ def test_each_saved_item_matters(
     """Negative control: forget one saved item, and the resumed run is no longer the same."""
     checkpoint = with_state(Run(tmp_path / "copy"), stopped[0], change)
     assert stopped[1] != go_on(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("blocks.9.ln_1.weight.step", "no parameter"), ("ln_f.weight", "shape")]
+)
+def test_moments_of_another_model_are_refused(
+    name: str, message: str, stopped: tuple[Checkpoint, list[str]], go_on: GoOn, tmp_path: Path
+) -> None:
+    """C13: a moment of a parameter that the model lacks, or of another shape, is refused."""
+
+    def change(state: dict[str, Any]) -> None:
+        key = name if name.endswith("step") else f"{name}.exp_avg"
+        state["moments"][key] = torch.zeros(1)
+
+    with pytest.raises(CheckpointError, match=f"state of another model: .*{message}"):
+        go_on(with_state(Run(tmp_path / "copy"), stopped[0], change))
 
 
 def test_the_weights_matter(
@@ -166,7 +172,7 @@ def test_the_weights_matter(
 def test_the_best_step_and_the_last_sample_matter(
     make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    """Negative control: forgotten, best.pt would point elsewhere, and a sample be written twice."""
+    """Negative control: forgotten, best would point elsewhere, and a sample be written twice."""
     options = {"max_iters": 8, "eval_interval": 4, "sample_interval": 4, "sample_tokens": 2}
     run = Run(tmp_path / "run")
     run.create()
@@ -187,19 +193,17 @@ def test_the_best_step_and_the_last_sample_matter(
 
 def test_stale_evaluations_matter(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     """Negative control: with the count of stale evaluations forgotten, early stopping is late."""
-    run = Run(tmp_path / "run")
+    run, settings = Run(tmp_path / "run"), {"max_iters": 30, "eval_interval": 2, "patience": 3}
     run.create()
-    trainer = make_trainer(run=run, max_iters=30, eval_interval=2, patience=3)
+    trainer = make_trainer(run=run, **settings)
     trainer.progress.best_loss, trainer.progress.best_step = 0.0, 0  # never reached
     for event in trainer.run():
         if event.step == 4:
             trainer.request_stop()
-    checkpoint = run.latest()
     ends: list[int] = []
     for change in (lambda state: None, forget(stale_evaluations=0)):
-        copy = with_state(Run(tmp_path / f"copy{len(ends)}"), checkpoint, change)
-        resumed = make_trainer(max_iters=30, eval_interval=2, patience=3)
-        resumed.restore(copy)
+        resumed = make_trainer(**settings)
+        resumed.restore(with_state(Run(tmp_path / f"copy{len(ends)}"), run.latest(), change))
         ends.append(list(resumed.run())[-1].step)
     assert [6, 8] == ends
 
@@ -217,5 +221,5 @@ def test_dropout_seeds_matter(
     assert 6 == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
     plain = story(list(make_trainer(max_iters=4).run()))
-    monkeypatch.setattr("yocto_train.stepper.mixed_seed", lambda *numbers: 7 + sum(numbers))
+    monkeypatch.setattr("yocto_train.scale.machine.mixed_seed", lambda *numbers: 7 + sum(numbers))
     assert plain != story(list(make_trainer(max_iters=4).run()))

@@ -12,11 +12,12 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yocto_model import save_pt
-from yocto_train import Checkpoint, CheckpointError, Run, Trainer, files, find_checkpoint
-from yocto_train.manifest import read_manifest
+from safetensors.torch import save_file
+from yocto_tokenizers import CharTokenizer
+from yocto_train import Checkpoint, CheckpointError, Run, Trainer, find_checkpoint
+from yocto_train.runs.checkpoint import Manifest
 
-NAMES = ("model.pt", "opt.pt", "vocab.json", "manifest.json")
+NAMES = ("config.json", "model.safetensors", "opt.safetensors", "vocab.json", "manifest.json")
 FLIPS = 200
 
 
@@ -71,7 +72,7 @@ def test_no_content_of_a_manifest_breaks_the_reader(
     directory = tmp_path_factory.mktemp("manifest")
     (directory / "manifest.json").write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
-        read_manifest(directory)
+        Manifest.read(directory)
     assert "\n" not in str(caught.value)
 
 
@@ -92,16 +93,16 @@ def test_cut_short(name: str, copied: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_missing(name: str, copied: Path) -> None:
-    """C1, C14, C18: the message says which part is missing; writing text needs no opt.pt."""
+    """C1, C14, C18: the message says what is missing; writing text needs no state."""
     (copied / "step-00000006" / name).unlink()
     assert "missing" in assert_refused(copied) or name == "manifest.json"
-    expected = {"opt.pt": 6}.get(name, 4)
+    expected = {"opt.safetensors": 6}.get(name, 4)
     assert expected == find_checkpoint(copied).step
-    if name == "opt.pt":
+    if name == "opt.safetensors":
         checkpoint = find_checkpoint(copied / "step-00000006")
         checkpoint.load_model()
         checkpoint.load_tokenizer()
-        with pytest.raises(CheckpointError, match=r"opt\.pt is missing"):
+        with pytest.raises(CheckpointError, match=r"opt\.safetensors is missing"):
             checkpoint.load_state()
 
 
@@ -110,7 +111,7 @@ def test_a_file_of_another_step(name: str, copied: Path) -> None:
     """K25: files of step 4 in step 6 are refused, the manifest by its step's number."""
     content = (copied / "step-00000004" / name).read_bytes()
     (copied / "step-00000006" / name).write_bytes(content)
-    if name == "vocab.json":  # equal in every step
+    if name in {"config.json", "vocab.json"}:  # equal in every step
         assert 6 == Run(copied).latest().step
     else:
         assert_refused(copied)
@@ -130,7 +131,7 @@ def test_more_files_than_named(kind: str, copied: Path) -> None:
     elif kind == "directory":
         extra.mkdir()
     else:
-        extra.symlink_to("model.pt")
+        extra.symlink_to("model.safetensors")
     assert "extra" in assert_refused(copied)
 
 
@@ -164,12 +165,12 @@ def rewrite_manifest(directory: Path, change: Callable[[dict[str, Any]], object]
 @pytest.mark.parametrize(
     "change",
     [
-        lambda c: c["files"].update({"../model.pt": c["files"]["model.pt"]}),
-        lambda c: c["files"].update({"/etc/passwd": c["files"]["model.pt"]}),
-        lambda c: c["files"].update({"a\nb.pt": c["files"]["model.pt"]}),
-        lambda c: c["files"].pop("model.pt"),
-        lambda c: c["files"].update({"model.pt": None}),
-        lambda c: c["files"]["model.pt"].update(bytes="12"),
+        lambda c: c["files"].update({"../model.safetensors": c["files"]["model.safetensors"]}),
+        lambda c: c["files"].update({"/etc/passwd": c["files"]["model.safetensors"]}),
+        lambda c: c["files"].update({"a\nb.json": c["files"]["model.safetensors"]}),
+        lambda c: c["files"].pop("model.safetensors"),
+        lambda c: c["files"].update({"model.safetensors": None}),
+        lambda c: c["files"]["model.safetensors"].update(bytes="12"),
         lambda c: c.update(step=True),
         lambda c: c.update(step=-1),
         lambda c: c.update(step=10**8),
@@ -210,87 +211,65 @@ def test_a_huge_manifest(copied: Path) -> None:
     assert "damaged" in assert_refused(copied)
 
 
+def put(directory: Path, name: str, content: bytes) -> Checkpoint:
+    """Replace a file of a step and let the manifest record it, as an attacker or a bug would."""
+    (directory / name).write_bytes(content)
+    record = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    rewrite_manifest(directory, lambda manifest: manifest["files"].update({name: record}))
+    checkpoint = Checkpoint.open(directory)
+    checkpoint.verify()
+    return checkpoint
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"<!DOCTYPE html>", b"\x80\x04}."])
 def test_a_foreign_file_with_a_right_hash(content: bytes, copied: Path) -> None:
-    """C2, C4, C5: a file that is no model is refused by the loader, whatever the hashes say."""
-    directory = copied / "step-00000006"
-    for name, load in (("model.pt", "load_model"), ("opt.pt", "load_state")):
-        (directory / name).write_bytes(content)
-        facts = files.FileFacts(bytes=len(content), sha256=_sha256(directory / name))
+    """C2, C4, C5: a file that is no model is refused by the loader, whatever the hashes say.
 
-        def change(c: dict[str, Any], name: str = name, facts: files.FileFacts = facts) -> None:
-            c["files"][name] = {"bytes": facts.bytes, "sha256": facts.sha256}
-
-        rewrite_manifest(directory, change)
-        checkpoint = Checkpoint.open(directory)
-        checkpoint.verify()
-        with pytest.raises(CheckpointError, match=name) as caught:
-            getattr(checkpoint, load)()
+    A pickle among them: nothing in this package ever opens one.
+    """
+    for name, load in (
+        ("model.safetensors", Checkpoint.load_model), ("opt.safetensors", Checkpoint.load_state),
+        ("config.json", Checkpoint.load_model), ("vocab.json", Checkpoint.load_tokenizer),
+    ):  # fmt: skip
+        sound = (copied / "step-00000006" / name).read_bytes()
+        with pytest.raises(CheckpointError, match="step-00000006") as caught:
+            load(put(copied / "step-00000006", name, content))
         assert "\n" not in str(caught.value)
+        put(copied / "step-00000006", name, sound)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return files.sha256_of(file)
-
-
-def test_code_in_a_file_never_runs(copied: Path) -> None:
-    """C4: a pickle that would create a file is refused, and the file does not appear."""
-    canary = copied / "canary"
-
-    class Evil:
-        def __reduce__(self) -> tuple[object, ...]:
-            return Path.touch, (canary,)
-
-    directory = copied / "step-00000006"
-    content = {"format": "yocto-training-state", "format_version": 1, "x": Evil()}
-    torch.save(content, directory / "opt.pt")
-
-    def change(c: dict[str, Any]) -> None:
-        path = directory / "opt.pt"
-        c["files"]["opt.pt"] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-    rewrite_manifest(directory, change)
-    with pytest.raises(CheckpointError, match=r"opt\.pt"):
-        Checkpoint.open(directory).load_state()
-    assert not canary.exists()
+@pytest.mark.parametrize("metadata", [None, {"yocto": "{"}, {"yocto": "[]"}, {"format": "pt"}])
+def test_a_state_that_is_not_ours(metadata: dict[str, str] | None, copied: Path) -> None:
+    """Tensors without the rest, or with something else instead of it, are not a training's."""
+    save_file({"x": torch.zeros(1)}, copied / "other", metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"opt\.safetensors (is not|belongs)"):
+        put(
+            copied / "step-00000006", "opt.safetensors", (copied / "other").read_bytes()
+        ).load_state()
 
 
 def test_the_state_of_another_step(copied: Path) -> None:
-    """C13: an opt.pt that says it is of another step is refused, whatever its hash."""
-    directory = copied / "step-00000006"
-    shutil.copy(copied / "step-00000004" / "opt.pt", directory / "opt.pt")
-
-    def change(c: dict[str, Any]) -> None:
-        path = directory / "opt.pt"
-        c["files"]["opt.pt"] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-    rewrite_manifest(directory, change)
+    """C13: a state that says it is of another step is refused, whatever its hash."""
+    other = (copied / "step-00000004" / "opt.safetensors").read_bytes()
     with pytest.raises(CheckpointError, match="belongs to another step"):
-        Checkpoint.open(directory).load_state()
+        put(copied / "step-00000006", "opt.safetensors", other).load_state()
 
 
-def test_the_tokenizer_of_another_model(copied: Path) -> None:
+def test_the_tokenizer_of_another_model(copied: Path, tmp_path: Path) -> None:
     """C15, T9: a tokenizer with two ids swapped is refused by its fingerprint."""
     directory = copied / "step-00000006"
-    checkpoint = Checkpoint.open(directory)
-    letters = list(checkpoint.load_tokenizer().itos)  # type: ignore[attr-defined] # a CharTokenizer
+    tokenizer = Checkpoint.open(directory).load_tokenizer()
+    letters = list(tokenizer.itos)  # type: ignore[attr-defined] # a CharTokenizer
     letters[3], letters[4] = letters[4], letters[3]
-    type(checkpoint.load_tokenizer())(letters).save(directory)  # type: ignore[call-arg]
-
-    def change(c: dict[str, Any]) -> None:
-        path = directory / "vocab.json"
-        c["files"]["vocab.json"] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-    rewrite_manifest(directory, change)
-    with pytest.raises(CheckpointError, match="not this model's tokenizer"):
-        Checkpoint.open(directory).load_tokenizer()
+    path = CharTokenizer(letters).save(tmp_path / "vocab.json")
+    with pytest.raises(CheckpointError, match="another tokenizer than its model's"):
+        put(directory, "vocab.json", path.read_bytes()).load_tokenizer()
 
 
 def test_all_steps_damaged(copied: Path) -> None:
     """Nothing sound left: the message names what is wrong with each, and nothing is changed."""
     for step in (2, 4, 6):
-        (copied / f"step-{step:08d}" / "model.pt").write_bytes(b"")
+        (copied / f"step-{step:08d}" / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="no sound checkpoint") as caught:
         Run(copied).latest()
     assert all(f"step-{step:08d}" in str(caught.value) for step in (2, 4, 6))
@@ -302,8 +281,8 @@ def test_resuming_after_damage(copied: Path, make_trainer: Callable[..., Trainer
     The damaged one is put aside under another name, the pointers are right, and the end is the
     same.
     """
-    expected = read_manifest(copied / "step-00000006").files["model.pt"]
-    (copied / "step-00000006" / "model.pt").write_bytes(b"x")
+    expected = Manifest.read(copied / "step-00000006").files["model.safetensors"]
+    (copied / "step-00000006" / "model.safetensors").write_bytes(b"x")
     for step in (2, 4, 6):
         os.utime(copied / f"step-{step:08d}", (10**9 - step, 10**9 - step))  # K26
     run = Run(copied)
@@ -311,25 +290,25 @@ def test_resuming_after_damage(copied: Path, make_trainer: Callable[..., Trainer
     checkpoint = run.latest()
     assert 4 == checkpoint.step
     trainer.restore(checkpoint)
-    assert copied / "step-00000004" == run.pointed("latest.pt") == run.pointed("best.pt")
+    assert copied / "step-00000004" == run.pointed("latest") == run.pointed("best")
     assert 1 == len(list(copied.glob("step-00000006.old-*")))
     list(trainer.run())
-    assert expected == read_manifest(copied / "step-00000006").files["model.pt"]
-    assert copied / "step-00000006" == run.pointed("latest.pt") == run.pointed("best.pt")
+    assert expected == Manifest.read(copied / "step-00000006").files["model.safetensors"]
+    assert copied / "step-00000006" == run.pointed("latest") == run.pointed("best")
 
 
 def test_no_pointer_to_a_best_that_is_gone(copied: Path) -> None:
-    """Going back behind a best step whose best was pruned leaves no best.pt at all."""
+    """Going back behind a best step whose best was pruned leaves no `best` at all."""
     shutil.rmtree(copied / "step-00000002")
     run = Run(copied)
-    assert copied / "step-00000006" == run.pointed("best.pt")
+    assert copied / "step-00000006" == run.pointed("best")
     run.rewind(Checkpoint.open(copied / "step-00000004"), best_step=2)
-    assert ["latest.pt"] == sorted(path.name for path in copied.glob("*.pt"))
-    assert copied / "step-00000004" == run.pointed("latest.pt")
+    assert not os.path.lexists(copied / "best")
+    assert copied / "step-00000004" == run.pointed("latest")
 
 
-def test_model_alone_is_no_checkpoint(copied: Path, tmp_path: Path) -> None:
-    """A single .pt outside a step directory says what is missing."""
-    save_pt({"format": "yocto-training-state", "format_version": 1}, tmp_path / "model.pt")
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        find_checkpoint(tmp_path / "model.pt")
+def test_a_model_alone_is_no_checkpoint(copied: Path, tmp_path: Path) -> None:
+    """Files without a manifest are not taken for a checkpoint."""
+    shutil.copy(copied / "step-00000006" / "model.safetensors", tmp_path)
+    with pytest.raises(CheckpointError, match=r"holds runs; name one|holds no checkpoint"):
+        find_checkpoint(tmp_path / "model.safetensors")

@@ -80,10 +80,11 @@ def go(trainer: Trainer, *, resume: bool, stop: int | None) -> dict[str, Any]:
         if isinstance(event, Sampled):
             samples.append([event.step, event.text])
     whole = trainer.world.whole_model(trainer.model)
+    weights = whole.state_dict() if trainer.world.is_main else {}
     return {
         "step": trainer.progress.step, "losses": losses, "evaluations": evaluations,
         "samples": samples,
-        "weights": {name: weight.tolist() for name, weight in whole.state_dict().items()},
+        "weights": {name: weight.tolist() for name, weight in weights.items()},
     }  # fmt: skip
 
 
@@ -117,30 +118,42 @@ def end(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
+Start = Callable[[list[dict[str, Any]]], subprocess.Popen[str]]
 Launch = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
 
 @pytest.fixture
-def launch(data_dir: Path, tmp_path: Path, tied: dict[str, Any]) -> Launch:
-    """`launch(tasks)`: let two processes do tasks, one after the other; rank 0's results."""
-    return lambda tasks: _launch(data_dir, tasks, tmp_path, tied)
+def start(data_dir: Path, tmp_path: Path, tied: dict[str, Any]) -> Iterator[Start]:
+    """`start(tasks)`: let two processes do tasks, one after the other; ended whatever happens."""
+    started: list[subprocess.Popen[str]] = []
 
+    def start(tasks: list[dict[str, Any]]) -> subprocess.Popen[str]:
+        (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+        started.append(
+            subprocess.Popen(
+                torchrun(str(data_dir), str(tmp_path / "tasks.json")), text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                env={**os.environ, "OMP_NUM_THREADS": "1"}, **tied,
+            )
+        )  # fmt: skip
+        return started[-1]
 
-def _launch(
-    data: Path, tasks: list[dict[str, Any]], tmp_path: Path, tied: dict[str, Any]
-) -> list[dict[str, Any]]:
-    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        torchrun(str(data), str(tmp_path / "tasks.json")), env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **tied,
-    )  # fmt: skip
-    try:
-        _, errors = process.communicate(timeout=600)
-    finally:
+    yield start
+    for process in started:
         end(process)
-    assert 0 == process.returncode, errors[-3000:]
-    return json.loads((tmp_path / "tasks.json.done").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def launch(start: Start, tmp_path: Path) -> Launch:
+    """`launch(tasks)`: the same, and rank 0's results."""
+
+    def launch(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        process = start(tasks)
+        _, errors = process.communicate(timeout=600)
+        assert 0 == process.returncode, errors[-3000:]
+        return json.loads((tmp_path / "tasks.json.done").read_text())  # type: ignore[no-any-return]
+
+    return launch
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
@@ -200,35 +213,10 @@ def test_dropout_differs_between_ranks(data_dir: Path, tmp_path: Path, launch: L
     assert alone["losses"][0] != first["losses"][0]
 
 
-@pytest.fixture
-def processes(
-    data_dir: Path, tmp_path: Path, tied: dict[str, Any]
-) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start two processes for one task, and end them whatever happens."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(task: dict[str, Any]) -> subprocess.Popen[str]:
-        (tmp_path / "tasks.json").write_text(json.dumps([task]))
-        started.append(
-            subprocess.Popen(
-                torchrun(str(data_dir), str(tmp_path / "tasks.json")), text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                env={**os.environ, "OMP_NUM_THREADS": "1"}, **tied,
-            )
-        )  # fmt: skip
-        return started[-1]
-
-    yield start
-    for process in started:
-        end(process)
-
-
-def test_a_signal_to_one_of_two(
-    processes: Callable[..., subprocess.Popen[str]], tmp_path: Path
-) -> None:
+def test_a_signal_to_one_of_two(start: Start, tmp_path: Path) -> None:
     """K8: SIGTERM to rank 1 alone: both stop after the same step, which is saved."""
     options = {**KINDS["gpt2"], "max_iters": 5_000, "eval_interval": 2_500}
-    process = processes({"options": options, "parallel": "ddp", "run": str(tmp_path / "run")})
+    process = start([{"options": options, "parallel": "ddp", "run": str(tmp_path / "run")}])
     assert process.stdout is not None
     pids = {}
     for line in process.stdout:
@@ -246,39 +234,35 @@ def test_a_signal_to_one_of_two(
     assert {str(Run(tmp_path / "run").latest().step)} == steps
 
 
-def test_one_failure_is_everybodys(
-    processes: Callable[..., subprocess.Popen[str]], tmp_path: Path
-) -> None:
+def test_one_failure_is_everybodys(start: Start, tmp_path: Path) -> None:
     """A run that is in use, a save that fails: every rank gets the error, none waits for ever."""
     run = Run(tmp_path / "run")
     run.create()
     task = {"options": KINDS["gpt2"], "parallel": "ddp", "run": str(run.path), "catch": True}
-    with run.lock():
-        output, errors = processes(task).communicate(timeout=300)
-    failures = sorted(line.split(maxsplit=2)[:3] for line in output.splitlines() if "Error" in line)
-    assert [["0", "failed", "RunError"], ["1", "failed", "RunError"]] == [
-        [rank, what, text.split(":")[0]] for rank, what, text in failures
-    ], errors[-2000:]
 
-    output, errors = processes({**task, "vanish": True}).communicate(timeout=300)
-    failures = sorted(line.split(maxsplit=2)[:3] for line in output.splitlines() if "Error" in line)
-    assert [["0", "failed", "SaveError"], ["1", "failed", "SaveError"]] == [
-        [rank, what, text.split(":")[0]] for rank, what, text in failures
-    ], errors[-2000:]
+    def failures(task: dict[str, Any]) -> list[str]:
+        output, errors = start([task]).communicate(timeout=300)
+        lines = sorted(line.split(":")[0] for line in output.splitlines() if "Error" in line)
+        assert lines, errors[-2000:]
+        return lines
+
+    with run.lock():
+        assert ["0 failed RunError", "1 failed RunError"] == failures(task)
+    assert ["0 failed SaveError", "1 failed SaveError"] == failures({**task, "vanish": True})
 
 
 # --- one process -------------------------------------------------------------------------------
 
 
 def test_alone_without_torchrun() -> None:
-    """A process that torchrun did not start is a world of its own, whatever was asked for."""
+    """A process that torchrun did not start is a world of its own, if what it asks for exists."""
     with joined("fsdp") as world:
         assert (0, 1, "none", True) == (world.rank, world.size, world.kind, world.is_main)
         assert (True, False) == world.any(True, False)
         assert (1.5,) == world.sum(1.5)
         assert "cuda:3" == world.device("cuda:3")
-        with pytest.raises(SaveError):
-            world.on_main(lambda: (_ for _ in ()).throw(SaveError("no")))
+    with pytest.raises(TrainConfigError, match="must be ddp or fsdp, not 'x'"), joined("x"):  # type: ignore[arg-type]
+        pass
 
 
 class Pair(World):

@@ -15,8 +15,7 @@ from torch import Tensor
 from yocto_data import TokenDataset
 from yocto_model import GPT
 from yocto_tokenizers import CharTokenizer
-from yocto_train import bits_per_byte, bytes_per_token, evaluate
-from yocto_train.evaluate import cross_entropy
+from yocto_train import bits_per_byte, bytes_per_token, cross_entropy, evaluate
 
 
 class Recorder(GPT):
@@ -51,11 +50,7 @@ def tokens_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TokenDa
 
 
 @pytest.mark.property
-@given(
-    n=st.integers(2, 60),
-    block_size=st.integers(1, 8),
-    batch_size=st.integers(1, 9),
-)
+@given(n=st.integers(2, 60), block_size=st.integers(1, 8), batch_size=st.integers(1, 9))
 @example(n=60, block_size=8, batch_size=3)
 @example(n=9, block_size=8, batch_size=1)
 def test_each_target_counts_once(
@@ -141,7 +136,7 @@ def test_nothing_changes(
 def test_dropout_is_off(
     make_model: Callable[..., GPT], tokens_of: Callable[..., TokenDataset]
 ) -> None:
-    """Two evaluations of one model are equal to the bit, and equal one of the model without any."""
+    """Evaluations of a model with dropout equal each other, and that of the model without any."""
     with_dropout, without = make_model(dropout=0.5), make_model(dropout=0.0)
     data = tokens_of(50, 8)
     assert evaluate(without, data) == evaluate(with_dropout, data) == evaluate(with_dropout, data)

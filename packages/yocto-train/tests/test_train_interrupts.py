@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 from yocto_model import TextGenerator
-from yocto_train import Run, Saved, SaveError, Stopped, Trainer, files
+from yocto_train import Run, Saved, SaveError, Stopped, Trainer
 
 SETTINGS: dict[str, Any] = {
     "max_iters": 6, "eval_interval": 2, "sample_interval": 2, "sample_tokens": 3, "keep": 9,
@@ -42,9 +42,9 @@ class Scene:
             if moment == {"step": (True, 2), "evaluation": (False, 4)}.get(where):
                 once()
 
-        stream, rename = TextGenerator.stream, files.rename
+        stream, rename = TextGenerator.stream, os.rename
 
-        def stream_slowly(*arguments: Any, **options: Any) -> Iterator[str]:
+        def stream_slowly(*arguments: Any, **options: Any) -> Iterator[Any]:
             for piece in stream(*arguments, **options):
                 if where == "sample" and trainer.progress.step == 4:
                     once()
@@ -57,7 +57,7 @@ class Scene:
 
         trainer.model.register_forward_pre_hook(before_forward)
         self.patch.setattr(TextGenerator, "stream", stream_slowly)
-        self.patch.setattr(files, "rename", rename_late)
+        self.patch.setattr(os, "rename", rename_late)
         return trainer
 
     def assert_goes_on(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from yocto_model import GPT, GPTConfig
+from yocto_model import GPT
 from yocto_train import (
     RECIPES,
     Evaluated,
@@ -22,7 +22,7 @@ from yocto_train import (
     Trainer,
     World,
 )
-from yocto_train.stepper import mixed_seed
+from yocto_train.scale.machine import mixed_seed
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -93,12 +93,18 @@ def test_the_last_evaluation_is_whole(make_trainer: MakeTrainer) -> None:
     The last step is measured on everything as well.
     """
     trainer = make_trainer(max_iters=6, eval_interval=3, eval_iters=1)
-    trainer.evaluator.batch_size = 2
+    trainer.eval_batch_size = 2
     events = of_kind(Evaluated, list(trainer.run()))
     assert [(3, False), (6, False), (6, True)] == [(e.step, e.whole) for e in events]
     assert events[-1].best_loss == min(event.loss for event in events[:-1])
     events = of_kind(Evaluated, list(make_trainer(max_iters=6, eval_interval=3).run()))
     assert [(3, True), (6, True)] == [(e.step, e.whole) for e in events]
+
+
+def losses_of_one_batch(trainer: Trainer) -> list[float]:
+    batch = trainer.sampler.batch(0)
+    trainer.sampler.batch = lambda step: batch  # type: ignore[method-assign] # one batch for ever
+    return [event.loss for event in of_kind(StepDone, list(trainer.run()))]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -109,31 +115,21 @@ def test_one_batch_can_be_overfitted(arch: str, optimizer: str, make_trainer: Ma
         arch, dropout=0.0, max_iters=150, eval_interval=150, optimizer=optimizer, lr=0.02,
         muon_lr=0.05, grad_clip=1.0, weight_decay=0.0, accumulate=1,
     )  # fmt: skip
-    batch = trainer.sampler.batch(0)
-    trainer.sampler.batch = lambda step: batch  # type: ignore[method-assign] # one batch for ever
-    losses = [event.loss for event in of_kind(StepDone, list(trainer.run()))]
+    losses = losses_of_one_batch(trainer)
     assert losses[0] == pytest.approx(math.log(trainer.model.config.vocab_size), abs=0.2)
     assert losses[-1] < 0.1
 
 
-@pytest.mark.parametrize("preset", sorted(RECIPES))
-def test_every_preset_can_overfit_one_batch(preset: str, make_trainer: MakeTrainer) -> None:
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_can_overfit_one_batch(
+    name: str, make_model: Callable[..., GPT], make_trainer: MakeTrainer
+) -> None:
     """With its own optimizer, rates and schedule, in 300 steps of a model 32 wide."""
-    recipe = RECIPES[preset]
+    recipe = RECIPES[name]
+    sizes = {**recipe.model, "block_size": 8, "n_layer": 2, "n_embd": 32}
     fixed = {"max_iters": 300, "batch_size": 4, "accumulate": 1, "eval_interval": 300}
-    trainer = make_trainer(
-        model=GPT(
-            GPTConfig.from_arch(
-                recipe.arch,
-                **{**recipe.model, "vocab_size": 45, "block_size": 8, "n_layer": 2, "n_embd": 32},
-            ),
-            generator=torch.Generator().manual_seed(1),
-        ),
-        **{**recipe.train, **fixed},
-    )
-    batch = trainer.sampler.batch(0)
-    trainer.sampler.batch = lambda step: batch  # type: ignore[method-assign] # one batch for ever
-    losses = [event.loss for event in of_kind(StepDone, list(trainer.run()))]
+    model = make_model(recipe.arch, **sizes)
+    losses = losses_of_one_batch(make_trainer(model=model, **{**recipe.train, **fixed}))
     assert losses[0] > 3
     assert losses[-1] < 0.3
 
@@ -208,6 +204,48 @@ def test_requests_from_outside(run: Run, make_trainer: MakeTrainer) -> None:
     assert ["StepDone 2", "Evaluated 2", "Sampled 2", "Saved 2", "StepDone 3"] == names(events)[2:7]
     assert [2, 6] == [event.step for event in of_kind(Evaluated, events)]
     assert [2] == [event.step for event in of_kind(Sampled, events)]
+
+
+# --- requests: acted on between steps, by all ranks or by none ----------------------------------
+
+
+class Unheard(World):
+    """Among other ranks, before they have heard of anything."""
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        return tuple(False for _ in flags)
+
+
+def asked(trainer: Trainer, what: str, at: type[Event]) -> list[Event]:
+    """The events of a run during which something is asked for at the first event of a kind."""
+    events: list[Event] = []
+    for event in trainer.run():
+        if type(event) is at and at not in map(type, events):
+            getattr(trainer, f"request_{what}")()
+        events.append(event)
+    return events
+
+
+@pytest.mark.parametrize("what", ["evaluation", "save", "sample"])
+def test_no_request_adds_a_step(what: str, run: Run, make_trainer: MakeTrainer) -> None:
+    """Whatever is asked for after the last step, it is the last."""
+    events = asked(make_trainer(run=run, max_iters=4, eval_interval=4), what, at=Saved)
+    assert 4 == max(event.step for event in events)
+    assert isinstance(events[-1], Stopped)
+    assert (2 if what == "evaluation" else 1) == len([e for e in events if type(e) is Evaluated])
+    assert 4 == run.latest().step
+
+
+@pytest.mark.parametrize("what", ["evaluation", "save", "sample"])
+@pytest.mark.parametrize("at", [StepDone, Evaluated])
+def test_a_rank_does_nothing_alone(
+    what: str, at: type[Event], run: Run, make_trainer: MakeTrainer
+) -> None:
+    """Before all ranks have agreed, a request changes nothing: one that acted would wait."""
+    settings = {"max_iters": 6, "eval_interval": 3}
+    expected = [(type(event), event.step) for event in make_trainer(run=run, **settings).run()]
+    trainer = make_trainer(run=Run(run.path), **settings, world=Unheard())
+    assert expected == [(type(event), event.step) for event in asked(trainer, what, at)]
 
 
 # --- a rank among several ------------------------------------------------------------------------

@@ -238,16 +238,3 @@ def test_muon_needs_every_gradient() -> None:
     weight = torch.nn.Parameter(torch.ones(2, 2))
     with pytest.raises(AssertionError):
         Muon([(weight, [2])], lr=0.1).step()
-
-
-def test_muon_calls_its_closure() -> None:
-    """As any torch optimizer, it computes the loss anew where a closure is given."""
-    weight = torch.nn.Parameter(torch.eye(2))
-
-    def closure() -> float:
-        loss = weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call] # torch has no type here
-        return float(loss.detach())
-
-    assert Muon([(weight, [2])], lr=0.1).step(closure) == 2.0
-    assert not torch.equal(torch.eye(2), weight.detach())

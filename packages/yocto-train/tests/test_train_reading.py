@@ -3,8 +3,10 @@
 import dataclasses
 import errno
 import os
+import re
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,9 @@ from yocto_train import (
     CheckpointError,
     Run,
     RunError,
-    files,
+    Trainer,
     find_checkpoint,
-    load_checkpoint,
+    open_model,
 )
 
 
@@ -24,7 +26,7 @@ def trained(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with step 4 as the best, so that each pointer leads to a step of its own."""
     path = tmp_path_factory.mktemp("runs") / "run"
     shutil.copytree(trained, path, symlinks=True)
-    Run(path).point("best.pt", path / "step-00000004")
+    Run(path).point("best", path / "step-00000004")
     return path
 
 
@@ -34,18 +36,35 @@ def trained(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("path", "step"),
     [
-        ("", 6), ("latest.pt", 6), ("best.pt", 4), ("step-00000002", 2),
-        ("step-00000002/model.pt", 2), ("step-00000004/opt.pt/..", 4),
+        ("", 6), ("latest", 6), ("best", 4), ("latest.pt", 6), ("best.pt", 4),
+        ("step-00000002", 2), ("step-00000002/model.pt", 2), ("step-00000002/model.safetensors", 2),
+        ("latest/model.pt", 6),
     ],
 )  # fmt: skip
 def test_what_a_path_means(path: str, step: int, copied: Path) -> None:
-    """Rule 1: a run, a step, model.pt, latest.pt and best.pt all lead to one step directory."""
-    if ".." in path:
-        with pytest.raises(CheckpointError):
-            find_checkpoint(copied / path)
-    else:
-        assert step == find_checkpoint(copied / path).step
-        assert step == find_checkpoint(os.path.relpath(copied / path)).step
+    """Rule 1: a run, a step, latest and best, and the .pt files they once were, mean one step."""
+    assert step == find_checkpoint(copied / path).step
+    assert step == find_checkpoint(os.path.relpath(copied / path)).step
+    opened = open_model(copied / path)
+    assert step == opened.checkpoint.step
+    assert not opened.model.training
+    assert opened.tokenizer is not None
+
+
+def test_a_model_without_a_tokenizer(make_trainer: Callable[..., Trainer], run: Run) -> None:
+    """It opens all the same; who wants to write text with it names one."""
+    list(make_trainer(run=run, max_iters=4, with_tokenizer=False).run())
+    assert open_model(run.path).tokenizer is None
+
+
+def test_a_directory_of_runs(copied: Path, tmp_path: Path) -> None:
+    """Its newest run is named; a directory with nothing in it is told apart."""
+    newest = re.escape(str(copied))
+    with pytest.raises(CheckpointError, match=f"holds runs; name one, the newest is {newest}$"):
+        find_checkpoint(copied.parent)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="empty holds no checkpoint; train one"):
+        find_checkpoint(tmp_path / "empty")
 
 
 def test_no_path_means_the_newest_run(copied: Path, trained: Path) -> None:
@@ -81,10 +100,9 @@ def test_what_is_not_there(path: str, tmp_path: Path) -> None:
 
 
 POINTERS = [
-    "step-00000099/model.pt", "/etc/passwd", "../run/step-00000004/model.pt", "latest.pt", "",
-    "step-00000004", "step-00000004/../step-00000002/model.pt", "step-00000004/model.pt\n\n",
-    "step-00000004/model.pt ", "step-4/model.pt", "step-0000000\u0664/model.pt",
-    "step-00000004/opt.pt",
+    "step-00000005", "/etc/passwd", "../run/step-00000004", "best", "latest", "", ".",
+    "step-00000004/../step-00000002", "step-00000004\n\n", "step-00000004 ", "step-4",
+    "step-0000000\u0664", "step-00000004/model.safetensors",
 ]  # fmt: skip
 
 
@@ -98,16 +116,16 @@ def test_pointers_that_are_refused(kind: str, target: str, copied: Path) -> None
     Never followed; the run itself takes its newest sound step, a pointer asked for by name is
     refused.
     """
-    (copied / "latest.pt").unlink()
+    (copied / "latest").unlink()
     (copied / "step-0000000\u0664").mkdir()
     if kind == "link":
-        (copied / "latest.pt").symlink_to(target)
+        (copied / "latest").symlink_to(target)
     else:
-        (copied / "latest.pt").write_text(target, encoding="utf-8")
+        (copied / "latest").write_text(target, encoding="utf-8")
     run = Run(copied)
-    assert None is run.pointed("latest.pt")
+    assert None is run.pointed("latest")
     with pytest.raises(CheckpointError, match="does not point to a checkpoint"):
-        find_checkpoint(copied / "latest.pt")
+        find_checkpoint(copied / "latest")
     assert 6 == find_checkpoint(copied).step
 
 
@@ -115,21 +133,16 @@ def test_a_pointer_to_a_linked_step(copied: Path) -> None:
     """Rule 2: the step must be a real directory; no link leads out of the run."""
     (copied / "step-00000006").rename(copied.parent / "elsewhere")
     (copied / "step-00000006").symlink_to(copied.parent / "elsewhere")
-    assert None is Run(copied).pointed("latest.pt")
+    assert None is Run(copied).pointed("latest")
     assert 4 == Run(copied).latest().step
 
 
-def test_a_pointer_that_became_the_model(copied: Path) -> None:
-    """Rule 2: copying may turn a link into the file; it is matched to a step by its hash."""
-    for name in ("latest.pt", "best.pt"):
-        target = (copied / name).resolve()
-        (copied / name).unlink()
-        shutil.copy(target, copied / name)
-    assert 6 == find_checkpoint(copied / "latest.pt").step
-    assert 4 == find_checkpoint(copied / "best.pt").step
-    (copied / "best.pt").write_bytes((copied / "best.pt").read_bytes() + b"x")
-    with pytest.raises(CheckpointError, match="does not point"):
-        find_checkpoint(copied / "best.pt")
+def test_a_pointer_that_became_the_step(copied: Path, tmp_path: Path) -> None:
+    """Rule 2: copying may turn a link into what it named, which is a checkpoint by itself."""
+    shutil.copytree(copied, tmp_path / "copy")  # which follows links
+    assert 6 == find_checkpoint(tmp_path / "copy" / "latest.pt").step
+    assert 4 == find_checkpoint(tmp_path / "copy" / "best").step
+    assert 6 == find_checkpoint(tmp_path / "copy").step
 
 
 # --- reading while it is written -----------------------------------------------------------------
@@ -141,29 +154,32 @@ def test_reading_writes_nothing(copied: Path, monkeypatch: pytest.MonkeyPatch) -
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    for operation in ("create", "make_directory", "rename", "replace", "symlink", "remove_file"):
-        monkeypatch.setattr(files, operation, refuse)
+    for call in ("mkdir", "rename", "replace", "symlink", "unlink", "rmdir", "fsync"):
+        monkeypatch.setattr(os, call, refuse)
     before = sorted((path, path.lstat().st_mtime_ns) for path in copied.rglob("*"))
-    for path in (copied, copied / "best.pt", copied / "step-00000002"):
-        load_checkpoint(lambda found: (found.load_model(), found.load_tokenizer()), path)
+    for path in (copied, copied / "best", copied / "step-00000002"):
+        open_model(path)
     assert before == sorted((path, path.lstat().st_mtime_ns) for path in copied.rglob("*"))
 
 
-def test_all_pruned_before_the_first_is_read(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """K17: if every step that was listed is gone when it is opened, the run is looked at again."""
-    opened = Checkpoint.open
+@pytest.mark.parametrize("at", [Checkpoint.open, Checkpoint.load_model, Checkpoint.load_tokenizer])
+def test_pruned_while_it_is_read(
+    at: Callable[..., object], copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """K17: if what was found is gone when it is read, the run is looked at again."""
+    name = at.__name__
+    call = getattr(Checkpoint, name)
     listed = sorted(copied.glob("step-????????"))
 
-    def open_late(directory: Path) -> Checkpoint:
-        if listed:
-            monkeypatch.undo()
-            put(listed[-1], copied / "step-00000099", 99)
-            for step in listed:
-                shutil.rmtree(step)
-        return opened(directory)
+    def call_late(*arguments: object, **options: object) -> object:
+        monkeypatch.undo()
+        put(listed[-1], copied / "step-00000099", 99)
+        for step in listed:
+            shutil.rmtree(step)
+        return call(*arguments, **options)
 
-    monkeypatch.setattr(Checkpoint, "open", open_late)
-    found = Run(copied).latest()
+    monkeypatch.setattr(Checkpoint, name, call_late)
+    found = open_model(copied).checkpoint
     assert (99, ()) == (found.step, found.skipped)
 
 
@@ -171,14 +187,14 @@ def test_reading_during_saves_and_pruning(copied: Path) -> None:
     """K17: readers take no lock and never see half a checkpoint.
 
     While another thread saves and prunes, every load through a run or a pointer is whole. Some
-    writes go with each load, however slow one side is: fewer than a reader looks again.
+    writes go with each load, however slow one side is: few enough that looking again once helps.
     """
     run = Run(copied)
     source = copied.parent / "source"
     (copied / "step-00000006").rename(source)
     for name in ("step-00000002", "step-00000004"):
         shutil.rmtree(copied / name)
-    loads, writes = 30, 6
+    loads, writes = 30, 3
     together = threading.Barrier(2, timeout=100)
     failures: list[BaseException] = []
 
@@ -188,8 +204,8 @@ def test_reading_during_saves_and_pruning(copied: Path) -> None:
                 if step % writes == 1:
                     together.wait()
                 put(source, copied / f"step-{step:08d}", step)
-                run.point("latest.pt", copied / f"step-{step:08d}")
-                run.point("best.pt", copied / f"step-{step:08d}")
+                run.point("latest", copied / f"step-{step:08d}")
+                run.point("best", copied / f"step-{step:08d}")
                 run.prune(1)
                 if step % writes == 0:
                     together.wait()
@@ -199,13 +215,13 @@ def test_reading_during_saves_and_pruning(copied: Path) -> None:
 
     writer = threading.Thread(target=write, daemon=True)
     put(source, copied / "step-00000000", 0)
-    for pointer in ("latest.pt", "best.pt"):
+    for pointer in ("latest", "best"):
         run.point(pointer, copied / "step-00000000")
     writer.start()
     for turn in range(loads):
-        path = (copied, copied / "latest.pt", copied / "best.pt")[turn % 3]
+        path = (copied, copied / "latest", copied / "best")[turn % 3]
         together.wait()
-        load_checkpoint(lambda found: (found.load_model(), found.load_tokenizer()), path)
+        open_model(path)
         together.wait()
     writer.join()
     assert [] == failures

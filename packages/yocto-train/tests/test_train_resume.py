@@ -1,10 +1,6 @@
 """R1: a run stopped at any step and resumed is, to the bit, the run that was never stopped."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +11,7 @@ from torch import Tensor
 from yocto_data import TokenDataset
 from yocto_model import GPT
 from yocto_tokenizers import CharTokenizer
-from yocto_train import (
-    Checkpoint,
-    CheckpointError,
-    Event,
-    Run,
-    StepDone,
-    Trainer,
-)
+from yocto_train import Checkpoint, CheckpointError, Event, Run, StepDone, Trainer
 
 MakeTrainer = Callable[..., Trainer]
 Story = Callable[[list[Event]], list[str]]
@@ -138,76 +127,6 @@ def test_stopped_and_resumed_again_and_again(
     assert_equal_state(straight, trainer)
 
 
-def test_resumed_files_are_the_same_bytes(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    """What a resumed run saves is, file for file, what the run that was never stopped saves."""
-    ends = []
-    for stop in (None, 5):
-        run = Run(tmp_path / f"stopped-{stop}")
-        run.create()
-        trainer = make_trainer(run=run, **KINDS[1], max_iters=8)
-        for event in trainer.run():
-            if event.step == stop:
-                trainer.request_stop()
-        if stop:
-            trainer = make_trainer(run=run, **KINDS[1], max_iters=8)
-            trainer.restore(run.latest())
-            list(trainer.run())
-        ends.append(Checkpoint.open(run.path / "step-00000008").manifest)
-    assert ends[0] == ends[1]
-
-
-SCRIPT = """
-import sys, torch
-torch.set_num_threads(1)
-from pathlib import Path
-from yocto_data import TokenDataset
-from yocto_model import GPT, GPTConfig
-from yocto_tokenizers import load_tokenizer
-from yocto_train import Run, TrainConfig, Trainer
-import json
-data, run_path, options, model_options, stop = sys.argv[1:]
-model = GPT(GPTConfig.from_dict(json.loads(model_options)))
-trainer = Trainer(
-    model, TokenDataset(Path(data) / "train.bin", 8), TokenDataset(Path(data) / "val.bin", 8),
-    TrainConfig(**json.loads(options)), run=Run(run_path), tokenizer=load_tokenizer(data),
-    device="cpu",
-)
-with trainer.run_directory.lock():
-    trainer.restore(trainer.run_directory.latest())
-    for event in trainer.run():
-        if event.step == int(stop):
-            trainer.request_stop()
-"""
-
-
-@pytest.mark.slow
-def test_resumed_in_a_new_process(
-    make_trainer: MakeTrainer, data_dir: Path, tmp_path: Path, tied: dict[str, Any]
-) -> None:
-    """Nothing hides in a process's memory: another one goes on, a third ends, to the bit."""
-    options = {**KINDS[1], "max_iters": 12, "eval_interval": 5, "log_interval": 1}
-    straight = make_trainer(**options)
-    list(straight.run())
-    run = Run(tmp_path / "run")
-    run.create()
-    first = make_trainer(run=run, **options)
-    for event in first.run():
-        if event.step == 4:
-            first.request_stop()
-    arguments = [
-        str(data_dir), str(run.path), json.dumps(first.config.to_dict()),
-        json.dumps(first.model.config.to_dict()), "9",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
-    command = [sys.executable, "-c", SCRIPT, *arguments]
-    subprocess.run(command, check=True, env=environment, timeout=300, **tied)
-    resumed = make_trainer(**options)
-    resumed.restore(run.latest())
-    assert 9 == resumed.progress.step
-    list(resumed.run())
-    assert_equal_state(straight, resumed)
-
-
 def test_the_scaler_is_saved(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     """The loss scale of float16 training is part of the state, with its count of good steps."""
     run = Run(tmp_path / "run")
@@ -215,7 +134,7 @@ def test_the_scaler_is_saved(make_trainer: MakeTrainer, tmp_path: Path) -> None:
 
     def scaled() -> Trainer:
         trainer = make_trainer(run=run, max_iters=6, optimizer="muon")
-        trainer.stepper.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=2)
+        trainer.machine.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=2)
         return trainer
 
     first = scaled()
@@ -224,7 +143,7 @@ def test_the_scaler_is_saved(make_trainer: MakeTrainer, tmp_path: Path) -> None:
             first.request_stop()
     resumed = scaled()
     resumed.restore(run.latest())
-    left, right = first.stepper.scaler, resumed.stepper.scaler
+    left, right = first.machine.scaler, resumed.machine.scaler
     assert 512.0 == left.get_scale() == right.get_scale()
     assert left.state_dict() == right.state_dict()
 

@@ -74,7 +74,7 @@ class Life(RuleBasedStateMachine):
         with self.run.lock():
             self.begin()
 
-    @rule(name=st.sampled_from(["model.pt", "opt.pt", "manifest.json"]))
+    @rule(name=st.sampled_from(["model.safetensors", "opt.safetensors", "manifest.json"]))
     def damage(self, name: str) -> None:
         """The newest of several checkpoints loses its end, and the process is gone."""
         steps = sorted(self.run.path.glob("step-????????"))

@@ -1,98 +1,215 @@
-"""From the words of a command line to a frozen dataclass: the same rules for every command.
+"""From a command line to a frozen dataclass: argparse, over the dataclass's own table of fields.
 
-Defaults < the file named by --config < flags. Words are checked here, against the table of
-fields.py, so that all problems are reported together and in one line; tyro then fills the
-dataclass, and writes the help and the completions of a shell.
-
-A command's module must not import torch or prompt_toolkit before `load` has returned: that is what
-keeps --help and every typing error quick.
+Defaults < the TOML file named by --config < flags. A command's module must not import torch or
+prompt_toolkit before `load` has returned: that keeps --help and every typing error quick.
 """
 
-import contextlib
-import io
-import os
+import argparse
+import dataclasses
+import itertools
+import math
 import re
+import tomllib
 import types
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
-from yocto_cli.command import run_command
-from yocto_cli.config_file import dump_toml, read_config
-from yocto_cli.errors import UsageError, WorkFailedError
-from yocto_cli.fields import Bare, CommandLineOnly, Flag, flags_of, suggestion
-from yocto_cli.screen.terminal import no_colour, one_line
-
-__all__ = [
-    "Bare",
-    "CommandArguments",
-    "CommandLineOnly",
-    "UsageError",
-    "WorkFailedError",
-    "dump_toml",
-    "load",
-    "load_one_of",
-    "run_command",
-]
+from yocto_cli.command import UsageError
 
 T = TypeVar("T")
 
-_FLAG = re.compile(r"--[A-Za-z][\w-]*(=.*)?", re.DOTALL)
-_WORDS_OF_BOOL = {"true": True, "1": True, "false": False, "0": False}
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+REQUIRED: Any = MISSING
+_FLAG = re.compile(r"--([A-Za-z][\w-]*)(=.*)?", re.DOTALL)
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
+_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
+_WANTED = {
+    bool: "true or false",
+    int: "a whole number in plain digits, such as 1000",
+    float: "a finite number such as 0.1 or 3e-4",
+    str: "a text in quotes",
+}
+_LIMIT_BYTES = 1 << 16  # of a configuration file
+
+
+def flag(
+    default: Any,
+    help: str,  # noqa: A002 - argparse's word, and that of `yocto_model.settings.setting`
+    *,
+    shown: str | None = None,
+    bare: str | None = None,
+    in_files: bool = True,
+) -> Any:
+    """A field of a command's dataclass.
+
+    Args:
+        default: of the field; REQUIRED where there is none.
+        help: one line for --help.
+        shown: the default as --help shows it, where it depends on other things.
+        bare: the value of a flag that stands alone, as in `--resume`.
+        in_files: False for what belongs to one invocation: no TOML file holds it.
+    """
+    metadata = {"help": help, "shown": shown, "bare": bare, "in_files": in_files}
+    return dataclasses.field(default=default, compare=in_files, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandArguments:
-    """What every command takes; a command's dataclass derives from it."""
+    """What every command has; a command's dataclass derives from it."""
 
-    config: Annotated[str | None, CommandLineOnly()] = field(default=None, compare=False)
-    """A TOML file with values for these flags; flags on the command line win."""
-    debug: Annotated[bool, CommandLineOnly()] = field(default=False, compare=False)
-    """Show the traceback of an error."""
+    config: str | None = flag(None, "a TOML file with values for these flags", in_files=False)
+    debug: bool = flag(False, "show the traceback of an error", in_files=False)
+
+
+# --- the table of flags --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """One flag: a field of the command's dataclass, or of a group (a dataclass) in it.
+
+    Attributes:
+        name: the field's, and the flag's with underscores.
+        type: bool, int, float or str.
+        choices: the values of a Literal.
+        many: whether it is a tuple of values.
+        default: of the field, or REQUIRED.
+        group: the fields that lead to it from the command's dataclass.
+        notes: the field's metadata.
+    """
+
+    name: str
+    type: type
+    choices: tuple[str, ...] = ()
+    many: bool = False
+    default: Any = None
+    group: tuple[str, ...] = ()
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def in_files(self) -> bool:
+        """Whether a TOML file may hold it."""
+        return bool(self.notes.get("in_files", True))
+
+    def parse(self, text: str, where: str = "") -> Any:
+        """The value that a text stands for.
+
+        Args:
+            text: as it was typed.
+            where: what an error puts before the name.
+
+        Raises:
+            UsageError: it is no such value; the message begins with `where` and the name.
+        """
+        said = repr(text if len(text) <= 40 else f"{text[:37]}...")
+        if self.choices and text not in self.choices:
+            hint = suggestion(text, self.choices)
+            allowed = ", ".join(self.choices)
+            raise UsageError(f"{where}{self.name} must be one of {allowed}, not {said}{hint}")
+        if self.type is str:
+            return text
+        if self.type is bool and text.lower() in ("true", "1", "false", "0"):
+            return text.lower() in ("true", "1")
+        if self.type is int and _INTEGER.fullmatch(text):
+            return int(text)
+        if self.type is float and _FLOAT.fullmatch(text) and math.isfinite(float(text)):
+            return float(text)
+        raise UsageError(f"{where}{self.name} needs {_WANTED[self.type]}, not {said}")
+
+
+def flags_of(cls: type) -> dict[str, Flag]:
+    """The flags of a dataclass and of the groups in it, by name, in order."""
+    found: dict[str, Flag] = {}
+    for each in _flags(cls):
+        if each.name in found:
+            raise TypeError(f"{cls.__name__}: two fields are called {each.name}")
+        found[each.name] = each
+    return found
+
+
+def _flags(owner: Any, group: tuple[str, ...] = ()) -> Iterator[Flag]:
+    """Of a class, or of the instance that holds a group's defaults."""
+    cls = owner if isinstance(owner, type) else type(owner)
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        hint, many = hints[field.name], False
+        default = field.default
+        if isinstance(owner, cls):
+            default = getattr(owner, field.name)
+        elif field.default_factory is not MISSING:
+            default = field.default_factory()
+        if dataclasses.is_dataclass(hint):
+            yield from _flags(default, (*group, field.name))
+            continue
+        if get_origin(hint) is tuple:
+            hint, many = get_args(hint)[0], True
+        if get_origin(hint) in (Union, types.UnionType):  # X | None: None is the absent flag
+            (hint,) = (part for part in get_args(hint) if part is not type(None))
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        kind = str if choices else hint
+        if kind not in _WANTED:
+            raise TypeError(f"{field.name}: no flag for the type {hint}")
+        yield Flag(
+            name=field.name, type=kind, choices=choices, many=many, default=default,
+            group=group, notes=field.metadata,
+        )  # fmt: skip
+
+
+def values_of(instance: object) -> dict[str, Any]:
+    """The value of each flag, by name."""
+    return {each.name: each.default for each in _flags(instance)}
+
+
+def replaced(instance: T, values: Mapping[str, Any]) -> T:
+    """The same with other values for some flags, named without their groups."""
+    return _filled(type(instance), {**values_of(instance), **values})
+
+
+def _filled(cls: type[T], values: Mapping[str, Any]) -> T:
+    chosen, hints = {}, get_type_hints(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type] # T is a dataclass
+        hint = hints[field.name]
+        is_group = dataclasses.is_dataclass(hint)
+        chosen[field.name] = _filled(hint, values) if is_group else values[field.name]
+    return cls(**chosen)
+
+
+def suggestion(word: str, known: Collection[str], prefix: str = "", *, shortest: int = 3) -> str:
+    """`; did you mean --lr?`, or nothing when no known word is close.
+
+    A word that is only the beginning of a known one counts from `shortest` characters on.
+    """
+    close = get_close_matches(word, known, n=1) or [
+        name for name in known if len(word) >= shortest and name.startswith(word)
+    ]
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
+
+
+# --- command lines -------------------------------------------------------------------------------
 
 
 def load(cls: type[T], argv: Sequence[str], *, prog: str, description: str = "") -> T:
     """Parse a command line.
 
     Underscores and hyphens are the same in the name of a flag. A boolean flag is written `--debug`,
-    `--no_debug` or `--debug=false`; a list is written once, with all its values.
+    `--no_debug` or `--debug=false`; a list takes several values, or is given several times.
 
     Args:
-        cls: a frozen dataclass; fields that are dataclasses become titled groups in the help, but
-            flags are named by their own field alone. Types: bool, int, float, str, a Literal of
-            str, any of these or None (default None), and tuples of any length (default empty).
-            The text under a field is its help.
-        argv: the words after the command's name.
+        cls: a frozen dataclass of `flag` fields; fields that are dataclasses become titled groups
+            in the help, but flags are named by their own field alone. Types: bool, int, float, str,
+            a Literal of str, any of these or None, and tuples of any length.
+        argv: the arguments after the command's name.
         prog: the command's name.
         description: what the help says first, kept as it is written.
 
     Raises:
-        UsageError: what must be changed, all problems together.
+        UsageError: what must be changed.
         SystemExit: 0, after `--help` or a completion script.
     """
-    flags = flags_of(cls)
-    if any(word in ("-h", "--help") or word.startswith("--tyro-") for word in argv):
-        _run_tyro(cls, argv, prog, description, asked_for_help=True)
-    given, problems = _read_words(argv, flags, prog)
-    in_file: dict[str, list[str]] = {}
-    if given.get("config"):
-        try:
-            in_file = read_config(given["config"][-1], flags)
-        except UsageError as error:
-            problems += error.problems
-    values = in_file | given
-    if not problems:  # an unknown flag may be the missing one, misspelt
-        missing = [f"--{f.name}" for f in flags.values() if f.required and f.name not in values]
-        if missing:
-            problems.append(f"missing {' and '.join(missing)}; see {prog} --help")
-    if problems:
-        raise UsageError(problems)
-    words = [word for name, texts in values.items() for word in _as_words(flags[name], texts)]
-    return _run_tyro(cls, words, prog, description)
+    return _Parser(cls, prog=prog, description=description).load(cls, argv)
 
 
 def load_one_of(
@@ -102,9 +219,9 @@ def load_one_of(
 
     Args:
         commands: a dataclass as `load` takes it, for each word.
-        argv: the words after the command's name.
+        argv: the arguments after the command's name.
         prog: the command's name.
-        example: shown in the help; `{}` stands for the word.
+        example: shown in the help of a command; `{}` stands for its word.
 
     Returns:
         The word and the filled dataclass.
@@ -113,189 +230,173 @@ def load_one_of(
         UsageError: no such word, or what `load` raises.
         SystemExit: 0, after `--help` or a completion script.
     """
-    choices = ", ".join(commands)
+    root = _Parser(usage=f"{prog} COMMAND [--flag VALUE ...]")
+    added = root.add_subparsers(title="commands", metavar="COMMAND", prog=prog)
+    parsers = {}
+    for name, cls in commands.items():
+        about = (cls.__doc__ or "").strip().partition("\n")[0]
+        text = f"{about}\n\n{example.format(name)}".strip()
+        parsers[name] = added.add_parser(name, cls=cls, help=about, description=text)
     first = argv[0] if argv else ""
     if first in commands:
-        description = f"{_first_line(commands[first])}\n\n{example.format(first)}".strip()
-        return first, load(
-            commands[first], argv[1:], prog=f"{prog} {first}", description=description
-        )
-    if first in ("-h", "--help"):
-        print(f"usage: {prog} {{{','.join(commands)}}} [OPTIONS]\n")
-        for name, cls in commands.items():
-            print(f"  {name:6} {_first_line(cls)}")
-        print(f"\nThe options of each: {prog} {next(iter(commands))} --help")
-        raise SystemExit(0)
-    if _completion(argv):
-        _print_completion(commands, argv, prog)
+        return first, parsers[first].load(commands[first], argv[1:])
+    choices = f"choose {', '.join(commands)}"
     if first and not first.startswith("-"):
-        hint = suggestion(first, list(commands), "") or f"; choose {choices}"
-        raise UsageError(f"unknown command {one_line(first[:40])!r}{hint}")
-    raise UsageError(f"the first word must be one of {choices}; see {prog} --help")
+        raise UsageError(
+            f"unknown command {first!r}{suggestion(first, commands) or f'; {choices}'}"
+        )
+    if first.startswith(("-h", "--help", "--print")):
+        root.load(CommandArguments, argv[:2])  # prints, and exits
+    raise UsageError(f"the first word must name a command: {choices}; see {prog} --help")
 
 
-def _first_line(cls: type) -> str:
-    return (cls.__doc__ or "").strip().partition("\n")[0]
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser with the flags of a dataclass."""
 
+    def __init__(self, cls: type = CommandArguments, **options: Any) -> None:
+        super().__init__(
+            **{"usage": "%(prog)s [--flag VALUE ...]", **options},
+            formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=30),
+            allow_abbrev=False,
+            exit_on_error=False,
+        )
+        groups: dict[tuple[str, ...], Any] = {(): self}
+        for each in flags_of(cls).values():
+            if each.group not in groups:
+                groups[each.group] = self.add_argument_group(" ".join(each.group))
+            _add(groups[each.group], each)
+        shells, about = ("bash", "zsh", "tcsh"), "print a script that completes flags in a shell"
+        self.add_argument("--print_completion", choices=shells, action=_PrintCompletion, help=about)
 
-def _print_completion(commands: Mapping[str, type[T]], argv: Sequence[str], prog: str) -> None:
-    """Only here does tyro see the commands as its own, to write completions for all of them."""
-    tyro.extras.subcommand_cli_from_dict(
-        dict(commands),
-        args=list(argv),
-        prog=prog,
-        use_underscores=True,
-        config=(tyro.conf.OmitArgPrefixes,),
-        registry=_REGISTRY,
-    )
-
-
-def _read_words(
-    argv: Sequence[str], flags: dict[str, Flag], prog: str
-) -> tuple[dict[str, list[str]], list[str]]:
-    """The values of the flags that are there, as texts; and what is wrong with them."""
-    values: dict[str, list[str]] = {}
-    problems: list[str] = []
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        name, equals, text = word.removeprefix("--").partition("=")
-        flag = _find(name.replace("-", "_"), flags) if _FLAG.fullmatch(word) else None
-        if flag is None:
-            problems.append(_stranger(word, flags, prog))
-            _take_values(words)  # they belong to it
-            continue
-        if flag.many and flag.name in values:
-            problems.append(
-                f"--{flag.name} is there twice; give all values after one --{flag.name}"
-            )
-        if flag.type is bool:
-            texts = [_bool_text(flag, name, text if equals else None)]
-        elif equals:
-            texts = [text, *(_take_values(words) if flag.many else ())]
-        else:
-            texts = _take_values(words, None if flag.many else 1) or _bare(flag)
-        problems += _problems(flag, texts)
-        values[flag.name] = texts
-    return values, problems
-
-
-def _find(name: str, flags: dict[str, Flag]) -> Flag | None:
-    flag = flags.get(name) or flags.get(name.removeprefix("no_"))
-    return flag if flag and (flag.name == name or flag.type is bool) else None
-
-
-def _stranger(word: str, flags: dict[str, Flag], prog: str) -> str:
-    shown = one_line(word if len(word) <= 60 else f"{word[:57]}...")
-    if not word.startswith("-"):
-        return f"unexpected argument {shown!r}; see {prog} --help"
-    name = word.lstrip("-").partition("=")[0].replace("-", "_")
-    hint = suggestion(name, list(flags), "--") or f"; see {prog} --help"
-    return f"unknown flag {shown.partition('=')[0]}{hint}"
-
-
-def _take_values(words: list[str], at_most: int | None = None) -> list[str]:
-    """Remove and return the values at the front; a word spelled like a flag is none."""
-    taken: list[str] = []
-    while words and not _FLAG.fullmatch(words[0]) and len(taken) != at_most:
-        taken.append(words.pop(0))
-    return taken
-
-
-def _bare(flag: Flag) -> list[str]:
-    return [] if flag.bare is None else [flag.bare]
-
-
-def _bool_text(flag: Flag, name: str, text: str | None) -> str:
-    said = _WORDS_OF_BOOL.get("true" if text is None else text.lower())
-    if said is None:
-        return text or ""
-    negated = name.replace("-", "_") != flag.name
-    return str(said is not negated).lower()
-
-
-def _problems(flag: Flag, texts: list[str]) -> list[str]:
-    if not texts:
-        return [
-            f"--{flag.name} needs a value; one that begins with -- is given as --{flag.name}=..."
-        ]
-    if flag.type is bool and texts[0] not in _WORDS_OF_BOOL:
-        return [f"--{flag.name} takes true or false, not {one_line(texts[0][:40])!r}"]
-    return [f"--{flag.name} {problem}" for text in texts if (problem := flag.problem(text))]
-
-
-def _as_words(flag: Flag, texts: list[str]) -> list[str]:
-    if flag.type is bool:
-        return [f"--{'' if texts[0] == 'true' else 'no_'}{flag.name}"]
-    return [f"--{flag.name}={text}" for text in texts]
-
-
-def _run_tyro(
-    cls: type[T], words: Sequence[str], prog: str, description: str, *, asked_for_help: bool = False
-) -> T:
-    markers: tuple[Any, ...] = (tyro.conf.OmitArgPrefixes,)
-    if not asked_for_help:
-        # One word per value, so that a value may look like anything; help shows the usual form.
-        markers += (tyro.conf.UseAppendAction,)
-    caught = io.StringIO()
-    with _plain_if_asked(), contextlib.redirect_stderr(caught):
+    def load(self, cls: type[T], argv: Sequence[str]) -> T:
+        """Parse a command line; see `yocto_cli.arguments.load`."""
+        flags = flags_of(cls)
         try:
-            return tyro.cli(
-                cls,
-                args=["--help"] if asked_for_help and not _completion(words) else list(words),
-                prog=prog,
-                description=description or None,
-                use_underscores=True,
-                config=markers,
-                registry=_REGISTRY,
-            )
-        except SystemExit as stop:
-            if not stop.code:
-                raise
-    # Everything was checked before, so this is for what only tyro can know.
-    text = _ESCAPES.sub("", caught.getvalue())
-    lines = [line.strip("│╭╮╰╯─ ") for line in text.splitlines()]
-    body = lines[1 : lines.index("", 1)] if "" in lines[1:] else lines
-    raise UsageError(f"{' '.join(filter(None, body))}; see {prog} --help")
+            namespace, unknown = self.parse_known_args([_as_argparse(word, flags) for word in argv])
+        except argparse.ArgumentError as error:
+            name, problem = str(error.argument_name).partition("/")[0], error.message
+            if problem.startswith("expected"):
+                problem = f"needs a value; one that begins with - is given as {name}=..."
+            raise UsageError(f"{name} {problem}") from error
+        if unknown:
+            word = unknown[0].partition("=")[0]
+            kind, hint = "unexpected argument", ""
+            if word.startswith("-"):
+                kind, hint = "unknown flag", suggestion(word.lstrip("-"), flags, "--")
+            shown = word if len(word) <= 60 else f"{word[:57]}..."
+            raise UsageError(f"{kind} {shown}{hint or f'; see {self.prog} --help'}")
+        given = {n: tuple(v) if isinstance(v, list) else v for n, v in vars(namespace).items()}
+        in_file = _read_toml(str(given["config"]), flags) if given.get("config") else {}
+        values = {f.name: f.default for f in flags.values()} | in_file | given
+        missing = [f"--{name}" for name in flags if values[name] is REQUIRED]
+        if missing:
+            raise UsageError(f"missing {' and '.join(missing)}; see {self.prog} --help")
+        return _filled(cls, values)
 
 
-def _completion(words: Sequence[str]) -> bool:
-    return any(word.startswith("--tyro-") for word in words)
+class _PrintCompletion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
+        import shtab  # noqa: PLC0415 - only for this
+
+        print(shtab.complete(parser, shell=given[1]))
+        parser.exit()
 
 
-@contextlib.contextmanager
-def _plain_if_asked() -> Iterator[None]:
-    """Tyro does not know NO_COLOR, but does know a terminal without colours."""
-    before = os.environ.get("TERM")
-    if no_colour():
-        os.environ["TERM"] = "dumb"
+class _Switch(argparse.Action):
+    def __call__(self, _parser: Any, namespace: Any, *given: Any) -> None:
+        setattr(namespace, self.dest, not given[1].startswith("--no_"))
+
+
+def _add(group: Any, each: Flag) -> None:
+    shown, default = each.notes.get("shown"), each.default
+    if shown is None and default is not False and default not in (None, REQUIRED, (), ""):
+        shown = "on" if default is True else str(default)
+    about = each.notes.get("help", "").replace("%", "%%")
+    about += " (required)" if default is REQUIRED else f" (default: {shown})" if shown else ""
+    names, options = [f"--{each.name}"], dict[str, Any](help=about, default=argparse.SUPPRESS)
+    if each.type is bool:
+        names.append(f"--no_{each.name}")
+        options |= {"action": _Switch, "nargs": 0}
+    else:
+        metavar = {int: "INT", float: "FLOAT"}.get(each.type, "TEXT")
+        options |= {"choices": each.choices} if each.choices else {"metavar": metavar}
+        options["type"] = partial(each.parse, where="--")
+    if each.many:
+        options |= {"nargs": "+", "action": "extend"}
+    if each.notes.get("bare") is not None:
+        options |= {"nargs": "?", "const": each.notes["bare"]}
+    group.add_argument(*names, **options)
+
+
+def _as_argparse(word: str, flags: Mapping[str, Flag]) -> str:
+    """An argument as argparse knows it: `--max-iters` with underscores, `--force=false` negated."""
+    match = _FLAG.fullmatch(word)
+    if match is None:
+        return word
+    name, value = match[1].replace("-", "_"), match[2] or ""
+    each = flags.get(name.removeprefix("no_"))
+    if not value or each is None or each.type is not bool:
+        return f"--{name}{value}"
+    is_on = each.parse(value[1:], "--") is (name == each.name)
+    return f"--{'' if is_on else 'no_'}{each.name}"
+
+
+# --- TOML ----------------------------------------------------------------------------------------
+
+
+def _read_toml(path: str, flags: Mapping[str, Flag]) -> dict[str, Any]:
+    """The values that a file gives to flags; its section headers are decoration."""
     try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("TERM", None)
-        else:
-            os.environ["TERM"] = before
+        if Path(path).exists() and not Path(path).is_file():  # a FIFO would block
+            raise UsageError(f"--config {path} is not a regular file; name a TOML file")
+        if Path(path).stat().st_size > _LIMIT_BYTES:
+            raise UsageError(f"--config {path} is larger than 64 KiB; name a TOML file")
+        text = Path(path).read_bytes().decode("utf-8-sig")
+        content = tomllib.loads(text.replace("\r\n", "\n"))
+    except OSError as error:
+        raise UsageError(f"cannot read --config {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a NUL in the path
+        raise UsageError(f"--config {path} is not valid TOML: {error}") from error
+    values: dict[str, Any] = {}
+    sections = [part for part in content.values() if isinstance(part, dict)]
+    plain = {name: value for name, value in content.items() if not isinstance(value, dict)}
+    for name, value in itertools.chain(*(part.items() for part in [plain, *sections])):
+        if name in values:
+            raise UsageError(f"{path}: the key {name!r} is given twice; keep one")
+        if name not in flags:
+            hint = suggestion(name, [each.name for each in flags.values() if each.in_files])
+            raise UsageError(f"{path}: unknown key {name!r}{hint or '; remove it'}")
+        if not flags[name].in_files:
+            raise UsageError(f"{path}: {name!r} belongs on the command line; remove it")
+        values[name] = _from_toml(flags[name], value, f"{path}: ")
+    return values
 
 
-_REGISTRY = ConstructorRegistry()
+def _from_toml(each: Flag, value: Any, where: str) -> Any:
+    if each.many:
+        if not isinstance(value, list):
+            raise UsageError(f"{where}{each.name} needs a list such as [...]")
+        return tuple(_from_toml(dataclasses.replace(each, many=False), v, where) for v in value)
+    # In Python a bool is an int; in a configuration it is not.
+    if type(value) is each.type or (each.type is float and type(value) is int):
+        return each.parse(str(value), where)
+    found = f"{'the text ' if isinstance(value, str) else ''}{value!r}"
+    raise UsageError(f"{where}{each.name} needs {_WANTED[each.type]}, not {found[:40]}")
 
 
-@_REGISTRY.primitive_rule
-def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """A flag that is absent by default takes its type's values; the word None is not among them."""
-    inner = [t for t in get_args(info.type) if t is not type(None)]
-    if get_origin(info.type) not in (Union, types.UnionType) or len(inner) != 1:
-        return None
-    choices = get_args(inner[0]) if get_origin(inner[0]) is Literal else ()
-    kind = str if choices else inner[0]
-    if kind not in (int, float, str):
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=f"{{{','.join(choices)}}}" if choices else kind.__name__.upper(),
-        choices=choices or None,
-        instance_from_str=lambda words: kind(words[0]),
-        is_instance=lambda value: value is None or isinstance(value, kind),
-        str_from_instance=lambda value: ["none" if value is None else str(value)],
-    )
+def dump_toml(instance: object) -> str:
+    """A configuration as TOML that `--config` reads back to an equal one.
+
+    None is left out, since TOML has no null, and so are the fields that belong to one invocation.
+
+    Args:
+        instance: of a dataclass that `load` can fill.
+    """
+    import tomli_w  # noqa: PLC0415 - no command line needs it
+
+    content: dict[str, Any] = {}
+    for each in _flags(instance):
+        if each.default is not None and each.in_files:
+            table = content.setdefault(".".join(each.group), {}) if each.group else content
+            table[each.name] = each.default
+    return tomli_w.dumps(content)

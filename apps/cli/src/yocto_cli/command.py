@@ -13,13 +13,22 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 
-from yocto_cli.errors import UsageError, WorkFailedError
-from yocto_cli.screen.terminal import one_line
+from yocto_cli.screen.terminal import drop_stdout, one_line
+
+
+class UsageError(Exception):
+    """The user must change something; found before work starts. The command exits with 2."""
+
+
+class WorkFailedError(Exception):
+    """The work itself failed, through no fault of the arguments. The command exits with 1."""
+
 
 # Errors of the packages are known by name: importing their classes would import torch.
 _PACKAGE_ERRORS = {"DataError", "ModelError", "TokenizerError", "TrainError"}
-_WORK_ERRORS = {"WorkError"}
+_WORK_ERRORS = {"WorkError", "SamplingError"}
 _LIMIT_CHARACTERS = 300
 
 
@@ -32,18 +41,19 @@ def run_command(
 ) -> int:
     """Run a command and return its exit code; errors end as one line on stderr.
 
-    A reader that closes the pipe is no error. `--debug` among the words adds the traceback.
+    A reader that closes the pipe is not an error. `--debug` among the arguments adds the traceback.
 
     Args:
-        main: takes the words after the command's name; may return an exit code.
+        main: receives the arguments after the command's name; may return an exit code.
         prog: the command's name, which begins every error.
-        argv: the words; None takes those of the process.
-        rephrase: puts a package's message, which names arguments, into the command's words.
+        argv: the arguments; None for those of the process.
+        rephrase: turns a package's message, which names arguments, into one that names flags.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    _never_fail_to_encode()
+    _prepare_streams()
     try:
-        with _exit_when_terminated():
+        # SIGTERM unwinds the stack, so that temporary files are removed.
+        with handling(("SIGTERM", "SIGHUP"), lambda *_: sys.exit(143)):
             try:
                 code = main(words) or 0
             except SystemExit as stop:
@@ -52,7 +62,7 @@ def run_command(
             sys.stdout.flush()
         return code
     except BrokenPipeError:
-        _drop_stdout()
+        drop_stdout()
         return 0
     except KeyboardInterrupt:
         _say(f"{prog}: stopped")
@@ -61,25 +71,25 @@ def run_command(
         if "--debug" in words:
             traceback.print_exc()
         code, message = describe_error(error)
-        message = rephrase(message) if rephrase else message
-        _say(f"{prog}: error: {_shortened(one_line(message))}")
+        message = one_line(rephrase(message) if rephrase else message)
+        if len(message) > _LIMIT_CHARACTERS:  # the fix stands at the end, so the middle goes
+            message = f"{message[: _LIMIT_CHARACTERS - 120]} ... {message[-100:]}"
+        _say(f"{prog}: error: {message}")
         if isinstance(error, OSError):
-            _drop_stdout()  # what is still in its buffer would fail again as Python exits
+            drop_stdout()  # what is still in its buffer would fail again as Python exits
         return code
 
 
 def next_command(*words: str) -> str:
     """A command to copy from the screen: `uv run yocto-train --data_dir 'my data'`."""
-    return one_line(shlex.join(("uv", "run", *words)))
+    return shlex.join(("uv", "run", *words))
 
 
 def describe_error(error: BaseException) -> tuple[int, str]:
     """The exit code and the message, not yet escaped, that an error ends a command with."""
     names = {cls.__name__ for cls in type(error).__mro__}
-    if isinstance(error, UsageError):
-        return 2, str(error)
-    if isinstance(error, WorkFailedError):
-        return 1, str(error)
+    if isinstance(error, UsageError | WorkFailedError):
+        return (2 if isinstance(error, UsageError) else 1), str(error)
     if names & _PACKAGE_ERRORS:
         # Packages say it by what else an error is: something refused is a ValueError.
         failed = isinstance(error, OSError | RuntimeError) or names & _WORK_ERRORS
@@ -95,45 +105,33 @@ def describe_error(error: BaseException) -> tuple[int, str]:
     return 1, f"unexpected {kind}: {error}; run it again with --debug to see where"
 
 
-def _shortened(message: str) -> str:
-    if len(message) <= _LIMIT_CHARACTERS:
-        return message
-    # The fix stands at the end, so the middle goes.
-    return f"{message[: _LIMIT_CHARACTERS - 120]} ... {message[-100:]}"
-
-
 def _say(line: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # stderr may be closed as well
         print(line, file=sys.stderr, flush=True)
 
 
-def _never_fail_to_encode() -> None:
-    """On a terminal or locale without a character, show its code instead of failing."""
+def _prepare_streams() -> None:
+    """Streams that never fail to encode: what they lack is shown as its code."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who started us, as in `yocto-train >&-`
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 - to the end
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _drop_stdout() -> None:
-    """Point stdout at nothing, so that Python's own flush at exit is quiet."""
-    with contextlib.suppress(OSError, ValueError):
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, sys.stdout.fileno())
-        os.close(nothing)
-
-
 @contextlib.contextmanager
-def _exit_when_terminated() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack, so that temporary files are removed."""
+def handling(
+    names: Sequence[str], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Handle signals, as far as the system has them; the handlers from before come back."""
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield  # Python lets no other thread do it
         return
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
-    for name in names:
-        signal.signal(getattr(signal, name), lambda *_: sys.exit(143))
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -1,46 +1,97 @@
-"""The flags that name a model, shared by every command that opens one."""
+"""The flags that name a model and say how it draws tokens: the same for every command.
 
+Nothing here imports torch before `open` is called.
+"""
+
+import dataclasses
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from yocto_model.config import SamplingOptions
+from yocto_model.errors import SamplingError
+
+from yocto_cli.arguments import flag
+from yocto_cli.command import UsageError
 
 if TYPE_CHECKING:
     from yocto_model import TextGenerator
     from yocto_train import Checkpoint
 
+_OPTIONS = {field.name: field for field in dataclasses.fields(SamplingOptions)}
+
 
 @dataclass(frozen=True, kw_only=True)
-class ModelArguments:
+class TokenizerFlags:
+    """What files know already; where it is said, it is checked."""
+
+    mode: Literal["char", "token"] | None = flag(None, "what the ids stand for; only checked")
+    tokenizer_path: str | None = flag(None, "the tokenizer, where the files hold none")
+    vocab_path: str | None = flag(None, "the same, for a vocabulary of characters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArguments(TokenizerFlags):
     """Which model; without flags, the newest run's newest checkpoint."""
 
-    ckpt: str | None = None
-    """A run, one of its step directories, or a .pt file such as its best.pt."""
-    ckpt_dir: str = "checkpoints"
-    """Where runs are."""
-    mode: Literal["char", "token"] | None = None
-    """What the model is made of; the checkpoint knows, so this only checks."""
-    tokenizer_path: str | None = None
-    """Its tokenizer; the checkpoint holds one."""
-    vocab_path: str | None = None
-    """The same, for a vocabulary of characters."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
-    dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
-    """Of the weights while it writes; auto: float32, or for a larger model what is fastest here."""
+    ckpt: str | None = flag(None, "a run, a step in it, or its latest or best", shown="newest run")
+    ckpt_dir: str = flag("checkpoints", "the directory that holds the runs")
+    device: str = flag("auto", "auto, cpu, cuda, cuda:1 or mps")
+    dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = flag(
+        "auto", "type of the weights; auto is float32, or the fastest type for a large model"
+    )
 
     def open(self, *, ckpt: str | None = None) -> "tuple[Checkpoint, TextGenerator]":
         """Open what the flags name; see `models.load_generator` for what it raises.
 
         Args:
-            ckpt: takes the place of the flag.
+            ckpt: replaces the flag.
         """
         from yocto_cli.models import load_generator  # noqa: PLC0415 - brings torch in
 
-        return load_generator(
-            ckpt=self.ckpt if ckpt is None else ckpt,
-            ckpt_dir=self.ckpt_dir,
-            tokenizer_path=self.tokenizer_path,
-            vocab_path=self.vocab_path,
-            mode=self.mode,
-            device=self.device,
-            dtype=self.dtype,
-        )
+        return load_generator(self if ckpt is None else dataclasses.replace(self, ckpt=ckpt))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingArguments(SamplingOptions):
+    """How tokens are drawn: the model's options, and when to end."""
+
+    temperature: float = flag(0.8, _OPTIONS["temperature"].metadata["help"])
+    max_new_tokens: int = flag(200, "the most tokens to add")
+    stop: tuple[str, ...] = flag((), "strings that end the text; they are not shown")
+    seed: int | None = flag(None, "equal seeds give equal text", shown="a new one, printed")
+
+    def __post_init__(self) -> None:
+        """Accept anything: `problems` names what is wrong as a flag."""
+
+    def problems(self) -> list[str]:
+        """What is out of range, one line each."""
+        found = []
+        try:
+            self._options()
+        except SamplingError as error:
+            found = [f"--{problem}" for problem in str(error).split("; ")]
+        if self.max_new_tokens < 1:
+            found.append(f"--max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            found.append(f"--seed must be from 0 to 2^63 - 1, not {self.seed}")
+        if "" in self.stop:
+            found.append("--stop must not be empty; leave it out")
+        return found
+
+    def options(self) -> SamplingOptions:
+        """The part that yocto-model knows.
+
+        Raises:
+            UsageError: something is out of range; all of it is named.
+        """
+        if problems := self.problems():
+            raise UsageError("; ".join(problems))
+        return self._options()
+
+    def _options(self) -> SamplingOptions:
+        return SamplingOptions(**{name: getattr(self, name) for name in _OPTIONS})
+
+    def seed_or_drawn(self) -> int:
+        """The seed, or a new one, short enough to be typed again."""
+        return secrets.randbelow(2**31) if self.seed is None else self.seed

@@ -1,12 +1,12 @@
 """How a budget of minutes becomes a model's size and a number of steps."""
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from yocto_data import TokenDataset
+from yocto_data import DataMeta, TokenDataset
 from yocto_model import GPT, GPTConfig
 from yocto_train import (
     SIZES,
@@ -21,200 +21,167 @@ from yocto_train import (
     place,
 )
 
-from yocto_cli.errors import UsageError
-from yocto_cli.screen.display import say
-from yocto_cli.train_arguments import DEFAULT_MINUTES, TrainArguments, recipe_name, settings
+from yocto_cli.command import UsageError
+from yocto_cli.screen.terminal import say
+from yocto_cli.train_settings import DEFAULT_MINUTES, recipe_name, settings
 
 # A run that is shorter would win less than it takes to find out.
 _COMPILE_SECONDS = 600
 _COMPILE_ITERS = 1_000
-Splits = tuple[TokenDataset, TokenDataset]  # to train on, to validate
 _SIZE_FLAGS = ("n_layer", "n_head", "n_embd", "block_size")
+Given = Mapping[str, Any]  # flags that have a value, by name
 
 
-def planned(
-    arguments: TrainArguments, train_data: TokenDataset, val_data: TokenDataset
-) -> TrainArguments:
+class Data(NamedTuple):
+    """A prepared data directory, and its meta.json."""
+
+    directory: Path
+    meta: DataMeta
+
+    @property
+    def shortest(self) -> int:
+        """Tokens in the shorter split."""
+        return min(self.meta.train.tokens, self.meta.val.tokens)
+
+    def open(self, block_size: int) -> tuple[TokenDataset, TokenDataset]:
+        """The splits to train on and to validate, in windows of a length."""
+        return (
+            TokenDataset(self.directory / "train.bin", block_size),
+            TokenDataset(self.directory / "val.bin", block_size),
+        )
+
+
+def planned(given: Given, data: Data) -> dict[str, Any]:
     """The flags with everything that is measured: size and steps that fit, precision, compiling.
 
     What was given stays as it is.
-
-    Args:
-        arguments: the flags.
-        train_data: the training split, with any length of window.
-        val_data: the validation split.
 
     Raises:
         UsageError: both a time and a number of steps are given, or the time is out of range.
         TrainConfigError: the time is too short.
     """
-    splits = train_data, val_data
-    minutes = arguments.training.minutes
-    if minutes is not None and arguments.training.max_iters is not None:
-        raise UsageError("--minutes and --max_iters contradict each other; keep one")
+    minutes = given.get("minutes")
+    if minutes is not None and "max_iters" in given:
+        raise UsageError("use only one of --minutes and --max_iters")
     if minutes is not None and not 0 < minutes <= 60 * 24 * 365:
         raise UsageError(f"--minutes must be above 0 and at most a year, not {minutes}")
     # A preset is taken as it stands, and so are nanoGPT's settings.
-    as_it_stands = arguments.model.preset is not None or recipe_name(arguments) == "gpt2"
-    if arguments.training.max_iters is not None or (minutes is None and as_it_stands):
-        arguments = _with_precision(arguments, splits)
-        return _with_compile(arguments, splits)
-    free = not as_it_stands and not any(
-        getattr(arguments.model, name) is not None for name in _SIZE_FLAGS
-    )
-    sizes = [size for size in SIZES if free and _suits(size, splits)] or [{}]
-    seconds = 60 * (DEFAULT_MINUTES if minutes is None else minutes)
-    return _fitted(arguments, splits, sizes, seconds)
+    as_it_stands = "preset" in given or recipe_name(given) == "gpt2"
+    if "max_iters" in given or (minutes is None and as_it_stands):
+        return _with_compile(_with_precision(given, data), data)
+    free = not as_it_stands and not any(name in given for name in _SIZE_FLAGS)
+    sizes = [size for size in SIZES if free and size["block_size"] < data.shortest] or [{}]
+    return _fitted(given, data, sizes, 60 * (DEFAULT_MINUTES if minutes is None else minutes))
 
 
 def _fitted(
-    arguments: TrainArguments, splits: Splits, sizes: Sequence[Mapping[str, Any]], seconds: float
-) -> TrainArguments:
+    given: Given, data: Data, sizes: Sequence[Mapping[str, Any]], seconds: float
+) -> dict[str, Any]:
     """The flags with the size and the steps that fit a time."""
 
     def measured(size: Mapping[str, Any]) -> Candidate:
-        sized = _with_precision(_sized(arguments, size), splits)
+        sized = _with_precision({**size, **given}, data)
         # Compiling takes longer than a step says, so the size is chosen without.
-        plain = _compiling(sized, "off") if _may_compile(sized, splits) else sized
-        return _measure(plain, size, splits)[0]
+        plain = {**sized, "compile": "off"} if _may_compile(sized, data) else sized
+        return _measure(plain, size, data)[0]
 
     candidate, iters = choose(seconds, measured, sizes=sizes)
-    dropout = dropout_for(iters * candidate.tokens_per_step / splits[0].n_tokens)
-    if arguments.model.dropout is None and dropout:  # it takes time, so fewer steps fit
-        with_dropout = dataclasses.replace(arguments.model, dropout=dropout)
-        arguments = dataclasses.replace(arguments, model=with_dropout)
+    dropout = dropout_for(iters * candidate.tokens_per_step / data.meta.train.tokens)
+    if "dropout" not in given and dropout:  # it takes time, so fewer steps fit
+        given = {**given, "dropout": dropout}
         candidate, iters = choose(seconds, measured, sizes=[candidate.size])
-    chosen = _with_precision(_sized(arguments, candidate.size, max_iters=iters), splits)
-    if not _may_compile(chosen, splits) or seconds < _worth_trying_from(chosen):
+    chosen = _with_precision({**candidate.size, **given, "max_iters": iters}, data)
+    if not _may_compile(chosen, data) or seconds < _worth_trying_from(chosen):
         return chosen
-    compiled, spent = _measured_compiled(chosen, candidate.size, splits)
+    compiled, spent = _measured_compiled(chosen, candidate.size, data)
     if not compile_pays(candidate.seconds_per_step, compiled.seconds_per_step, spent, iters):
-        return _compiling(chosen, "off")
+        return {**chosen, "compile": "off"}
     _, iters = choose(seconds - spent, lambda _: compiled, sizes=[candidate.size])
-    return _compiling(_sized(chosen, candidate.size, max_iters=iters), "on")
+    return {**chosen, "max_iters": iters, "compile": "on"}
 
 
 def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float) -> str:
     """What --plan prints of memory and time."""
-    tokens = train.batch_size // train.accumulate * model.block_size
     needed = memory_bytes(
         n_parameters=model.n_parameters,
         n_layer=model.n_layer,
         n_embd=model.n_embd,
         n_hidden=model.hidden,
         vocab_size=model.vocab_size,
-        tokens=tokens,
+        tokens=train.batch_size // train.accumulate * model.block_size,
         grad_checkpointing=train.grad_checkpointing,
     )
-    memory = f"about {needed / 2**20:,.0f} MiB beside what torch itself takes"
     minutes = seconds_per_step * train.max_iters / 60
-    duration = (
-        f"{1000 * seconds_per_step:.0f} ms a step here: {minutes:.1f} minutes, and a few seconds "
-        "for each evaluation"
-    )
-    return f"{'memory':8}{memory}\n{'time':8}{duration}"
-
-
-def _suits(size: Mapping[str, Any], splits: Splits) -> bool:
-    return int(size["block_size"]) < min(split.n_tokens for split in splits)
-
-
-def _sized(
-    arguments: TrainArguments, size: Mapping[str, Any], max_iters: int | None = None
-) -> TrainArguments:
-    shape = {name: value for name, value in size.items() if name in _SIZE_FLAGS}
-    training: dict[str, Any] = {} if max_iters is None else {"max_iters": max_iters}
-    if arguments.training.batch_size is None and "batch_size" in size:
-        training["batch_size"] = size["batch_size"]
-    return dataclasses.replace(
-        arguments,
-        model=dataclasses.replace(arguments.model, **shape),
-        training=dataclasses.replace(arguments.training, **training),
+    return (
+        f"memory  about {needed / 2**20:,.0f} MiB in addition to torch itself\n"
+        f"time    {1000 * seconds_per_step:.0f} ms per step on this machine: {minutes:.1f} "
+        "minutes, and a few seconds for each evaluation"
     )
 
 
-def _with_precision(arguments: TrainArguments, splits: Splits) -> TrainArguments:
+def _with_precision(given: Given, data: Data) -> dict[str, Any]:
     """The flags with a precision for "auto" on a CPU, so that config.toml repeats the run."""
-    model, train = _settings(arguments, splits)
-    placement = place(arguments.run.device, train.precision)
+    model, train = _settings(given, data)
+    placement = place(given["device"], train.precision)
     if train.precision != "auto" or placement.device.type != "cpu":
-        return arguments
+        return {**given}
     precision, _ = measure_precision(model.n_embd)
-    training = dataclasses.replace(arguments.training, precision=precision)
-    return dataclasses.replace(arguments, training=training)
+    return {**given, "precision": precision}
 
 
-def _with_compile(arguments: TrainArguments, splits: Splits) -> TrainArguments:
+def _with_compile(given: dict[str, Any], data: Data) -> dict[str, Any]:
     """The flags with compiling decided, for a run whose steps are given and are many."""
-    iters = _settings(arguments, splits)[1].max_iters
-    if iters < _COMPILE_ITERS or not _may_compile(arguments, splits):
-        return arguments
-    plain, _ = _measure(_compiling(arguments, "off"), {}, splits, repeats=2)
-    if plain.seconds_per_step * iters < _worth_trying_from(arguments):
-        return arguments
-    compiled, spent = _measured_compiled(arguments, {}, splits)
+    iters = _settings(given, data)[1].max_iters
+    if iters < _COMPILE_ITERS or not _may_compile(given, data):
+        return given
+    plain, _ = _measure({**given, "compile": "off"}, {}, data, repeats=2)
+    if plain.seconds_per_step * iters < _worth_trying_from(given):
+        return given
+    compiled, spent = _measured_compiled(given, {}, data)
     pays = compile_pays(plain.seconds_per_step, compiled.seconds_per_step, spent, iters)
-    return _compiling(arguments, "on" if pays else "off")
+    return {**given, "compile": "on" if pays else "off"}
 
 
-def _may_compile(arguments: TrainArguments, splits: Splits) -> bool:
+def _may_compile(given: Given, data: Data) -> bool:
     """Whether it is to be found out if compiling pays."""
-    return _settings(arguments, splits)[1].compile == "auto"
+    return _settings(given, data)[1].compile == "auto"
 
 
-def _worth_trying_from(arguments: TrainArguments) -> float:
+def _worth_trying_from(given: Given) -> float:
     """Seconds of a run from which on compiling is tried; on a GPU, it would be done anyhow."""
-    return 0 if place(arguments.run.device, "auto").device.type == "cuda" else _COMPILE_SECONDS
+    return 0 if place(given["device"], "auto").device.type == "cuda" else _COMPILE_SECONDS
 
 
 def _measured_compiled(
-    arguments: TrainArguments,
-    size: Mapping[str, Any],
-    splits: Splits,
+    given: Given, size: Mapping[str, Any], data: Data
 ) -> tuple[Candidate, float]:
     """The size compiled, and the seconds that compiling takes."""
     say("trying whether torch.compile pays; this takes up to a minute")
-    return _measure(_compiling(arguments, "on"), size, splits)
+    return _measure({**given, "compile": "on"}, size, data)
 
 
-def _compiling(arguments: TrainArguments, answer: Literal["on", "off"]) -> TrainArguments:
-    training = dataclasses.replace(arguments.training, compile=answer)
-    return dataclasses.replace(arguments, training=training)
-
-
-def _settings(arguments: TrainArguments, splits: Splits) -> tuple[GPTConfig, TrainConfig]:
-    shortest = min(split.n_tokens for split in splits)
-    return settings(arguments, vocab_size=splits[0].vocab_size or 0, shortest_split=shortest)
+def _settings(given: Given, data: Data) -> tuple[GPTConfig, TrainConfig]:
+    return settings(given, vocab_size=data.meta.vocab_size, shortest_split=data.shortest)
 
 
 def _measure(
-    arguments: TrainArguments,
-    size: Mapping[str, Any],
-    splits: Splits,
-    *,
-    repeats: int = 8,
+    given: Given, size: Mapping[str, Any], data: Data, *, repeats: int = 8
 ) -> tuple[Candidate, float]:
     """A size's candidate, and the seconds that it took to get a trainer of it ready."""
-    model, train = _settings(arguments, splits)
-    windows = [TokenDataset(split.path, model.block_size) for split in splits]
+    model, train = _settings(given, data)
+    train_data, val_data = data.open(model.block_size)
     begun = time.perf_counter()
-    probe = Trainer(
-        GPT(model, generator=torch.Generator().manual_seed(0)),
-        windows[0],
-        windows[1],
-        train,
-        device=arguments.run.device,
-    )
+    gpt = GPT(model, generator=torch.Generator().manual_seed(0))
+    probe = Trainer(gpt, train_data, val_data, train, device=given["device"])
     ready = time.perf_counter() - begun
     seconds = probe.time_step(repeats)
     tokens = train.batch_size * model.block_size
-    # A forward pass is about a third of a step.
-    evaluation = splits[1].n_tokens / tokens * seconds / 3
     candidate = Candidate(
         size=size,
         n_parameters=model.n_parameters,
         seconds_per_step=seconds,
         tokens_per_step=tokens,
-        evaluation_seconds=evaluation,
+        # A forward pass is about a third of a step.
+        evaluation_seconds=data.meta.val.tokens / tokens * seconds / 3,
     )
     return candidate, ready

@@ -1,37 +1,36 @@
-"""Where the prompt of yocto-sample comes from: a flag, a file, or a pipe."""
+"""Where the prompts of yocto-sample come from: a flag, a file, or a pipe."""
 
 import os
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from yocto_cli.errors import UsageError
-from yocto_cli.screen.terminal import one_line
+from yocto_cli.command import UsageError
 
 LIMIT_BYTES = 1 << 20
 
 
-def read_prompt(prompt: str | None, prompt_file: str | None) -> str:
-    """The prompt, or an empty text where nobody gave one.
+def read_prompts(prompts: Sequence[str], prompt_file: str | None) -> list[str]:
+    r"""The prompts: one empty text where none is given.
 
-    One line end at the very end of a file or of stdin is dropped, since editors and `echo` add it.
+    Files and stdin are read as a chat reads a message: line ends become `\n`, and one at the very
+    end is dropped, since editors and `echo` add it.
 
     Raises:
-        UsageError: both flags are given, or what was named is no text of at most 1 MiB.
+        UsageError: both flags are given, or what was named is not a text of at most 1 MiB.
     """
-    if prompt is not None and prompt_file is not None:
-        raise UsageError("--prompt and --prompt_file contradict each other; give one of them")
-    if prompt is not None:
-        return prompt
+    if prompts and prompt_file is not None:
+        raise UsageError("use only one of --prompt and --prompt_file")
+    if prompts:
+        return list(prompts)
     if prompt_file is not None:
-        return _text_of(_read_file(prompt_file), f"--prompt_file {one_line(prompt_file)}")
-    if not _stdin_has_text():
-        return ""
-    return _text_of(sys.stdin.buffer.read(LIMIT_BYTES + 1), "stdin")
+        return [_text_of(_read_file(prompt_file), f"--prompt_file {prompt_file}")]
+    return [_text_of(sys.stdin.buffer.read(LIMIT_BYTES + 1), "stdin") if _stdin_has_text() else ""]
 
 
 def _stdin_has_text() -> bool:
-    """Whether stdin is a pipe or a file; a terminal or the null device is no prompt."""
+    """Whether stdin is a pipe or a file; a terminal or the null device is not a prompt."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (AttributeError, OSError, ValueError):  # closed, or replaced by something without one
@@ -41,15 +40,13 @@ def _stdin_has_text() -> bool:
 
 def _read_file(path: str) -> bytes:
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise UsageError(f"--prompt_file {one_line(path)} is not a regular file; name a text")
+        if Path(path).exists() and not Path(path).is_file():  # a FIFO would block
+            raise UsageError(f"--prompt_file {path} is not a regular file; name a text")
         with Path(path).open("rb") as file:
             return file.read(LIMIT_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(
-            f"cannot read --prompt_file {one_line(path)}: {reason}; check the path"
-        ) from error
+        raise UsageError(f"cannot read --prompt_file {path}: {reason}; check the path") from error
 
 
 def _text_of(content: bytes, where: str) -> str:
@@ -60,8 +57,6 @@ def _text_of(content: bytes, where: str) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{where} is not UTF-8 at byte {error.start} (0x{content[error.start]:02X}); "
-            "convert it to UTF-8"
-        ) from error
-    return text.removesuffix("\n").removesuffix("\r")
+        byte = f"byte {error.start} (0x{content[error.start]:02X})"
+        raise UsageError(f"{where} is not UTF-8 at {byte}; convert it to UTF-8") from error
+    return text.replace("\r\n", "\n").removesuffix("\n")

@@ -6,20 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from yocto_cli.arguments import (
-    CommandArguments,
-    UsageError,
-    WorkFailedError,
-    load,
-    run_command,
-)
-from yocto_cli.model_arguments import ModelArguments
-from yocto_cli.prompts import read_prompt
-from yocto_cli.sampling_arguments import SamplingArguments
-from yocto_cli.screen.terminal import VisibleStream, can_show, dim, is_terminal, visible
+from yocto_cli.arguments import CommandArguments, flag, load
+from yocto_cli.command import UsageError, run_command
+from yocto_cli.model_arguments import ModelArguments, SamplingArguments
+from yocto_cli.prompts import read_prompts
+from yocto_cli.screen.terminal import VisibleStream, can_show, counted, dim, is_terminal, visible
 
 if TYPE_CHECKING:
-    from yocto_model import TextGenerator, TextStream
+    from yocto_model import TextGenerator
     from yocto_train import Checkpoint
 
 PROG = "yocto-sample"
@@ -30,22 +24,18 @@ Examples:
   {PROG}
   {PROG} --prompt "The soul" --max_new_tokens 200 --temperature 0.8 --seed 7
   echo "The soul" | {PROG} --num_samples 3 > samples.txt"""
+_ROWS_AT_ONCE = 32  # a batch costs memory, and larger ones are hardly faster
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleArguments(CommandArguments):
     """The flags of yocto-sample."""
 
-    prompt: str | None = None
-    """The text to continue; without it, what is piped in, or else a new line."""
-    prompt_file: str | None = None
-    """A file that holds the prompt; a line end at its end is dropped."""
-    num_samples: int = 1
-    """How many continuations, with seeds that count up; lines of --- part them."""
-    echo: bool = True
-    """Print the prompt in front of its continuation."""
-    timelapse: str | None = None
-    """A run: the same prompt and seed over each of its checkpoints."""
+    prompt: tuple[str, ...] = flag((), "texts to continue", shown="stdin, or else a new line")
+    prompt_file: str | None = flag(None, "a file that holds the prompt")
+    num_samples: int = flag(1, "texts per prompt, with seeds that count up, between lines of ---")
+    echo: bool = flag(True, "print the prompt in front of its continuation")
+    timelapse: str | None = flag(None, "a run: the same prompt and seed for each checkpoint")
     sampling: SamplingArguments = field(default_factory=SamplingArguments)
     model: ModelArguments = field(default_factory=ModelArguments)
 
@@ -57,125 +47,141 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     arguments = load(SampleArguments, argv, prog=PROG, description=DESCRIPTION)
-    prompt = read_prompt(arguments.prompt, arguments.prompt_file)
-    _check(arguments)
+    prompts = read_prompts(arguments.prompt, arguments.prompt_file)
+    several = arguments.num_samples > 1 or len(prompts) > 1
+    arguments.sampling.options()  # raises where flags are out of range
+    if arguments.num_samples < 1:
+        raise UsageError(f"--num_samples must be at least 1, not {arguments.num_samples}")
     seed = arguments.sampling.seed_or_drawn()
     if arguments.timelapse is not None:
-        return _timelapse(arguments, arguments.timelapse, prompt, seed)
+        if arguments.model.ckpt or several:
+            raise UsageError("--timelapse has one prompt; leave --ckpt and --num_samples out")
+        return _timelapse(arguments, arguments.timelapse, prompts[0], seed)
     checkpoint, generator = arguments.model.open()
-    ids = _introduce(arguments, checkpoint, generator, prompt)
-    for number in range(arguments.num_samples):
-        if number:
-            print("---")
-        if not _one_sample(arguments, generator, prompt, ids, seed + number):
-            return 130
+    ids = _introduce(arguments, checkpoint, generator, prompts)
+    rows = [row for row in zip(prompts, ids, strict=True) for _ in range(arguments.num_samples)]
+    if len(rows) == 1:
+        return 0 if _stream(arguments, generator, *rows[0], seed) else 130
+    _write_batches(arguments, generator, rows, seed)
     return 0
-
-
-def _check(arguments: SampleArguments) -> None:
-    problems = arguments.sampling.problems()
-    if arguments.num_samples < 1:
-        problems.append(f"--num_samples must be at least 1, not {arguments.num_samples}")
-    if arguments.timelapse is not None and (arguments.model.ckpt or arguments.num_samples > 1):
-        problems.append("--timelapse takes every checkpoint once; drop --ckpt and --num_samples")
-    if problems:
-        raise UsageError(problems)
 
 
 def _introduce(
-    arguments: SampleArguments, checkpoint: "Checkpoint", generator: "TextGenerator", prompt: str
-) -> list[int]:
-    """The prompt's ids; says which model it is, and what is worth knowing."""
+    arguments: SampleArguments,
+    checkpoint: "Checkpoint",
+    generator: "TextGenerator",
+    prompts: Sequence[str],
+) -> list[list[int]]:
+    """The prompts' ids; says which model it is, and what is worth knowing."""
     from yocto_cli import models  # noqa: PLC0415 - brings torch in
 
-    ids = models.prompt_ids(generator, prompt)
-    say(models.model_line(checkpoint, generator))
+    ids = [models.prompt_ids(generator, prompt) for prompt in prompts]
+    talk(models.model_line(checkpoint, generator))
     found = [models.replaced_dtype(arguments.model.dtype, generator)]
-    found += notes(arguments.sampling, generator, len(ids))
+    found += notes(arguments.sampling, generator, max(map(len, ids)))
     for note in filter(None, found):
-        say(f"note: {note}")
+        talk(f"note: {note}")
     return ids
-
-
-def _timelapse(arguments: SampleArguments, run: str, prompt: str, seed: int) -> int:
-    from yocto_cli import models  # noqa: PLC0415 - brings torch in
-
-    for number, directory in enumerate(models.steps_of(run)):
-        checkpoint, generator = arguments.model.open(ckpt=str(directory))
-        if number == 0:
-            ids = _introduce(arguments, checkpoint, generator, prompt)
-        loss = "" if checkpoint.val_loss is None else f", val loss {checkpoint.val_loss:.3f}"
-        print(f"--- step {checkpoint.step}{loss}")
-        if not _one_sample(arguments, generator, prompt, ids, seed):
-            return 130
-    return 0
 
 
 def notes(sampling: SamplingArguments, generator: "TextGenerator", n_prompt: int) -> list[str]:
     """What is set but does nothing, and what the model does not see."""
-    from yocto_cli.models import unseen_tokens  # noqa: PLC0415 - brings torch in
+    from yocto_model import window_start  # noqa: PLC0415 - brings torch in
 
-    found = []
-    config = generator.model.config
+    found, config = [], generator.model.config
     filters = (sampling.top_k > 0, sampling.top_p < 1, sampling.min_p > 0)
     if sampling.temperature == 0 and any(filters):
-        found.append("temperature 0 takes the likeliest token; top_k, top_p, min_p change nothing")
+        found.append("temperature 0 picks the likeliest token; top_k, top_p, min_p change nothing")
     elif sampling.top_k > config.vocab_size:
         found.append(f"top_k {sampling.top_k} is all of the model's {config.vocab_size} tokens")
-    if unseen := unseen_tokens(n_prompt, config.block_size):
-        found.append(
-            f"the first {unseen} of the prompt's {n_prompt} tokens are out of the model's sight"
-        )
+    if n := window_start(n_prompt, config.block_size):
+        found.append(f"the model does not see the first {n} of the prompt's {n_prompt} tokens")
     return found
 
 
-def _one_sample(
+def _timelapse(arguments: SampleArguments, run: str, prompt: str, seed: int) -> int:
+    from yocto_train import Run  # noqa: PLC0415 - brings torch in
+
+    steps = Run(run).steps()
+    if not steps:
+        raise UsageError(f"no checkpoint in {run}; name the directory of a run")
+    for number, directory in enumerate(steps):
+        checkpoint, generator = arguments.model.open(ckpt=str(directory))
+        if number == 0:
+            (ids,) = _introduce(arguments, checkpoint, generator, [prompt])
+        loss = "" if checkpoint.val_loss is None else f", val loss {checkpoint.val_loss:.3f}"
+        print(f"--- step {checkpoint.step}{loss}")
+        if not _stream(arguments, generator, prompt, ids, seed):
+            return 130
+    return 0
+
+
+def _stream(
     arguments: SampleArguments, generator: "TextGenerator", prompt: str, ids: list[int], seed: int
 ) -> bool:
     """Print one continuation as it is made; False if Ctrl-C ended it."""
     sampling = arguments.sampling
     stream = generator.stream(
-        ids,
-        sampling.max_new_tokens,
-        options=sampling.options(),
-        stop=sampling.stop,
-        seed=seed,
+        ids, sampling.max_new_tokens, options=sampling.options(), stop=sampling.stop, seed=seed
     )
-    started = time.perf_counter()
-    finished = _print_stream(stream, prompt if arguments.echo else "")
-    seconds = time.perf_counter() - started
-    say(stats_line(len(stream.tokens), seconds, seed, stream.finish_reason or "stopped"))
-    return finished
-
-
-def _print_stream(stream: "TextStream", prompt: str) -> bool:
-    from yocto_model import SamplingError  # noqa: PLC0415 - brings torch in
-
     # On a terminal nothing a model writes may act; in a pipe or file the text is exact.
     safe = VisibleStream().push if is_terminal(sys.stdout) else str
-    shown = visible(prompt) if is_terminal(sys.stdout) else prompt
-    sys.stdout.write(dim(shown, sys.stdout) if shown else "")
+    started, finished = time.perf_counter(), True
+    _write_prompt(arguments, prompt)
     try:
-        for piece in stream:
-            sys.stdout.write(safe(piece))
+        for token in stream:
+            sys.stdout.write(safe(token.text))
             sys.stdout.flush()
     except KeyboardInterrupt:
-        return False
-    except SamplingError as error:
-        raise WorkFailedError(str(error)) from error
+        finished = False
     finally:
         sys.stdout.write("\n")
         sys.stdout.flush()
-    return True
+    seconds = time.perf_counter() - started
+    talk(stats_line(len(stream.tokens), seconds, str(seed), stream.finish_reason or "stopped"))
+    return finished
 
 
-def stats_line(n_tokens: int, seconds: float, seed: int, reason: str) -> str:
+def _write_batches(
+    arguments: SampleArguments,
+    generator: "TextGenerator",
+    rows: Sequence[tuple[str, list[int]]],
+    seed: int,
+) -> None:
+    """Print a continuation of each row, made many at a time: each is the text it is alone."""
+    sampling, n_tokens, started = arguments.sampling, 0, time.perf_counter()
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        batch = rows[first : first + _ROWS_AT_ONCE]
+        completions = generator.batch(
+            [ids for _, ids in batch],
+            sampling.max_new_tokens,
+            options=sampling.options(),
+            stop=sampling.stop,
+            seed=seed + first,
+        )
+        for number, (row, completion) in enumerate(zip(batch, completions, strict=True), first):
+            if number:
+                print("---")
+            _write_prompt(arguments, row[0])
+            print(visible(completion.text) if is_terminal(sys.stdout) else completion.text)
+            n_tokens += len(completion.tokens)
+    seeds, seconds = f"{seed} to {seed + len(rows) - 1}", time.perf_counter() - started
+    talk(stats_line(n_tokens, seconds, seeds, counted(len(rows), "sample")))
+
+
+def _write_prompt(arguments: SampleArguments, prompt: str) -> None:
+    if arguments.echo and prompt:
+        shown = visible(prompt) if is_terminal(sys.stdout) else prompt
+        sys.stdout.write(dim(shown, sys.stdout))
+
+
+def stats_line(n_tokens: int, seconds: float, seed: str, end: str) -> str:
     """`38 tokens · 61 tok/s · seed 1337 · length`, in ASCII where the terminal wants it."""
     speed = n_tokens / seconds if seconds > 0 else 0.0
     dot = " · " if can_show(sys.stderr, "·") else ", "
-    return dot.join((f"{n_tokens} tokens", f"{speed:.0f} tok/s", f"seed {seed}", reason))
+    return dot.join((counted(n_tokens, "token"), f"{speed:.0f} tok/s", f"seed {seed}", end))
 
 
-def say(line: str) -> None:
-    """A line of talk, faint, on stderr."""
-    print(dim(line, sys.stderr), file=sys.stderr, flush=True)
+def talk(line: str) -> None:
+    """A line for people, faint, on stderr."""
+    print(dim(visible(line), sys.stderr), file=sys.stderr, flush=True)

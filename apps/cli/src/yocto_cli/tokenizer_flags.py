@@ -1,31 +1,27 @@
 """`--tokenizer_path`, `--vocab_path` and `--mode`: three ways to say what files know already.
 
-Where they are given and contradict, or contradict what is found, the command refuses.
+Where they are given and contradict, or contradict what is found, the command refuses. This module
+brings NumPy in.
 """
-
-from typing import Literal
 
 from yocto_tokenizers import Tokenizer, load_tokenizer
 
-from yocto_cli.errors import UsageError
-from yocto_cli.screen.terminal import one_line
-
-Mode = Literal["char", "token"]
+from yocto_cli.command import UsageError
 
 
 def named_tokenizer(tokenizer_path: str | None, vocab_path: str | None) -> Tokenizer | None:
-    """The tokenizer that the flags name, or None.
+    """The tokenizer that the user names, or None.
 
     Raises:
-        UsageError: they name two that differ, or `--vocab_path` is no vocabulary of characters.
+        UsageError: they name two that differ, or `--vocab_path` is not a vocabulary of characters.
         TokenizerError: a file cannot be read.
     """
     by_vocab = None if vocab_path is None else load_tokenizer(vocab_path)
     by_path = None if tokenizer_path is None else load_tokenizer(tokenizer_path)
     if by_vocab is not None and by_vocab.kind != "char":
         raise UsageError(
-            f"--vocab_path {one_line(str(vocab_path))} is a {by_vocab.kind} tokenizer, not a "
-            "vocabulary of characters; give it as --tokenizer_path"
+            f"--vocab_path {vocab_path} is a {by_vocab.kind} tokenizer, not a vocabulary of "
+            "characters; give it as --tokenizer_path"
         )
     if by_vocab is not None and by_path is not None:
         if by_vocab.fingerprint() != by_path.fingerprint():
@@ -34,21 +30,35 @@ def named_tokenizer(tokenizer_path: str | None, vocab_path: str | None) -> Token
     return by_path if by_vocab is None else by_vocab
 
 
-def check_mode(mode: Mode | None, tokenizer: Tokenizer, *, where: str) -> None:
-    """Refuse a `--mode` that is not the tokenizer's.
+def matching_tokenizer(
+    named: Tokenizer | None, own: Tokenizer | None, *, mode: str | None, fingerprint: str | None,
+    where: str,
+) -> Tokenizer:  # fmt: skip
+    """The tokenizer of data or of a checkpoint, unless the flags contradict it.
 
     Args:
-        mode: "char", "token", or None if it was left out.
-        tokenizer: what was found.
-        where: what it belongs to, as the message is to say.
+        named: by the user.
+        own: what lies beside the ids.
+        mode: what --mode says.
+        fingerprint: of the tokenizer that made the ids, as far as it is known.
+        where: what it belongs to, for messages.
 
     Raises:
-        UsageError: they contradict.
+        UsageError: there is none, or the flags contradict what is found.
     """
-    found: Mode = "char" if tokenizer.kind == "char" else "token"
-    if mode is not None and mode != found:
+    tokenizer = named or own
+    if tokenizer is None:
+        raise UsageError(f"{where} holds no tokenizer; name it with --tokenizer_path")
+    if fingerprint not in (None, tokenizer.fingerprint()):
+        raise UsageError(
+            f"the named {tokenizer.kind} tokenizer ({tokenizer.vocab_size} ids) is not the one of "
+            f"{where}; leave the flag out"
+        )
+    found = "char" if tokenizer.kind == "char" else "token"
+    if mode not in (None, found):
         units = "characters" if found == "char" else "tokens"
         raise UsageError(
-            f"--mode {mode}, but {one_line(where)} is made of {tokenizer.vocab_size} {units} "
+            f"--mode {mode}, but {where} is made of {tokenizer.vocab_size} {units} "
             f"({tokenizer.kind}); leave --mode out"
         )
+    return tokenizer

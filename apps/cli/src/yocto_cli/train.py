@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from yocto_cli.arguments import UsageError, load, run_command
-from yocto_cli.screen.terminal import one_line
-from yocto_cli.train_arguments import RunFlags, TrainArguments
+from yocto_cli.arguments import load
+from yocto_cli.command import UsageError, run_command
+from yocto_cli.train_settings import PROG, TORCHRUN, RunFlags, TrainArguments, run_directory
 
-PROG = "yocto-train"
-TORCHRUN = f"uv run torchrun --nproc-per-node 2 --no-python {PROG}"
 _DESCRIPTION = f"""\
 Train a small GPT on a text and save it.
 
@@ -32,46 +30,35 @@ def run(argv: list[str]) -> int:
     """Parse, prepare, train; returns the exit code."""
     arguments = load(TrainArguments, argv, prog=PROG, description=_DESCRIPTION)
     if arguments.run.list:
-        from yocto_cli.runs import print_runs  # noqa: PLC0415 - after parsing
+        from yocto_cli.runs import print_runs  # noqa: PLC0415 - brings torch in
 
         return print_runs(Path(arguments.run.ckpt_dir))
     resume = _to_resume(arguments.run)
     if resume is not None:
         if arguments.config is not None:
-            raise UsageError("--resume takes the run's own settings; leave --config out")
+            raise UsageError("--resume uses the run's own settings; leave --config out")
         # The run's own settings, and the flags given now on top.
-        words = ["--config", str(run_of(resume) / "config.toml"), *argv]
-        arguments = load(TrainArguments, words, prog=PROG)
-    from yocto_cli.training_run import start  # noqa: PLC0415 - after parsing
+        config = str(run_directory(resume) / "config.toml")
+        arguments = load(TrainArguments, ["--config", config, *argv], prog=PROG)
+    from yocto_cli.training import start  # noqa: PLC0415 - brings torch in
 
     return start(arguments, resume)
 
 
 def _to_resume(flags: RunFlags) -> Path | None:
     """The run or the step directory that --resume means, or None."""
-    name = flags.resume
-    if name is None:
+    if flags.resume is None:
         return None
-    from yocto_train import Run, RunError  # noqa: PLC0415 - after parsing
+    from yocto_train import Run, TrainError, find_checkpoint  # noqa: PLC0415 - brings torch in
 
+    path = Path(flags.resume)
     try:
-        path = Run.newest(flags.ckpt_dir).path if name == "latest" else Path(name)
-    except RunError as error:
+        if flags.resume == "latest":
+            path = Run.newest(flags.ckpt_dir).path
+        elif not (path / "config.toml").is_file():  # a step, or best or latest in a run
+            path = find_checkpoint(path).directory
+    except TrainError as error:
         raise UsageError(f"nothing to resume: {error}") from error
-    if path.suffix == ".pt":  # a pointer in a run, or the model in a step
-        directory = path.parent if path.name == "model.pt" else Run(path.parent).pointed(path.name)
-        if directory is None:
-            raise UsageError(f"nothing to resume: {one_line(name)} points to no checkpoint")
-        path = directory
-    if not (run_of(path) / "config.toml").is_file():
-        raise UsageError(
-            f"nothing to resume: {one_line(str(path))} is no run; {PROG} --list shows them"
-        )
+    if not (run_directory(path) / "config.toml").is_file():
+        raise UsageError(f"nothing to resume: {path} is not in a run; {PROG} --list shows them")
     return path
-
-
-def run_of(path: Path) -> Path:
-    """The run directory of a run, or of one of its step directories."""
-    from yocto_train import step_of  # noqa: PLC0415 - after parsing
-
-    return path if step_of(path.name) is None else path.parent

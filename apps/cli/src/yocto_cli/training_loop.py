@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -11,13 +10,14 @@ from typing import Any
 
 from yocto_train import Evaluated, Event, Run, Sampled, StepDone, Stopped, Trainer
 
-from yocto_cli.errors import WorkFailedError
+from yocto_cli.command import WorkFailedError, handling
 from yocto_cli.report import page as report
 from yocto_cli.report.summary import About, farewell, report_of
 from yocto_cli.report.tensorboard import Board
-from yocto_cli.screen.display import Display, LinePrinter, make_display, say
+from yocto_cli.screen.display import Display, LinePrinter, make_display
 from yocto_cli.screen.history import History
-from yocto_cli.screen.ladder import Baseline, ladder_of_files
+from yocto_cli.screen.ladder import ladder_of_files
+from yocto_cli.screen.terminal import say
 
 
 def train(trainer: Trainer, run: Run, *, config: str, data_dir: Path, board: Board | None) -> int:
@@ -35,29 +35,29 @@ def train(trainer: Trainer, run: Run, *, config: str, data_dir: Path, board: Boa
             for _ in trainer.run():
                 pass
         return _exit_code(caught)
-    history, baselines = History.of(run), _baselines(trainer)
-    recorder = _Recorder(
-        trainer, run, history, About(config=config, data_dir=data_dir, baselines=baselines), board
+    history, data, stopped = History.of(run), trainer.train_data, False
+    baselines = ladder_of_files(
+        data.path,
+        trainer.val_data.path,
+        dtype=data.dtype,
+        vocab_size=trainer.model.config.vocab_size,
+        characters=getattr(trainer.tokenizer, "kind", None) == "char",
     )
+    about = About(config=config, data_dir=data_dir, baselines=baselines)
+    recorder = _Recorder(trainer, run, history, about, board)
     display: Display = LinePrinter()
     if trainer.world.size == 1:
         display = make_display(trainer, run, history=history, baselines=baselines)
-    stopped = False
     with _stop_signals(trainer, run) as caught, display:
         for event in trainer.run():
-            if isinstance(event, StepDone) and event.step == trainer.config.max_iters:
-                _ask_for_last_sample(trainer)
+            is_last = isinstance(event, StepDone) and event.step == trainer.config.max_iters
+            if is_last and trainer.config.sample_interval:
+                trainer.request_sample()  # what the finished model writes is worth seeing
             recorder.record(event)
             display.show(event)
             stopped = isinstance(event, Stopped) and event.reason == "requested"
     say(farewell(trainer, run, stopped=stopped))
     return _exit_code(caught)
-
-
-def _ask_for_last_sample(trainer: Trainer) -> None:
-    """What the finished model writes is worth seeing, whether or not its step is a multiple."""
-    if trainer.config.sample_interval:
-        trainer.request_sample()
 
 
 def _exit_code(caught: list[int]) -> int:
@@ -67,57 +67,42 @@ def _exit_code(caught: list[int]) -> int:
     return 128 + (signal.SIGINT if caught[0] == signal.SIGINT else signal.SIGTERM)
 
 
-def _baselines(trainer: Trainer) -> tuple[Baseline, ...]:
-    data = trainer.train_data
-    return ladder_of_files(
-        data.path,
-        trainer.val_data.path,
-        dtype=data.dtype,
-        vocab_size=trainer.model.config.vocab_size,
-        characters=getattr(trainer.tokenizer, "kind", None) == "char",
-    )
-
-
+@dataclasses.dataclass
 class _Recorder:
     """Writes events to the run's files, its history and its report; a full disk is said once."""
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        run: Run,
-        history: History,
-        about: "About",
-        board: Board | None,
-    ) -> None:
-        self._trainer, self._run, self._history = trainer, run, history
-        self._about, self._board = about, board
-        self._failed: set[str] = set()
+    trainer: Trainer
+    run: Run
+    history: History
+    about: About
+    board: Board | None
+    failed: set[str] = dataclasses.field(default_factory=set)
 
     def record(self, event: Event) -> None:
         """Take in one event."""
-        self._history.take(event)
+        self.history.take(event)
         file = "samples.jsonl" if isinstance(event, Sampled) else "metrics.jsonl"
         row: dict[str, Any] = {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
         if "path" in row:
             row["path"] = row["path"].name
         with self._tolerating(file):
-            self._run.record(file, row)
+            self.run.record(file, row)
         if isinstance(event, Evaluated | Sampled | Stopped):
             with self._tolerating(report.NAME):
-                found = report_of(self._trainer, self._run, self._history, self._about, event)
-                report.write_report(self._run.path, found)
-        if self._board is not None:
+                found = report_of(self.trainer, self.run, self.history, self.about, event)
+                report.write_report(self.run.path, found)
+        if self.board is not None:
             with self._tolerating("the files of TensorBoard"):
-                self._board.take(event)
+                self.board.take(event)
 
     @contextlib.contextmanager
     def _tolerating(self, file: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if file not in self._failed:
+            if file not in self.failed:
                 say(f"warning: cannot write {file}: {error.strerror}; training goes on without it")
-            self._failed.add(file)
+            self.failed.add(file)
 
 
 @contextlib.contextmanager
@@ -128,22 +113,13 @@ def _stop_signals(trainer: Trainer, run: Run) -> Iterator[list[int]]:
     """
     caught: list[int] = []
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        del frame
+    def handle(number: int, _: FrameType | None) -> None:
         if caught and number == signal.SIGINT:
-            saved = run.pointed("latest.pt")
+            saved = run.pointed("latest")
             where = f"the last checkpoint is {saved}" if saved else "nothing was saved"
             raise WorkFailedError(f"stopped at once, without saving; {where}")
         caught.append(int(number))
         trainer.request_stop()
 
-    if threading.current_thread() is not threading.main_thread():
+    with handling(("SIGINT", "SIGTERM", "SIGHUP"), handle):
         yield caught
-        return
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), handle) for name in names}
-    try:
-        yield caught
-    finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)

@@ -1,77 +1,84 @@
 """Train a yocto GPT: optimizers, schedules, checkpoints, exact resume.
 
-Start with trainer.py; config.py says what can be set, events.py what is reported.
+Start with step.py; config.py says what can be set, events.py what is reported. How runs are kept on
+disk is in runs/, what large machines need in scale/.
+
+Names are imported when they are first used: settings can be read without waiting for torch.
 """
 
+import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from yocto_train.checkpoint import Checkpoint, step_of
-from yocto_train.config import TrainConfig
-from yocto_train.devices import Placement, measure_precision, place
-from yocto_train.distributed import World, joined
-from yocto_train.errors import (
-    CheckpointError,
-    NonFiniteError,
-    RunError,
-    SaveError,
-    TrainConfigError,
-    TrainError,
-)
-from yocto_train.evaluate import Evaluation, bits_per_byte, bytes_per_token, evaluate
-from yocto_train.events import Evaluated, Event, Sampled, Saved, Started, StepDone, Stopped
-from yocto_train.finding import find_checkpoint, load_checkpoint
-from yocto_train.optimizers import Muon, make_optimizers, orthogonalize
-from yocto_train.planning import SIZES, Candidate, choose, compile_pays, dropout_for, memory_bytes
-from yocto_train.recipes import RECIPES, Recipe
-from yocto_train.run_directory import Run
-from yocto_train.saving import Written, save_checkpoint
-from yocto_train.schedules import lr_factor
-from yocto_train.trainer import Trainer
+if TYPE_CHECKING:
+    from yocto_train.config import TrainConfig
+    from yocto_train.errors import (
+        CheckpointError,
+        NonFiniteError,
+        RunError,
+        SaveError,
+        TrainConfigError,
+        TrainError,
+    )
+    from yocto_train.evaluation import Evaluation, bits_per_byte, bytes_per_token, evaluate
+    from yocto_train.events import Evaluated, Event, Sampled, Saved, Started, StepDone, Stopped
+    from yocto_train.optimizers import Muon, make_optimizers, orthogonalize
+    from yocto_train.recipes import RECIPES, Recipe
+    from yocto_train.runs.checkpoint import Checkpoint, save_checkpoint, step_of
+    from yocto_train.runs.run import OpenedModel, Run, find_checkpoint, open_model
+    from yocto_train.scale.devices import Placement, measure_precision, place
+    from yocto_train.scale.distributed import World, joined
+    from yocto_train.scale.planning import (
+        SIZES,
+        Candidate,
+        choose,
+        compile_pays,
+        dropout_for,
+        memory_bytes,
+    )
+    from yocto_train.schedules import lr_factor
+    from yocto_train.step import cross_entropy, train_step
+    from yocto_train.trainer import Trainer
 
 __version__ = version("yocto-train")
 
+_MODULES = {
+    "config": ["TrainConfig"],
+    "errors": [
+        "CheckpointError", "NonFiniteError", "RunError", "SaveError", "TrainConfigError",
+        "TrainError",
+    ],
+    "evaluation": ["Evaluation", "bits_per_byte", "bytes_per_token", "evaluate"],
+    "events": ["Evaluated", "Event", "Sampled", "Saved", "Started", "StepDone", "Stopped"],
+    "optimizers": ["Muon", "make_optimizers", "orthogonalize"],
+    "recipes": ["RECIPES", "Recipe"],
+    "runs.checkpoint": ["Checkpoint", "save_checkpoint", "step_of"],
+    "runs.run": ["OpenedModel", "Run", "find_checkpoint", "open_model"],
+    "scale.devices": ["Placement", "measure_precision", "place"],
+    "scale.distributed": ["World", "joined"],
+    "scale.planning": [
+        "SIZES", "Candidate", "choose", "compile_pays", "dropout_for", "memory_bytes",
+    ],
+    "schedules": ["lr_factor"],
+    "step": ["cross_entropy", "train_step"],
+    "trainer": ["Trainer"],
+}  # fmt: skip
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
 __all__ = [
-    "RECIPES",
-    "SIZES",
-    "Candidate",
-    "Checkpoint",
-    "CheckpointError",
-    "Evaluated",
-    "Evaluation",
-    "Event",
-    "Muon",
-    "NonFiniteError",
-    "Placement",
-    "Recipe",
-    "Run",
-    "RunError",
-    "Sampled",
-    "SaveError",
-    "Saved",
-    "Started",
-    "StepDone",
-    "Stopped",
-    "TrainConfig",
-    "TrainConfigError",
-    "TrainError",
-    "Trainer",
-    "World",
-    "Written",
-    "bits_per_byte",
-    "bytes_per_token",
-    "choose",
-    "compile_pays",
-    "dropout_for",
-    "evaluate",
-    "find_checkpoint",
-    "joined",
-    "load_checkpoint",
-    "lr_factor",
-    "make_optimizers",
-    "measure_precision",
-    "memory_bytes",
-    "orthogonalize",
-    "place",
-    "save_checkpoint",
-    "step_of",
-]
+    "RECIPES", "SIZES", "Candidate", "Checkpoint", "CheckpointError", "Evaluated", "Evaluation",
+    "Event", "Muon", "NonFiniteError", "OpenedModel", "Placement", "Recipe", "Run", "RunError",
+    "Sampled", "SaveError", "Saved", "Started", "StepDone", "Stopped", "TrainConfig",
+    "TrainConfigError", "TrainError", "Trainer", "World", "bits_per_byte", "bytes_per_token",
+    "choose", "compile_pays", "cross_entropy", "dropout_for", "evaluate", "find_checkpoint",
+    "joined", "lr_factor", "make_optimizers", "measure_precision", "memory_bytes", "open_model",
+    "orthogonalize", "place", "save_checkpoint", "step_of", "train_step",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value

@@ -1,10 +1,13 @@
-"""TrainConfig: how a model is trained."""
+"""TrainConfig: how a model is trained. No torch in here."""
+
+# ruff: noqa: RUF009 - what `setting` returns is a dataclass field, made anew for each
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+
+from yocto_model.settings import problems, setting
 
 from yocto_train.errors import TrainConfigError
 
@@ -14,92 +17,100 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Sampling = Literal["random", "epoch"]
 Compile = Literal["auto", "on", "off"]
 
-_HIGHEST = {"seed": 2**63, "max_iters": 10**8}  # step directories have eight digits
+
+def _count(default: int, text: str, *, low: int = 0) -> Any:
+    return setting(default, text, low=low, high=2**31 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Every setting of a training run that is not the model's shape or the data.
 
-    The defaults are nanoGPT's for a small model on a CPU.
-
-    Attributes:
-        max_iters: optimizer steps.
-        batch_size: rows per step, over all micro-batches and all ranks.
-        accumulate: micro-batches a step is cut into, to save memory; the step stays the same.
-        sampling: "random" draws windows with replacement, "epoch" visits each once per epoch.
-        optimizer: "adamw" (Loshchilov & Hutter 2019) for everything, or "muon" (Jordan 2024) for
-            the matrices inside the blocks and AdamW for the rest.
-        lr: peak learning rate of AdamW.
-        muon_lr: peak learning rate of Muon; each update has singular values near this.
-        muon_momentum: momentum of Muon, reached after `muon_warmup_iters` steps from 0.85.
-        muon_warmup_iters: steps over which the momentum rises.
-        muon_iterations: Newton-Schulz iterations per update.
-        schedule: "cosine" (Loshchilov & Hutter 2017) or "wsd": warm-up, stable, linear decay.
-        warmup_iters: steps over which the learning rate rises linearly from near zero.
-        decay_fraction: the part of `max_iters` over which "wsd" decays.
-        min_lr_fraction: where the schedule ends, as a fraction of the peak.
-        weight_decay: decoupled decay of tensors with two or more dimensions; with "muon", of the
-            matrices inside the blocks alone.
-        beta1: AdamW's decay of the mean of gradients.
-        beta2: AdamW's decay of the mean of squared gradients.
-        eps: AdamW's guard against dividing by zero.
-        grad_clip: the gradient's norm is cut down to this (Pascanu et al. 2013); 0 leaves it.
-        eval_interval: steps between evaluations; the last step is always evaluated.
-        eval_iters: batches per evaluation, always the same, spread over the split; 0 means the
-            whole split, which is what figures to compare should use.
-        save_interval: steps between checkpoints; 0 saves at each evaluation.
-        keep: newest checkpoints to keep, beside the best one; two at least stay in all.
-        patience: stop after this many evaluations in a row without a new best; 0 never does.
-        log_interval: steps between reports.
-        seed: decides batches, dropout and samples; the caller draws the initial weights.
-        precision: "auto" takes bfloat16 on GPUs that have it, float16 on other CUDA GPUs, and
-            float32 elsewhere.
-        compile: whether torch.compile fuses the operations inside the blocks; "auto" does on GPUs.
-            On a CPU it takes up to half a minute, and then makes steps 1.1 to 1.4 times as fast.
-            Where it fails, the run goes on without it.
-        grad_checkpointing: keep only what enters each block, and compute the rest again when it is
-            needed (Chen et al. 2016): a third more time, far less memory, the same gradients.
-        sample_interval: steps between samples of text; 0 takes none.
-        sample_prompt: what the samples continue; empty means a newline.
-        sample_tokens: length of a sample.
+    The defaults are nanoGPT's for a small model on a CPU. Each field carries its help and its
+    range (`dataclasses.fields(TrainConfig)`); the command line reads its flags off them.
 
     Raises:
         TrainConfigError: settings are out of range; the message names all of them.
     """
 
-    max_iters: int = 2_000
-    batch_size: int = 12
-    accumulate: int = 1
-    sampling: Sampling = "random"
-    optimizer: OptimizerName = "adamw"
-    lr: float = 1e-3
-    muon_lr: float = 0.03
-    muon_momentum: float = 0.95
-    muon_warmup_iters: int = 300
-    muon_iterations: int = 5
-    schedule: ScheduleName = "cosine"
-    warmup_iters: int = 100
-    decay_fraction: float = 0.9
-    min_lr_fraction: float = 0.1
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.99
-    eps: float = 1e-8
-    grad_clip: float = 1.0
-    eval_interval: int = 250
-    eval_iters: int = 0
-    save_interval: int = 0
-    keep: int = 3
-    patience: int = 0
-    log_interval: int = 10
-    seed: int = 1337
-    precision: Precision = "auto"
-    compile: Compile = "auto"
-    grad_checkpointing: bool = False
-    sample_interval: int = 0
-    sample_prompt: str = ""
-    sample_tokens: int = 200
+    # Step directories have eight digits.
+    max_iters: int = setting(2_000, "optimizer steps", low=0, high=10**8 - 1)
+    batch_size: int = _count(12, "rows per step, over all micro-batches and all processes", low=1)
+    accumulate: int = _count(
+        1, "micro-batches that a step is cut into to save memory; the result is the same", low=1
+    )
+    sampling: Sampling = setting(
+        "random", "draw windows with replacement (random), or visit each once per epoch (epoch)"
+    )
+    optimizer: OptimizerName = setting(
+        "adamw",
+        "AdamW for everything (adamw; Loshchilov & Hutter 2019), or Muon for the matrices inside "
+        "the blocks and AdamW for the rest (muon; Jordan et al. 2024)",
+    )
+    lr: float = setting(1e-3, "peak learning rate of AdamW", above=0, high=1e3)
+    muon_lr: float = setting(
+        0.03,
+        "peak learning rate of Muon, about the size of each update's singular values",
+        above=0,
+        high=1e3,
+    )
+    muon_momentum: float = setting(
+        0.95, "momentum of Muon after its warm-up, which starts from 0.85", low=0, high=0.9999
+    )
+    muon_warmup_iters: int = _count(300, "steps over which Muon's momentum rises")
+    muon_iterations: int = _count(5, "Newton-Schulz iterations per update of Muon", low=1)
+    schedule: ScheduleName = setting(
+        "cosine",
+        "learning rate after warm-up: half a cosine (cosine; Loshchilov & Hutter 2017), or flat "
+        "and then a line down (wsd: warm-up, stable, decay)",
+    )
+    warmup_iters: int = _count(100, "steps over which the learning rate rises from near zero")
+    decay_fraction: float = setting(0.9, "part of max_iters over which wsd decays", above=0, high=1)
+    min_lr_fraction: float = setting(
+        0.1, "where the schedule ends, as a fraction of the peak", low=0, high=1
+    )
+    weight_decay: float = setting(
+        0.1,
+        "decoupled decay of tensors with two or more dimensions; with muon, of the matrices "
+        "inside the blocks only",
+        low=0,
+        high=1e3,
+    )
+    beta1: float = setting(0.9, "AdamW's decay of the mean gradient", low=0, high=0.999999)
+    beta2: float = setting(0.99, "AdamW's decay of the mean squared gradient", low=0, high=0.999999)
+    eps: float = setting(1e-8, "AdamW's guard against division by zero", above=0, high=1)
+    grad_clip: float = setting(
+        1.0, "largest norm of the gradient (Pascanu et al. 2013); 0 does not clip", low=0, high=1e9
+    )
+    eval_interval: int = _count(
+        250, "steps between evaluations; the last step is always evaluated", low=1
+    )
+    eval_iters: int = _count(
+        0, "batches per evaluation, spread over the validation split; 0 takes the whole split"
+    )
+    save_interval: int = _count(0, "steps between checkpoints; 0 saves at each evaluation")
+    keep: int = _count(
+        3, "newest checkpoints to keep besides the best one; at least two stay", low=1
+    )
+    patience: int = _count(
+        0, "stop after this many evaluations in a row without a new best; 0 never stops"
+    )
+    log_interval: int = _count(10, "steps between reports", low=1)
+    seed: int = setting(1337, "decides batches, dropout and samples", low=0, high=2**63 - 1)
+    precision: Precision = setting(
+        "auto", "of matrix products; auto is bfloat16 or float16 on a GPU, float32 elsewhere"
+    )
+    compile: Compile = setting(
+        "auto",
+        "let torch.compile fuse the operations inside the blocks; auto does so on a GPU. On a CPU "
+        "it takes up to half a minute, and steps are then 1.1 to 1.4 times as fast",
+    )
+    grad_checkpointing: bool = setting(
+        False, "compute each block again in the backward pass: a third more time, far less memory"
+    )
+    sample_interval: int = _count(0, "steps between samples of text; 0 writes none")
+    sample_prompt: str = setting("", "what the samples continue; empty means a newline")
+    sample_tokens: int = _count(200, "length of a sample in tokens", low=1)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "TrainConfig":
@@ -114,80 +125,23 @@ class TrainConfig:
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain values."""
-        return dataclasses.asdict(self)
+        """All fields as plain values, ready for JSON."""
+        values = dataclasses.asdict(self)
+        return {name: v.item() if hasattr(v, "item") else v for name, v in values.items()}
 
     def __post_init__(self) -> None:
-        problems = [
-            *self._whole_numbers(),
-            *self._real_numbers(),
-            *self._choices(),
-        ]
-        if not problems:
-            problems = self._contradictions()
-        if problems:
-            raise TrainConfigError("; ".join(problems))
-
-    def _whole_numbers(self) -> list[str]:
-        lowest = {
-            "max_iters": 0, "batch_size": 1, "accumulate": 1, "muon_warmup_iters": 0,
-            "muon_iterations": 1, "warmup_iters": 0, "eval_interval": 1, "eval_iters": 0,
-            "save_interval": 0, "keep": 1, "patience": 0, "log_interval": 1, "seed": 0,
-            "sample_interval": 0, "sample_tokens": 1,
-        }  # fmt: skip
-        problems = []
-        for name, low in lowest.items():
-            value = getattr(self, name)
-            high = _HIGHEST.get(name, 2**31)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (whole and low <= value < high):
-                up_to = "" if name not in _HIGHEST else f" to {high - 1:,}"
-                problems.append(f"{name} must be a whole number from {low}{up_to}, not {value!r}")
-        return problems
-
-    def _real_numbers(self) -> list[str]:
-        ranges = {  # (low, low included, high included)
-            "lr": (0, False, 1e3), "muon_lr": (0, False, 1e3), "muon_momentum": (0, True, 0.9999),
-            "decay_fraction": (0, False, 1), "min_lr_fraction": (0, True, 1),
-            "weight_decay": (0, True, 1e3), "beta1": (0, True, 0.999999),
-            "beta2": (0, True, 0.999999), "eps": (0, False, 1), "grad_clip": (0, True, 1e9),
-        }  # fmt: skip
-        problems = []
-        for name, (low, included, high) in ranges.items():
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (number and math.isfinite(value) and low <= value <= high) or (
-                value == low and not included
-            ):
-                above = "from" if included else "above"
-                problems.append(f"{name} must be {above} {low} to {high:g}, not {value!r}")
-        return problems
-
-    def _choices(self) -> list[str]:
-        problems = []
-        for name, choices in (
-            ("sampling", Sampling),
-            ("optimizer", OptimizerName),
-            ("schedule", ScheduleName),
-            ("precision", Precision),
-            ("compile", Compile),
-        ):
-            if getattr(self, name) not in get_args(choices):
-                allowed = ", ".join(get_args(choices))
-                problems.append(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
-        switch: object = self.grad_checkpointing
-        if not isinstance(switch, bool):
-            problems.append(f"grad_checkpointing must be true or false, not {switch!r}")
-        return problems
+        found = problems(self) or self._contradictions()
+        if found:
+            raise TrainConfigError("; ".join(found))
 
     def _contradictions(self) -> list[str]:
-        problems = []
+        found = []
         if 0 < self.max_iters <= self.warmup_iters:
-            problems.append(
+            found.append(
                 f"warmup_iters {self.warmup_iters} must be below max_iters {self.max_iters}"
             )
         if self.batch_size % self.accumulate:
-            problems.append(
+            found.append(
                 f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"
             )
-        return problems
+        return found

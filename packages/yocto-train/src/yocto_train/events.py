@@ -16,116 +16,68 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Started(Event):
-    """Training begins, or goes on from `step`.
+    """Training begins, or goes on from `step`."""
 
-    Attributes:
-        max_iters: the step at which it ends.
-        n_parameters: distinct weights.
-        tokens_per_step: targets per optimizer step, over all ranks.
-        train_tokens: tokens in the training split.
-        val_tokens: tokens in the validation split.
-        placement: device and precision, with reasons.
-    """
-
-    max_iters: int
-    n_parameters: int
-    tokens_per_step: int
-    train_tokens: int
-    val_tokens: int
-    placement: tuple[str, ...]
+    max_iters: int  # the step at which it ends
+    n_parameters: int  # distinct weights
+    tokens_per_step: int  # targets per optimizer step, over all ranks
+    train_tokens: int  # tokens in the training split
+    val_tokens: int  # tokens in the validation split
+    placement: tuple[str, ...]  # device and precision, with reasons
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone(Event):
-    """A step that is reported.
+    """A step that is reported."""
 
-    Attributes:
-        loss: mean cross-entropy of the step's batch, in nats per token.
-        smoothed_loss: exponential mean of `loss`, corrected for its start.
-        lr: learning rate that the next step will have.
-        grad_norm: of the whole gradient, before clipping.
-        tokens_per_second: of training, over the last report interval, evaluation excluded.
-        seconds_left: estimate, or None while there is nothing to base it on.
-        epoch: how often each token has been seen so far, on average.
-    """
-
-    loss: float
-    smoothed_loss: float
-    lr: float
-    grad_norm: float
-    tokens_per_second: float
-    seconds_left: float | None
-    epoch: float
+    loss: float  # mean cross-entropy of the step's batch, in nats per token
+    smoothed_loss: float  # exponential mean of `loss`, corrected for its start
+    lr: float  # learning rate that the next step will have
+    grad_norm: float  # of the whole gradient, before clipping
+    tokens_per_second: float  # of training, over the last report interval, evaluation excluded
+    seconds_left: float | None  # an estimate; None during the first steps
+    epoch: float  # how often each token has been seen so far, on average
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated(Event):
-    """The model was measured on the validation split.
+    """The model was measured on the validation split."""
 
-    Attributes:
-        loss: mean cross-entropy in nats per token.
-        bits_per_byte: the same per byte of text, comparable between tokenizers; None when the
-            tokenizer is not known.
-        tokens: targets it was measured on.
-        whole: whether that was all of the split.
-        is_best: lowest loss of the run so far; a loss that is not finite never is.
-        best_step: the step of the lowest loss, or None if none was finite.
-        best_loss: that loss.
-        seconds: how long it took.
-    """
-
-    loss: float
-    bits_per_byte: float | None
-    tokens: int
-    whole: bool
-    is_best: bool
-    best_step: int | None
-    best_loss: float | None
-    seconds: float
+    loss: float  # mean cross-entropy in nats per token
+    bits_per_byte: float | None  # comparable between tokenizers; None without one
+    tokens: int  # targets it was measured on
+    whole: bool  # whether that was all of the split
+    is_best: bool  # lowest loss of the run so far; a loss that is not finite never is
+    best_step: int | None  # the step of the lowest loss, or None if none was finite
+    best_loss: float | None  # that loss
+    seconds: float  # how long it took
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled(Event):
-    """A sample of what the model writes.
+    """A sample of what the model writes."""
 
-    Attributes:
-        prompt: what it continues.
-        text: the continuation.
-        seed: of the sampling.
-    """
-
-    prompt: str
-    text: str
-    seed: int
+    prompt: str  # what it continues
+    text: str  # the continuation
+    seed: int  # of the sampling
 
 
 @dataclass(frozen=True, kw_only=True)
 class Saved(Event):
-    """A checkpoint is safely on disk.
+    """A checkpoint is safely on disk."""
 
-    Attributes:
-        path: the step directory.
-        is_best: whether best.pt points to it.
-        notes: what a person should know: what was put aside, what could not be removed.
-    """
-
-    path: Path
-    is_best: bool
+    path: Path  # the step directory
+    is_best: bool  # whether `best` points to it
+    # what a person should know: what was put aside, what could not be removed
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stopped(Event):
-    """Training is over; the last event.
+    """Training is over; the last event."""
 
-    Attributes:
-        reason: "finished" (max_iters reached), "requested", or "no progress" (early stopping).
-        best_step: the step of the lowest validation loss, if there was an evaluation.
-        best_loss: that loss.
-        train_seconds: time spent in steps of this process, evaluation and saving excluded.
-    """
-
+    # "finished" (max_iters reached), "requested", or "no progress" (early stopping)
     reason: StopReason
-    best_step: int | None
-    best_loss: float | None
-    train_seconds: float
+    best_step: int | None  # the step of the lowest validation loss, if there was an evaluation
+    best_loss: float | None  # that loss
+    train_seconds: float  # time spent in steps of this process, evaluation and saving excluded

@@ -1,7 +1,7 @@
 """Which parameters are updated how: AdamW's groups, and Muon for the matrices inside the blocks."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,8 @@ def make_optimizers(
 ) -> list[Optimizer]:
     """The optimizers of a run; together their groups hold each parameter exactly once.
 
-    Every group carries "peak_lr", which the schedule's factor multiplies.
-
-    Args:
-        model: whose parameters.
-        config: how to train.
-        autocast: the dtype of the model's matrix products; Muon's are in bfloat16 if those are.
+    Every group carries "peak_lr", which the schedule's factor multiplies. Muon's matrix products
+    are in bfloat16 if those of the model are (`autocast`).
     """
     roles = model.parameter_roles()
     matrices = [weight for weight, _ in roles.matrices]
@@ -143,29 +139,19 @@ class Muon(Optimizer):
         dtype: torch.dtype | None = None,
     ) -> None:
         group = {"params": [weight for weight, _ in matrices], "peak_lr": lr}
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "iterations": iterations,
-        }
-        super().__init__([group], defaults)
+        settings = {"momentum": momentum, "weight_decay": weight_decay, "iterations": iterations}
+        super().__init__([group], {"lr": lr, **settings})
         self._stacks, self._dtype = _make_stacks(matrices), dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override] # torch's overloads
+    def step(self) -> None:  # type: ignore[override] # without a closure
         """Update every parameter from its gradient; all must have one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         group = self.param_groups[0]
         if group["weight_decay"]:
             for weight in group["params"]:
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
         for stack in self._stacks:
             self._update(stack, group)
-        return loss
 
     def _update(self, stack: _Stack, group: dict[str, Any]) -> None:
         grads = torch.stack([_gradient(stack, i) for i in range(len(stack.places))])
@@ -214,7 +200,7 @@ def _gradient(stack: _Stack, index: int) -> Tensor:
 def _add(weight: Tensor, first: int, move: Tensor, scale: float) -> None:
     """weight[first:] += scale * move, on this rank's rows alone if the weight is sharded."""
     if hasattr(weight, "full_tensor"):
-        from yocto_train.sharding import share_of  # noqa: PLC0415 - costs a second to import
+        from yocto_train.scale.distributed import share_of  # noqa: PLC0415 - only if it is sharded
 
         whole = move.new_zeros(weight.shape)
         whole[first : first + move.shape[0]] = move

@@ -7,17 +7,11 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Settings that belong together; whatever a caller sets wins over them.
+    """Settings that belong together; whatever a caller sets wins over them."""
 
-    Attributes:
-        arch: the architecture, a key of `yocto_model.ARCHITECTURES`.
-        model: fields of `GPTConfig`.
-        train: fields of `TrainConfig`.
-    """
-
-    arch: str
-    model: Mapping[str, Any]
-    train: Mapping[str, Any]
+    arch: str  # the architecture, a key of `yocto_model.ARCHITECTURES`
+    model: Mapping[str, Any]  # fields of `GPTConfig`
+    train: Mapping[str, Any]  # fields of `TrainConfig`
 
 
 RECIPES: Mapping[str, Recipe] = {

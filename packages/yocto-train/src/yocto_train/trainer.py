@@ -1,42 +1,31 @@
-"""Trainer: the loop. It yields events and knows nothing of terminals.
+"""Trainer: the loop around step.py, as a stream of events. It knows nothing of terminals.
 
 for event in Trainer(model, train_data, val_data, config).run():
     ...
-
-stepper.py has what happens in a step, keeper.py what is saved, evaluate.py and samples.py the rest.
 """
 
+import functools
 import time
 from collections.abc import Iterator
+from typing import Any
 
-from yocto_data import TokenDataset
-from yocto_model import GPT
+import torch
+from yocto_data import BatchSampler, TokenDataset
+from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import Tokenizer
 
-from yocto_train.checkpoint import Checkpoint
-from yocto_train.checks import check_data, check_world
+from yocto_train import evaluation, events
 from yocto_train.config import TrainConfig
-from yocto_train.devices import place
-from yocto_train.distributed import World
-from yocto_train.errors import NonFiniteError
-from yocto_train.evaluate import Evaluation, Evaluator
-from yocto_train.events import (
-    Evaluated,
-    Event,
-    Sampled,
-    Saved,
-    Started,
-    StepDone,
-    Stopped,
-    StopReason,
-)
-from yocto_train.keeper import Keeper
-from yocto_train.progress import Clock, Progress
-from yocto_train.resume import Changes
-from yocto_train.run_directory import Run
-from yocto_train.samples import SampleWriter
+from yocto_train.errors import NonFiniteError, TrainConfigError
+from yocto_train.events import Event
+from yocto_train.runs import state
+from yocto_train.runs.checkpoint import Checkpoint, save_checkpoint
+from yocto_train.runs.run import Run
+from yocto_train.scale.devices import place
+from yocto_train.scale.distributed import World
+from yocto_train.scale.machine import Machine
 from yocto_train.schedules import lr_factor
-from yocto_train.stepper import Stepper
+from yocto_train.step import train_step
 
 _REQUESTS = ("evaluation", "save", "sample")
 
@@ -82,28 +71,30 @@ class Trainer:
         self.placement = place(self.world.device(device), config.precision)
         check_world(config, self.world, self.placement.autocast)
         self.model = model.to(self.placement.device)
-        self.stepper = Stepper(
-            self.model, train_data, config, placement=self.placement, world=self.world
-        )
-        self.optimizers, self.sampler = self.stepper.optimizers, self.stepper.sampler
-        self.evaluator = Evaluator(
-            self.model, val_data, tokenizer=tokenizer, autocast=self.placement.autocast,
+        self.machine = Machine(
+            self.model, config, tokens=train_data.block_size, placement=self.placement,
             world=self.world,
         )  # fmt: skip
-        self._writer = None if tokenizer is None else SampleWriter(tokenizer, train_data, config)
-        self._keeper = Keeper(
-            self.stepper, run, tokenizer=tokenizer, block_size=train_data.block_size,
-            data={"train": train_data.fingerprint, "val": val_data.fingerprint},
+        self.optimizers = self.machine.optimizers
+        self.sampler = BatchSampler(
+            train_data, config.batch_size, seed=config.seed, mode=config.sampling,
+            rank=self.world.rank, world_size=self.world.size,
         )  # fmt: skip
-        self.progress = Progress()
+        self.eval_batch_size = max(1, min(64, 16_384 // val_data.block_size))  # windows at once
+        self._prompt = (
+            evaluation.prompt_ids(tokenizer, train_data, config.sample_prompt) if tokenizer else []
+        )
+        self.progress = state.Progress()
         self._clock = Clock()
+        self._saved_step: int | None = None
+        self._best_pointed: int | None = None  # the step that `best` is known to point to
         self._stop_requested = False
         # What all ranks have agreed on. Only this decides, so that they never part.
         self._stopping = False
         self._agreed: set[str] = set()
         self._requested: set[str] = set()  # of _REQUESTS, on this rank
 
-    # --- asked for from outside, acted on between steps ------------------------------------------
+    # --- requests from outside, acted on between steps ------------------------------------------
 
     def request_stop(self) -> None:
         """Finish the step, save, and end; safe to call from a signal handler."""
@@ -132,13 +123,21 @@ class Trainer:
             DataError: of yocto-data: a token file was cut off, or holds ids out of range.
         """
         progress = self.progress
-        yield self._started()
+        yield events.Started(
+            step=progress.step,
+            max_iters=self.config.max_iters,
+            n_parameters=self.model.config.n_parameters,
+            tokens_per_step=self._tokens_per_step,
+            train_tokens=self.train_data.n_tokens,
+            val_tokens=self.val_data.n_tokens,
+            placement=self.reasons,
+        )
         self.model.train()
         while True:
             self._agree()
             # What is due after a step comes before the next one, so that a run which was stopped
             # before it got there makes up for it.
-            # Each may take long, so there may be further requests after it.
+            # Each may take long: new requests may have come meanwhile.
             if self._evaluation_is_due():
                 yield from self._evaluate()
                 self._agree()
@@ -156,12 +155,18 @@ class Trainer:
             smoothed = progress.smooth(loss)
             if progress.step % self.config.log_interval == 0 or self._is_last:
                 yield self._step_done(loss, smoothed, grad_norm)
-        if not self._keeper.has(progress):
+        if self.run_directory is not None and self._saved_step != progress.step:
             yield self._save()
-        yield self._stopped(reason)
+        yield events.Stopped(
+            step=progress.step,
+            reason=reason,
+            best_step=progress.best_step,
+            best_loss=progress.best_loss,
+            train_seconds=self._clock.train_seconds,
+        )
 
     def _agree(self) -> bool:
-        """Take up what was asked for on any rank; returns whether to stop."""
+        """Share with all ranks what was requested on any of them; returns whether to stop."""
         requested = (name in self._requested for name in _REQUESTS)
         asked = self.world.any(self._stop_requested, *requested)
         agreed = {name for name, flag in zip(_REQUESTS, asked[1:], strict=True) if flag}
@@ -177,7 +182,7 @@ class Trainer:
     def _is_multiple(self, interval: int) -> bool:
         return self.progress.step > 0 and interval > 0 and self.progress.step % interval == 0
 
-    def _reason_to_end(self) -> StopReason | None:
+    def _reason_to_end(self) -> events.StopReason | None:
         if self.progress.step >= self.config.max_iters and not self._evaluation_is_due():
             return "finished"
         if self._stopping:
@@ -189,9 +194,12 @@ class Trainer:
         """One optimizer step; returns the batch's loss and the gradient's norm before clipping."""
         begun = time.perf_counter()
         try:
-            result = self.stepper.take(self.progress.step)
+            self.machine.begin(self.progress.step)
+            result = train_step(
+                self.progress.step, self.config, self.sampler, self.machine, self.optimizers
+            )
         except NonFiniteError as error:
-            saved = self.run_directory.pointed("latest.pt") if self.run_directory else None
+            saved = self.run_directory.pointed("latest") if self.run_directory else None
             last = f"; the last good checkpoint is {saved}" if saved else ""
             raise NonFiniteError(f"{error}{last}") from error
         self.progress.step += 1
@@ -199,13 +207,8 @@ class Trainer:
         return result
 
     def time_step(self, repeats: int = 8) -> float:
-        """Seconds of an optimizer step, the fastest of some; for planning: it trains the model.
-
-        What else the machine does can only slow a step down, so the fastest says most about it.
-
-        Args:
-            repeats: steps to time, after two that warm caches up.
-        """
+        """Seconds of the fastest of some optimizer steps; for planning: it trains the model."""
+        # What else the computer does only slows steps down; the first two warm caches up.
         self.model.train()
         seconds = []
         for _ in range(repeats + 2):
@@ -224,127 +227,256 @@ class Trainer:
 
     def _evaluate(self) -> Iterator[Event]:
         # The same windows every time, so that the best step is chosen among equals.
-        with self.stepper.eager():
-            results = [self.evaluator.measure(self.config.eval_iters, self._agree)]
+        with self.machine.eager():
+            results = [self._measured(self.config.eval_iters)]
             if self._is_last and results[0] is not None and not results[0][0].whole:
                 # The figure to publish, after evaluations that saw a part of the split.
-                results.append(self.evaluator.measure(0, self._agree))
+                results.append(self._measured(0))
         finished = [result for result in results if result is not None]
         if len(finished) < len(results):
             return  # asked to stop: the save matters more
         self._agreed.discard("evaluation")
-        is_best = self.progress.take_evaluation(finished[0][0].loss)
+        progress, per_token = self.progress, self._bytes_per_token
+        is_best = progress.count_evaluation(finished[0][0].loss)
         for result, seconds in finished:
-            yield self._evaluated(result, is_best=is_best, seconds=seconds)
+            self._clock.evaluation_seconds.append(seconds)
+            yield events.Evaluated(
+                step=progress.step,
+                loss=result.loss,
+                bits_per_byte=per_token and evaluation.bits_per_byte(result.loss, per_token),
+                tokens=result.tokens,
+                whole=result.whole,
+                is_best=is_best,
+                best_step=progress.best_step,
+                best_loss=progress.best_loss,
+                seconds=seconds,
+            )
+
+    def _measured(self, n_batches: int) -> tuple[evaluation.Evaluation, float] | None:
+        """The loss of some batches, or for 0 of all, and the seconds it took; None after a stop."""
+        begun = time.perf_counter()
+        result = evaluation.evaluate(
+            self.model, self.val_data, batch_size=self.eval_batch_size, n_batches=n_batches,
+            autocast=self.placement.autocast, should_stop=self._agree, world=self.world,
+        )  # fmt: skip
+        return None if result is None else (result, time.perf_counter() - begun)
+
+    @functools.cached_property
+    def _bytes_per_token(self) -> float | None:
+        return (
+            None
+            if self.tokenizer is None
+            else evaluation.bytes_per_token(self.tokenizer, self.val_data)
+        )
 
     def _sample_is_due(self) -> bool:
         regular = self._is_multiple(self.config.sample_interval)
         missing = self.progress.sampled_step != self.progress.step
         due = "sample" in self._agreed or (regular and missing)
-        return due and self._writer is not None and not self._stopping
+        return due and self.tokenizer is not None and not self._stopping
 
     def _sample(self) -> Iterator[Event]:
-        writer = self._writer
-        assert writer is not None  # noqa: S101 - else no sample is ever due
+        tokenizer, config = self.tokenizer, self.config
+        assert tokenizer is not None  # noqa: S101 - else no sample is ever due
         model = self.world.whole_model(self.model)
-        with self.stepper.eager():
-            text = self.world.on_main(lambda: writer.write(model, lambda: self._stop_requested))
+        with self.machine.eager():
+            text = self.world.on_main(
+                lambda: evaluation.write_sample(
+                    model, tokenizer, self._prompt, tokens=config.sample_tokens, seed=config.seed,
+                    should_stop=lambda: self._stop_requested,
+                )
+            )  # fmt: skip
         self.model.train()
         if text is None:
             self._stopping = True
             return
         self._agreed.discard("sample")
         step = self.progress.sampled_step = self.progress.step
-        yield Sampled(step=step, prompt=writer.prompt, text=text, seed=self.config.seed)
+        prompt = tokenizer.decode(self._prompt)
+        yield events.Sampled(step=step, prompt=prompt, text=text, seed=config.seed)
+
+    # --- checkpoints ---------------------------------------------------------------------------
 
     def _save_is_due(self) -> bool:
+        progress = self.progress
         regular = self._is_multiple(self.config.save_interval or self.config.eval_interval)
-        asked = "save" in self._agreed
-        due = regular or self._is_last or asked or self.progress.is_best
-        return due and not self._keeper.has_best(self.progress)
+        due = regular or self._is_last or "save" in self._agreed or progress.is_best
+        is_there = self._saved_step == progress.step and self._best_pointed == progress.best_step
+        return due and self.run_directory is not None and not is_there
 
-    def _save(self) -> Saved:
+    def _save(self) -> events.Saved:
+        """Write the step, move the pointers, prune, in this order; all ranks must ask for it."""
+        run, progress = self.run_directory, self.progress
+        assert run is not None  # noqa: S101 - else nothing is ever due
         self._agreed.discard("save")
-        return self._keeper.save(self.progress)
+        # A resumed run may find out only now that the step it went on from is the best: then the
+        # checkpoint is there already.
+        content = None
+        if self._saved_step != progress.step:
+            model = self.world.whole_model(self.model)
+            content = model, state.state_of(self.machine, self.sampler, progress)
+        notes = self.world.on_main(lambda: self._write(run, content))
+        self._saved_step, self._best_pointed = progress.step, progress.best_step
+        return events.Saved(
+            step=progress.step,
+            path=run.step_directory(progress.step),
+            is_best=progress.is_best,
+            notes=tuple(notes),
+        )
 
-    def restore(self, checkpoint: Checkpoint) -> Changes:
+    def _write(self, run: Run, content: tuple[GPT, dict[str, Any]] | None) -> list[str]:
+        """What rank 0 does of a save; returns what a person should know."""
+        progress, notes = self.progress, []
+        directory = run.step_directory(progress.step)
+        if content is not None:
+            put_aside = save_checkpoint(
+                run.path, *content, tokenizer=self.tokenizer, data=self._fingerprints,
+                val_loss=progress.loss_here, environment=state.environment_of(self.machine),
+            )  # fmt: skip
+            if put_aside is not None:
+                notes.append(f"{directory} existed already; it is {put_aside} now")
+            run.point("latest", directory)
+        if progress.is_best:
+            run.point("best", directory)
+        return notes + run.prune(self.config.keep)
+
+    def restore(self, checkpoint: Checkpoint) -> state.Changes:
         """Go on from a checkpoint of the same model, data and tokenizer.
 
-        If it is one of this trainer's run, the run directory is made to stand there again: see
-        `Run.rewind`. The caller holds the run's lock.
-
-        Args:
-            checkpoint: where to go on.
+        If it is one of this trainer's run, the run directory is rewound to it (`Run.rewind`); the
+        caller holds the run's lock.
 
         Returns:
             What differs from when it was saved: name -> (saved, now), for settings, the length of
             the windows, versions, device and threads. The present ones hold. With any difference
-            but in what is reported, evaluated, saved and sampled, the run is not bit for bit the
-            one that it would have been.
+            but in what is reported, evaluated, saved and sampled, the bits of the run are others.
 
         Raises:
             CheckpointError: it is damaged, or of another model, data set or tokenizer.
             RunError: the run directory cannot be written to.
         """
-        self.progress, changes = self._keeper.restore(checkpoint)
+        self.progress, changes = state.restore(
+            self.machine, checkpoint, data=self._fingerprints, tokenizer=self.tokenizer,
+            block_size=self.train_data.block_size,
+        )  # fmt: skip
+        run, progress = self.run_directory, self.progress
+        if run is not None and run.holds(checkpoint):
+            self.world.on_main(lambda: run.rewind(checkpoint, best_step=progress.best_step))
+            self.world.on_main(lambda: run.prune(self.config.keep))  # a crash may have prevented it
+            self._saved_step, self._best_pointed = progress.step, progress.best_step
         return changes
+
+    @property
+    def _fingerprints(self) -> dict[str, str]:
+        return {"train": self.train_data.fingerprint, "val": self.val_data.fingerprint}
 
     # --- what is reported ----------------------------------------------------------------------
 
-    def _started(self) -> Started:
-        return Started(
-            step=self.progress.step,
-            max_iters=self.config.max_iters,
-            n_parameters=self.model.config.n_parameters,
-            tokens_per_step=self._tokens_per_step,
-            train_tokens=self.train_data.n_tokens,
-            val_tokens=self.val_data.n_tokens,
-            placement=self.reasons,
-        )
-
-    def _step_done(self, loss: float, smoothed: float, grad_norm: float) -> StepDone:
+    def _step_done(self, loss: float, smoothed: float, grad_norm: float) -> events.StepDone:
         step, tokens = self.progress.step, self._tokens_per_step
         steps_left = self.config.max_iters - step
-        return StepDone(
+        return events.StepDone(
             step=step,
             loss=loss,
             smoothed_loss=smoothed,
             lr=self.config.lr * lr_factor(step, self.config),
             grad_norm=grad_norm,
-            tokens_per_second=tokens / self._clock.take_mean_step(),
+            tokens_per_second=tokens / self._clock.mean_step(),
             seconds_left=self._clock.left(steps_left, steps_left / self.config.eval_interval),
             epoch=step * tokens / self.train_data.n_tokens,
-        )
-
-    def _evaluated(self, result: Evaluation, *, is_best: bool, seconds: float) -> Evaluated:
-        self._clock.evaluation_seconds.append(seconds)
-        return Evaluated(
-            step=self.progress.step,
-            loss=result.loss,
-            bits_per_byte=self.evaluator.bits_per_byte(result.loss),
-            tokens=result.tokens,
-            whole=result.whole,
-            is_best=is_best,
-            best_step=self.progress.best_step,
-            best_loss=self.progress.best_loss,
-            seconds=seconds,
-        )
-
-    def _stopped(self, reason: StopReason) -> Stopped:
-        return Stopped(
-            step=self.progress.step,
-            reason=reason,
-            best_step=self.progress.best_step,
-            best_loss=self.progress.best_loss,
-            train_seconds=self._clock.train_seconds,
         )
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Device, precision and compilation, each with its reason in words."""
-        compilation = self.stepper.compilation
+        compilation = self.machine.compilation
         return self.placement.reasons + (() if compilation is None else (compilation,))
 
     @property
     def _tokens_per_step(self) -> int:
         return self.config.batch_size * self.train_data.block_size
+
+
+class Clock:
+    """Times of steps and evaluations of this process, for speed and time left."""
+
+    def __init__(self) -> None:
+        self.train_seconds = 0.0
+        self.evaluation_seconds: list[float] = []
+        self._since_report: list[float] = []
+        self._usual: float | None = None  # seconds per step, smoothed
+        self._steps = 0
+
+    def step(self, seconds: float) -> None:
+        """Count the time of a step."""
+        self.train_seconds += seconds
+        self._since_report.append(seconds)
+        self._steps += 1
+        if self._steps > 10:  # the first steps warm caches up and say little
+            self._usual = 0.95 * (self._usual or seconds) + 0.05 * seconds
+
+    def mean_step(self) -> float:
+        """Seconds per step since the last call."""
+        times, self._since_report = self._since_report, []
+        return sum(times) / len(times)
+
+    def left(self, steps: int, evaluations: float) -> float | None:
+        """Seconds that so many steps and evaluations will take; None during the first steps."""
+        each = self.evaluation_seconds or [0.0]
+        return self._usual and steps * self._usual + evaluations * sum(each) / len(each)
+
+
+# --- checks before step 0 ------------------------------------------------------------------------
+
+
+def check_data(
+    config: GPTConfig, train_data: TokenDataset, val_data: TokenDataset, tokenizer: Tokenizer | None
+) -> None:
+    """Whether model, data and tokenizer fit each other.
+
+    Raises:
+        TrainConfigError: they do not; both sides are named.
+    """
+    made_by = set()
+    for name, data in (("training", train_data), ("validation", val_data)):
+        if data.block_size > config.block_size:
+            raise TrainConfigError(
+                f"the {name} data has windows of {data.block_size} tokens, "
+                f"the model's block_size is {config.block_size}"
+            )
+        if (data.vocab_size or 0) > config.vocab_size:
+            raise TrainConfigError(
+                f"the {name} data has {data.vocab_size} ids, the model only {config.vocab_size}"
+            )
+        if data.meta is not None and data.meta.tokenizer.fingerprint is not None:
+            made_by.add(data.meta.tokenizer.fingerprint)
+    if len(made_by) > 1:
+        raise TrainConfigError(
+            "the training and the validation data come from different tokenizers; "
+            "prepare both together"
+        )
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise TrainConfigError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model only {config.vocab_size}"
+        )
+    if tokenizer is not None and made_by and tokenizer.fingerprint() not in made_by:
+        raise TrainConfigError(
+            f"the data was prepared with another tokenizer than this {tokenizer.kind} tokenizer; "
+            "use the data's own, or prepare the text again"
+        )
+
+
+def check_world(config: TrainConfig, world: World, autocast: torch.dtype | None) -> None:
+    """Whether a step's rows can be shared out, and whether this way of training is known to work.
+
+    Raises:
+        TrainConfigError: they cannot, or it is not.
+    """
+    if config.batch_size % (world.size * config.accumulate):
+        raise TrainConfigError(
+            f"batch_size {config.batch_size} does not divide among {world.size} processes "
+            f"with accumulate {config.accumulate}; use a multiple of "
+            f"{world.size * config.accumulate}"
+        )
+    if world.kind == "fsdp" and autocast == torch.float16:
+        raise TrainConfigError("float16 does not go with fsdp; use bfloat16, or ddp")

@@ -32,21 +32,13 @@ _MIN_ITERS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One size, measured.
+    """One size, measured."""
 
-    Attributes:
-        size: the fields that make it.
-        n_parameters: distinct weights.
-        seconds_per_step: of an optimizer step.
-        tokens_per_step: targets per step.
-        evaluation_seconds: of one evaluation.
-    """
-
-    size: Mapping[str, Any]
-    n_parameters: int
-    seconds_per_step: float
-    tokens_per_step: int
-    evaluation_seconds: float
+    size: Mapping[str, Any]  # the fields that make it
+    n_parameters: int  # distinct weights
+    seconds_per_step: float  # of an optimizer step
+    tokens_per_step: int  # targets per step
+    evaluation_seconds: float  # of one evaluation
 
     def iters(self, seconds: float, evaluations: int) -> int:
         """How many steps fit into `seconds` beside the evaluations."""
@@ -72,9 +64,6 @@ def choose(
         measure: times a size on this machine; called from the smallest on, until one is too large.
         sizes: from small to large.
         evaluations: how many there will be.
-
-    Returns:
-        The candidate and the number of steps.
 
     Raises:
         TrainConfigError: not even the smallest size makes 50 steps in the time.
@@ -102,13 +91,9 @@ def choose(
 
 
 def compile_pays(plain: float, compiled: float, spent: float, iters: int) -> bool:
-    """Whether compiling shortens a run by a twentieth at least; it may change losses by rounding.
+    """Whether compiling, which takes `spent` seconds, shortens a run by a twentieth at least.
 
-    Args:
-        plain: seconds of a step as it is.
-        compiled: seconds of a compiled one.
-        spent: seconds that compiling takes.
-        iters: steps of the run.
+    `plain` and `compiled` are seconds of a step. Less would not be worth other rounding.
     """
     return spent + compiled * iters < 0.95 * plain * iters
 
@@ -135,14 +120,8 @@ def memory_bytes(
 ) -> int:
     """Roughly what training takes: weights, gradients, two moments, and activations, in float32.
 
-    Args:
-        n_parameters: distinct weights.
-        n_layer: blocks.
-        n_embd: width.
-        n_hidden: width inside the MLP.
-        vocab_size: ids.
-        tokens: rows times context of one micro-batch.
-        grad_checkpointing: whether only what enters each block is kept, and one block at a time.
+    `tokens` are rows times context of one micro-batch. With `grad_checkpointing`, only what enters
+    each block is kept, and one block at a time.
     """
     block = 14 * n_embd + 4 * n_hidden
     blocks = n_layer * n_embd + block if grad_checkpointing else n_layer * block

@@ -1,9 +1,9 @@
-"""Run: one training run on disk. `finding.py` says which checkpoint a path means.
+"""Run: one training run on disk, and what a user means by a path.
 
 checkpoints/<run>/
-  config.toml  metrics.jsonl  samples.jsonl  .lock
+  config.toml  metrics.jsonl  samples.jsonl  report.html  .lock
   step-00001000/ ...
-  latest.pt -> step-00001000/model.pt     best.pt -> step-00000750/model.pt
+  latest -> step-00001000     best -> step-00000750
 """
 
 import contextlib
@@ -14,21 +14,38 @@ import json
 import math
 import os
 import platform
-import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeVar
 
-from yocto_train import files
-from yocto_train.checkpoint import Checkpoint, is_directory, names_in, step_name, step_of
+import torch
+from yocto_data.prep import files
+from yocto_model import GPT
+from yocto_tokenizers import Tokenizer
+
 from yocto_train.errors import CheckpointError, RunError, SaveError, reason
-from yocto_train.saving import aside
+from yocto_train.runs.checkpoint import (
+    MANIFEST,
+    Checkpoint,
+    aside,
+    is_directory,
+    names_in,
+    step_name,
+    step_of,
+)
 
-POINTERS = ("latest.pt", "best.pt")
-_ATTEMPTS = 20
+Pointer = Literal["latest", "best"]
+POINTERS: tuple[Pointer, Pointer] = ("latest", "best")
+T = TypeVar("T")
 
 
 class Run:
     """A run directory.
+
+    Its methods raise RunError where the directory cannot be used, CheckpointError where no
+    checkpoint is sound, SaveError where a pointer cannot be moved, and OSError where a record
+    cannot be written.
 
     Args:
         path: the directory; it need not exist until `create` or `lock`.
@@ -54,11 +71,7 @@ class Run:
 
     @classmethod
     def newest(cls, root: Path | str) -> "Run":
-        """The run with the most recently written checkpoint.
-
-        Raises:
-            RunError: there is no run with a checkpoint in `root`.
-        """
+        """The run with the most recently written checkpoint."""
         root = Path(root)
         candidates = []
         try:
@@ -73,17 +86,12 @@ class Run:
         return cls(max(candidates)[2])
 
     def create(self) -> None:
-        """Make the directory and prove that it can be written to.
-
-        Raises:
-            RunError: it cannot, and why.
-        """
-        probe = self.path / f".tmp-probe-{secrets.token_hex(4)}"
+        """Make the directory and prove that it can be written to."""
         try:
-            files.make_directory(self.path, parents=True)
-            files.write_new(probe, lambda file: file.write(b"probe"))
-            files.replace(probe, probe.with_name(probe.name + "2"))
-            files.remove_file(probe.with_name(probe.name + "2"))
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = files.temporary_for(self.path / "probe")
+            files.replace_file(probe, b"probe")
+            files.remove(probe)
         except (OSError, ValueError) as error:
             raise RunError(
                 f"cannot write to {self.path}: {reason(error)}; choose another place"
@@ -91,22 +99,16 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the run's only writer for the time of the block, and clear up after a crash.
-
-        Raises:
-            RunError: another process is writing to this run, or the directory cannot be used.
-        """
+        """Be the run's only writer for the time of the block, and clear up after a crash."""
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        path = self.path / ".lock"
+        owner = f"pid {os.getpid()} on {platform.node()} since {now}"
         with contextlib.ExitStack() as stack:
-            owner = f"pid {os.getpid()} on {platform.node()} since {now}"
             try:
-                taken = stack.enter_context(files.locked(path, owner))
-                holder = path.read_bytes()[:200].decode(errors="replace")
+                stack.enter_context(files.locked(self.path / ".lock", owner))
+            except files.LockedError as error:
+                raise RunError(f"{self.path} is in use by {error}") from error
             except OSError as error:
                 raise RunError(f"cannot lock {self.path}: {reason(error)}") from error
-            if not taken:
-                raise RunError(f"{self.path} is in use by {holder or 'another process'}")
             self._clear_up()
             yield
 
@@ -117,10 +119,7 @@ class Run:
             leftovers = list(self.path.glob(".tmp-*"))
         for leftover in leftovers:
             with contextlib.suppress(OSError):
-                if is_directory(leftover):
-                    files.remove_tree(leftover)
-                else:
-                    files.remove_file(leftover)
+                files.remove(leftover)
 
     # --- checkpoints ---------------------------------------------------------------------------
 
@@ -129,11 +128,7 @@ class Run:
         return self.path / step_name(step)
 
     def steps(self) -> list[Path]:
-        """The directories of all steps, oldest first; anything else in the run is ignored.
-
-        Raises:
-            CheckpointError: the run cannot be read.
-        """
+        """The directories of all steps, oldest first; anything else in the run is ignored."""
         found = [self.path / name for name in names_in(self.path) if step_of(name) is not None]
         return sorted(filter(is_directory, found))
 
@@ -141,66 +136,45 @@ class Run:
         """The newest checkpoint that is sound, by step number; it tells which it passed over.
 
         Args:
-            to_resume: whether opt.pt must be sound, too.
-
-        Raises:
-            CheckpointError: there is none; the message names what is wrong with each.
+            to_resume: whether opt.safetensors must be sound, too.
         """
         problems: list[str] = []
-        for _ in range(_ATTEMPTS):
-            problems.clear()
-            listed = self.steps()
-            for directory in reversed(listed):
-                try:
-                    checkpoint = Checkpoint.open(directory)
-                    checkpoint.verify(to_resume=to_resume)
-                except CheckpointError as error:
-                    problems.append(str(error))
-                else:
-                    return dataclasses.replace(checkpoint, skipped=tuple(problems))
-            # While a training goes on, all that were listed may be pruned before they are read.
-            if self.steps() == listed:
-                break
+        for directory in reversed(self.steps()):
+            try:
+                checkpoint = Checkpoint.open(directory)
+                checkpoint.verify(to_resume=to_resume)
+            except CheckpointError as error:
+                problems.append(str(error))
+            else:
+                return dataclasses.replace(checkpoint, skipped=tuple(problems))
         if not problems:
             raise CheckpointError(f"{self.path} holds no checkpoint; train one: uv run yocto-train")
         raise CheckpointError(f"no sound checkpoint in {self.path}: {'; '.join(problems[:5])}")
 
-    def best(self) -> Checkpoint | None:
-        """The checkpoint that best.pt points to, or None."""
-        directory = self.pointed("best.pt")
-        return None if directory is None else Checkpoint.open(directory)
-
-    def pointed(self, pointer: str) -> Path | None:
-        """The step directory that latest.pt or best.pt names, or None if it is not sound.
+    def pointed(self, pointer: Pointer) -> Path | None:
+        """The step directory that `latest` or `best` names, or None if it is not sound.
 
         A pointer is read before it is followed: nothing but a step of this very run is accepted.
         """
         path = self.path / pointer
         try:
             if path.is_symlink():
-                text = str(path.readlink())
+                name = str(path.readlink())
             elif path.is_file() and path.stat().st_size < 100:  # the form without symbolic links
-                text = path.read_text(encoding="utf-8").removesuffix("\n")
+                name = path.read_text(encoding="utf-8").removesuffix("\n")
             else:
                 return None
         except (OSError, UnicodeDecodeError):
             return None
-        name, _, file = text.partition("/")
-        if step_of(name) is None or file != "model.pt":
-            return None
         directory = self.path / name
-        return directory if is_directory(directory) else None
+        return directory if step_of(name) is not None and is_directory(directory) else None
 
-    def point(self, pointer: str, directory: Path) -> None:
-        """Move latest.pt or best.pt to a step directory, in one step.
-
-        Raises:
-            SaveError: the system refused; the pointer is unchanged.
-        """
+    def point(self, pointer: Pointer, directory: Path) -> None:
+        """Move `latest` or `best` to a step directory, in one step."""
         try:
-            files.point(self.path / pointer, f"{directory.name}/model.pt")
+            files.point(self.path / pointer, directory.name)
         except OSError as error:
-            raise SaveError(f"cannot write {self.path / pointer}: {error.strerror}") from error
+            raise SaveError(f"cannot write {self.path / pointer}: {reason(error)}") from error
 
     def prune(self, keep: int) -> list[str]:
         """Remove old checkpoints, but none that a pointer names and never the newest `keep`.
@@ -215,11 +189,11 @@ class Run:
         for directory in self._sound_steps()[: -max(keep, 2)]:
             if directory in named:
                 continue
-            doomed = directory.with_name(f".tmp-prune-{secrets.token_hex(4)}")
+            doomed = files.temporary_for(self.path / "prune")
             try:
                 # Renamed first: no half-deleted directory keeps a step's name.
                 files.rename(directory, doomed)
-                files.remove_tree(doomed)
+                files.remove(doomed)
             except OSError as error:
                 problems.append(f"cannot remove the old {directory}: {reason(error)}")
         return problems
@@ -229,10 +203,9 @@ class Run:
         found = []
         for directory in self.steps():
             with contextlib.suppress(CheckpointError, OSError):
-                for name, facts in Checkpoint.open(directory).manifest.files.items():
-                    if (directory / name).stat().st_size != facts.bytes:
-                        raise CheckpointError(f"{name} is damaged")
-                found.append(directory)
+                records = Checkpoint.open(directory).manifest.files
+                if all((directory / n).stat().st_size == r.bytes for n, r in records.items()):
+                    found.append(directory)
         return found
 
     def holds(self, checkpoint: Checkpoint) -> bool:
@@ -249,21 +222,18 @@ class Run:
         Args:
             checkpoint: one of this run.
             best_step: the step of the lowest loss until then.
-
-        Raises:
-            RunError: the system refused.
         """
         try:
             for directory in self.steps():
                 if directory.name > checkpoint.directory.name:
                     aside(directory)
             best = self.step_directory(best_step or 0)
-            targets = {"latest.pt": checkpoint.directory}
+            targets: dict[Pointer, Path] = {"latest": checkpoint.directory}
             if best_step is not None and is_directory(best):
-                targets["best.pt"] = best
-            elif (self.path / "best.pt").is_symlink() or (self.path / "best.pt").is_file():
+                targets["best"] = best
+            elif os.path.lexists(self.path / "best"):
                 # It was pruned for a later best, which is no step of the run any more.
-                files.remove_file(self.path / "best.pt")
+                files.remove(self.path / "best")
             for pointer, target in targets.items():
                 if self.pointed(pointer) != self.path / target.name:
                     self.point(pointer, target)
@@ -274,11 +244,7 @@ class Run:
     # --- records -------------------------------------------------------------------------------
 
     def record(self, file: str, row: dict[str, object]) -> None:
-        """Append one row to metrics.jsonl or samples.jsonl; what is not finite becomes null.
-
-        Raises:
-            OSError: the system refused; training can go on without.
-        """
+        """Append one row to metrics.jsonl or samples.jsonl; what is not finite becomes null."""
         finite = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in row.items()
@@ -286,20 +252,13 @@ class Run:
         files.append_line(self.path / file, json.dumps(finite, ensure_ascii=False, allow_nan=False))
 
     def rows(self, file: str) -> list[dict[str, object]]:
-        """The rows of metrics.jsonl or samples.jsonl; a torn line is left out.
-
-        Raises:
-            OSError: the file cannot be read.
-        """
+        """The rows of metrics.jsonl or samples.jsonl; a torn line is left out."""
         return [row for line in self._lines(file) if (row := _row(line)) is not None]
 
     def drop_rows_after(self, step: int) -> None:
         """Forget what was recorded after `step`, which a resumed run will record again.
 
         A torn last line goes, too; any other line stays as it is, byte for byte.
-
-        Raises:
-            OSError: the system refused.
         """
         for file in ("metrics.jsonl", "samples.jsonl"):
             lines = self._lines(file)
@@ -313,11 +272,7 @@ class Run:
         return list(io.BytesIO(path.read_bytes())) if path.is_file() else []
 
     def write_config(self, text: str) -> None:
-        """Write config.toml in one step.
-
-        Raises:
-            OSError: the system refused.
-        """
+        """Write config.toml in one step."""
         files.replace_file(self.path / "config.toml", text.encode())
 
 
@@ -330,6 +285,110 @@ def _row(line: bytes) -> dict[str, object] | None:
 
 
 def _step_of(line: bytes) -> int:
-    """The step of a row; 0, hence never too late, for what is no row."""
+    """The step of a row; 0, hence never too late, for any other line."""
     step = (_row(line) or {}).get("step")
     return step if isinstance(step, int) else 0
+
+
+# --- what a user means ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A checkpoint that is read."""
+
+    checkpoint: Checkpoint  # where it is, and what is known of it
+    model: GPT  # in evaluation mode
+    tokenizer: Tokenizer | None  # what it was trained with; None if the checkpoint holds none
+
+
+def open_model(
+    source: str | Path | None = None,
+    *,
+    root: str | Path = "checkpoints",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> OpenedModel:
+    """Read the model that a user means, with its tokenizer.
+
+    Args:
+        source: as for `find_checkpoint`.
+        root: where runs are.
+        device: where the weights go.
+        dtype: convert the weights; None keeps them as they were saved.
+
+    Raises:
+        CheckpointError: there is nothing there, or what is there is not a sound checkpoint.
+    """
+
+    def read() -> OpenedModel:
+        checkpoint = _find(source, root)
+        has_tokenizer = checkpoint.manifest.tokenizer is not None
+        tokenizer = checkpoint.load_tokenizer() if has_tokenizer else None
+        return OpenedModel(checkpoint, checkpoint.load_model(device=device, dtype=dtype), tokenizer)
+
+    return _again(read)
+
+
+def find_checkpoint(
+    path: str | Path | None = None, *, root: str | Path = "checkpoints"
+) -> Checkpoint:
+    """The checkpoint that a user means, to write text with.
+
+    Args:
+        path: a run (its newest sound checkpoint), a step directory, `latest` or `best` in a run;
+            `latest.pt`, `best.pt` and a step's `model.pt` mean the same. None for the newest run
+            in `root`.
+        root: where runs are.
+
+    Raises:
+        CheckpointError: there is nothing there, or what is there is not a sound checkpoint.
+    """
+    return _again(lambda: _find(path, root))
+
+
+def _again(read: Callable[[], T]) -> T:
+    """Read, and once more if that fails: a training that goes on may prune what is being read."""
+    with contextlib.suppress(CheckpointError):
+        return read()
+    return read()
+
+
+def _find(path: str | Path | None, root: str | Path) -> Checkpoint:
+    try:
+        if path is None:
+            return Run.newest(root).latest(to_resume=False)
+        return _find_named(Path(path))
+    except RunError as error:
+        raise CheckpointError(str(error)) from error
+    except CheckpointError:
+        raise
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
+
+
+def _find_named(path: Path) -> Checkpoint:
+    if path.name in ("model.pt", "model.safetensors"):
+        path = path.parent
+    for pointer in POINTERS:
+        if path.name in (pointer, f"{pointer}.pt") and step_of(path.parent.name) is None:
+            path = path.with_name(pointer)
+            if is_directory(path):  # a copy of the step that the link named, or a run of that name
+                break
+            if directory := Run(path.parent).pointed(pointer):
+                return Checkpoint.open(directory)
+            raise CheckpointError(f"{path} does not point to a checkpoint; name the run instead")
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} does not exist; name a run, or train one: uv run yocto-train"
+        )
+    if step_of(path.resolve().name) is not None or (path / MANIFEST).exists():
+        return Checkpoint.open(path)
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is not a checkpoint: name a run, or a step of one")
+    run = Run(path)
+    if not run.steps():
+        with contextlib.suppress(RunError):  # then it is not a directory of runs either
+            newest = Run.newest(path).path
+            raise CheckpointError(f"{path} holds runs; name one, the newest is {newest}")
+    return run.latest(to_resume=False)

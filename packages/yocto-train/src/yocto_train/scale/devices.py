@@ -15,17 +15,11 @@ _WORTHWHILE = 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """A device, a precision, and the reasons for them.
-
-    Attributes:
-        device: where the model lives.
-        autocast: dtype of matrix products, or None for the weights' own float32.
-        reasons: one phrase per choice, for people.
-    """
+    """A device, a precision, and the reasons for them."""
 
     device: torch.device
-    autocast: torch.dtype | None
-    reasons: tuple[str, ...]
+    autocast: torch.dtype | None  # of matrix products; None for the weights' own float32
+    reasons: tuple[str, ...]  # one phrase per choice, for people
 
 
 def place(device: str, precision: Precision) -> Placement:
@@ -37,7 +31,7 @@ def place(device: str, precision: Precision) -> Placement:
             `measure_precision` tells what pays on a CPU.
 
     Raises:
-        TrainConfigError: the device is not here, or cannot do the precision.
+        TrainConfigError: the device is not available, or cannot do the precision.
     """
     chosen, why = _device(device)
     autocast, why_precision = _autocast(chosen, precision)
@@ -48,11 +42,8 @@ def measure_precision(n_embd: int) -> tuple[Literal["float32", "bfloat16"], str]
     """Whether bfloat16 pays on this CPU: times a product of a model's width in both.
 
     A CPU with instructions for bfloat16 multiplies about twice as fast; without them it is up to 90
-    times slower. The answer may differ on the next machine, so who wants a run to be repeatable
-    writes it into the settings instead of "auto".
-
-    Args:
-        n_embd: the model's width.
+    times slower. The answer may differ on the next machine: to make a run repeatable, write it into
+    the settings instead of "auto".
 
     Returns:
         The precision, and the reason in words.
@@ -83,11 +74,13 @@ def _device(name: str) -> tuple[torch.device, str]:
         best = next(kind for kind in ("cuda", "mps", "cpu") if kind in available)
         count = torch.get_num_threads()
         threads = f", {count} thread{'s' * (count > 1)}" if best == "cpu" else ""
-        why = "the only device here" if len(available) == 1 else "the fastest kind here"
+        why = "the only device" if len(available) == 1 else "the fastest device"
         return torch.device(best), f"{best} ({why}{threads})"
     if name not in available:
-        raise TrainConfigError(f"device {name!r} is not here; available: {', '.join(available)}")
-    return torch.device(name), f"{name} (asked for)"
+        raise TrainConfigError(
+            f"device {name!r} is not available; choose from {', '.join(available)}"
+        )
+    return torch.device(name), f"{name} (as set)"
 
 
 def _autocast(device: torch.device, precision: Precision) -> tuple[torch.dtype | None, str]:

@@ -11,7 +11,7 @@ them (a signal, an outcome on the disk) is agreed on here. Only rank 0 writes.
 import contextlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -23,10 +23,12 @@ from yocto_model import GPT
 
 from yocto_train import errors
 from yocto_train.errors import TrainConfigError, TrainError
-from yocto_train.run_directory import Run
+from yocto_train.runs.run import Run
 
 Parallel = Literal["ddp", "fsdp"]
 T = TypeVar("T")
+
+_LIKE_WEIGHT = {"exp_avg", "exp_avg_sq"}  # AdamW's moments, which have the weight's shape
 
 
 class World:
@@ -60,11 +62,11 @@ class World:
         """
         with contextlib.ExitStack() as stack:
 
-            def take() -> None:
+            def lock() -> None:
                 run.create()
                 stack.enter_context(run.lock())
 
-            self.on_main(take)
+            self.on_main(lock)
             yield
 
     # --- agreeing --------------------------------------------------------------------------------
@@ -81,7 +83,7 @@ class World:
         """Do something on rank 0 alone; every rank gets its result, or its error.
 
         Args:
-            action: what to do. Its result is made of what JSON knows.
+            action: what to do; returns something that JSON can hold.
         """
         return action()
 
@@ -91,10 +93,11 @@ class World:
         """What to call for a forward pass whose gradients are joined."""
         return model
 
-    def part(self, module: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Around forward and backward of one part of a step: only the last joins gradients."""
-        del module, last
-        return contextlib.nullcontext()
+    def join_gradients(self, module: nn.Module, join: bool, /) -> None:
+        """Say before a forward pass whether its backward pass joins the gradients of all ranks.
+
+        It is enough that the last part of a step does: gradients add up locally until then.
+        """
 
     def whole(self, value: Tensor) -> Tensor:
         """A tensor with all its shares; all ranks must ask for it."""
@@ -104,16 +107,45 @@ class World:
         """The model with whole weights; on other ranks than 0 it may be anything."""
         return model
 
-    def whole_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """An optimizer's state as one process alone would have it."""
-        return optimizer.state_dict()
-
     def load_weights(self, model: GPT, weights: Mapping[str, Tensor]) -> None:
-        """Take over whole weights."""
+        """Put whole weights into the model."""
         model.load_state_dict(weights)
 
-    def spread_state(self, optimizer: Optimizer) -> None:
-        """Cut a state that was loaded whole to this rank's share."""
+    # --- what the optimizers remember ------------------------------------------------------------
+
+    def moments(self, model: GPT, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+        """All that the optimizers remember, whole, as `<parameter>.<what>`; all ranks must ask."""
+        names: dict[Tensor, str] = {weight: name for name, weight in model.named_parameters()}
+        return {
+            f"{names[parameter]}.{what}": self.whole(value)
+            for optimizer in optimizers
+            for parameter, entries in optimizer.state.items()
+            for what, value in entries.items()
+        }
+
+    def load_moments(
+        self, model: GPT, optimizers: Sequence[Optimizer], moments: Mapping[str, Tensor]
+    ) -> None:
+        """The inverse of `moments`; rates, decays and the like stay as they are.
+
+        Raises:
+            ValueError: they are those of another model.
+        """
+        parameters = dict(model.named_parameters())
+        saved: dict[Tensor, dict[str, Tensor]] = {}
+        for key, value in moments.items():
+            name, _, what = key.rpartition(".")
+            if name not in parameters:
+                raise ValueError(f"there is no parameter {name}")
+            if what in _LIKE_WEIGHT and value.shape != parameters[name].shape:
+                raise ValueError(f"{key} has another shape than {name}")
+            saved.setdefault(parameters[name], {})[what] = value
+        for optimizer in optimizers:
+            numbered = enumerate(p for group in optimizer.param_groups for p in group["params"])
+            state = {number: saved[p] for number, p in numbered if p in saved}
+            # Loading replaces the settings by those given here: the present ones.
+            settings = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": settings})
 
 
 class Group(World):
@@ -129,25 +161,20 @@ class Group(World):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._device = device
 
-    def device(self, asked: str) -> str:
-        """The device of this process; what was asked for was heeded when it joined."""
-        del asked
+    def device(self, asked: str) -> str:  # noqa: ARG002 - it was heeded when it joined
         return self._device
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """For each flag, whether it is set on any rank."""
         votes = torch.tensor(flags, dtype=torch.int32, device=self._device)
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
         return tuple(map(bool, votes.tolist()))
 
     def sum(self, *values: float) -> tuple[float, ...]:
-        """For each value, the sum over all ranks."""
         total = torch.tensor(values, dtype=torch.float64, device=self._device)
         dist.all_reduce(total)
         return tuple(total.tolist())
 
     def on_main(self, action: Callable[[], T]) -> T:
-        """Do something on rank 0 alone; every rank gets its result, or its error."""
         failure: BaseException | None = None
         outcome: dict[str, Any] = {}
         if self.is_main:
@@ -160,10 +187,8 @@ class Group(World):
         if failure is not None:
             raise failure
         if "error" in outcome:
-            kind = getattr(errors, outcome["error"], TrainError)
-            raise kind(outcome["message"])
-        value: T = outcome["value"]
-        return value
+            raise getattr(errors, outcome["error"], TrainError)(outcome["message"])
+        return outcome["value"]  # type: ignore[no-any-return] # what `action` returned
 
     def _broadcast(self, text: str) -> str:
         """Rank 0's text on every rank."""
@@ -177,7 +202,6 @@ class Group(World):
         return bytes(data.tolist()).decode()
 
     def wrap(self, model: GPT) -> nn.Module:
-        """The model in DDP, which has given every rank the weights of rank 0."""
         # Buffers are computed from the settings, so they are equal already. Newer versions of torch
         # have another name for that, and warn of the old one.
         known = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -185,12 +209,74 @@ class Group(World):
         buffers: dict[str, Any] = {next(name for name in names if name in known): False}
         return DistributedDataParallel(model, gradient_as_bucket_view=True, **buffers)
 
-    def part(self, module: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Around forward and backward of one part of a step: only the last joins gradients."""
-        if last:
-            return contextlib.nullcontext()
-        context: contextlib.AbstractContextManager[None] = module.no_sync()  # type: ignore[operator]
-        return context
+    def join_gradients(self, module: nn.Module, join: bool, /) -> None:
+        # What DDP's no_sync() sets, and sets back.
+        setattr(module, "require_backward_grad_sync", join)  # noqa: B010 - mypy sees a submodule
+
+
+class ShardedGroup(Group):
+    """Processes that share one model out among them (FSDP2): each holds some rows of everything.
+
+    The embedding, the head and the last norm form one share, the blocks one each: a tied head
+    and its embedding must not be parted. What is saved is whole, so a checkpoint does not depend
+    on how many ranks wrote it, or how.
+    """
+
+    kind: Literal["none", "ddp", "fsdp"] = "fsdp"
+
+    def wrap(self, model: GPT) -> nn.Module:
+        from torch.distributed.device_mesh import init_device_mesh  # noqa: PLC0415 - slow to import
+        from torch.distributed.fsdp import fully_shard  # noqa: PLC0415 - the same
+
+        mesh = init_device_mesh(torch.device(self._device).type, (self.size,))
+        for module in (*model.blocks, model):
+            sharded = fully_shard(module, mesh=mesh)
+            # gloo has no average: a sum and a division are the same and work everywhere.
+            sharded.set_force_sum_reduction_for_comms(True)
+        return model
+
+    def join_gradients(self, module: nn.Module, join: bool, /) -> None:
+        module.set_requires_gradient_sync(join)  # type: ignore[operator] # `wrap` made it an FSDPModule
+
+    def whole(self, value: Tensor) -> Tensor:
+        return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+    def whole_model(self, model: GPT) -> GPT:
+        from torch.distributed.checkpoint import state_dict  # noqa: PLC0415 - slow to import
+
+        options = state_dict.StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = state_dict.get_model_state_dict(model, options=options)
+        if not self.is_main:
+            return model
+        copy = GPT(model.config, generator=torch.Generator())
+        copy = copy.to(model.token_emb.weight.dtype)
+        copy.load_state_dict(weights)
+        return copy
+
+    def load_weights(self, model: GPT, weights: Mapping[str, Tensor]) -> None:
+        from torch.distributed.checkpoint import state_dict  # noqa: PLC0415 - slow to import
+
+        options = state_dict.StateDictOptions(full_state_dict=True)
+        state_dict.set_model_state_dict(model, dict(weights), options=options)
+
+    def load_moments(
+        self, model: GPT, optimizers: Sequence[Optimizer], moments: Mapping[str, Tensor]
+    ) -> None:
+        # torch's set_optimizer_state_dict demands a state of every parameter, but Muon keeps one
+        # for a whole stack of them.
+        super().load_moments(model, optimizers, moments)
+        for optimizer in optimizers:
+            for parameter, entries in optimizer.state.items():
+                for what in entries.keys() & _LIKE_WEIGHT:
+                    entries[what] = share_of(entries[what], parameter)
+
+
+def share_of(value: Tensor, like: Tensor) -> Tensor:
+    """This rank's share of a whole tensor that every rank has, laid out as `like` is."""
+    from torch.distributed.tensor import DTensor, distribute_tensor  # noqa: PLC0415 - slow to import
+
+    assert isinstance(like, DTensor)  # noqa: S101 - `wrap` made it one
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
 @contextlib.contextmanager
@@ -205,7 +291,7 @@ def joined(parallel: Parallel = "ddp", *, device: str = "auto") -> Iterator[Worl
         device: "auto", "cuda" or "cpu".
 
     Raises:
-        TrainConfigError: the device is not here, or the processes cannot be joined.
+        TrainConfigError: the device is not available, or the processes cannot be joined.
     """
     if parallel not in ("ddp", "fsdp"):
         raise TrainConfigError(f"parallel must be ddp or fsdp, not {parallel!r}")
@@ -218,12 +304,7 @@ def joined(parallel: Parallel = "ddp", *, device: str = "auto") -> Iterator[Worl
     except (RuntimeError, ValueError) as error:
         raise TrainConfigError(f"cannot join the processes of torchrun by {backend}") from error
     try:
-        if parallel == "fsdp":
-            from yocto_train.sharding import ShardedGroup  # noqa: PLC0415 - costs a second to import
-
-            yield ShardedGroup(name)
-        else:
-            yield Group(name)
+        yield ShardedGroup(name) if parallel == "fsdp" else Group(name)
     finally:
         dist.destroy_process_group()
 
@@ -239,7 +320,7 @@ def _device_and_backend(asked: str) -> tuple[str, str]:
     number, count = dist.get_node_local_rank(), torch.cuda.device_count()
     if number >= count:
         raise TrainConfigError(
-            f"torchrun started more processes than the {count} GPUs here; "
+            f"torchrun started more processes than there are GPUs ({count}); "
             f"use --nproc-per-node {count}, or --device cpu"
         )
     torch.cuda.set_device(number)

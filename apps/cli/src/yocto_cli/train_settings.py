@@ -1,0 +1,187 @@
+"""The flags of yocto-train, and how they and a recipe become a model's and a trainer's settings.
+
+Flags for fields of GPTConfig and TrainConfig are read off those: type, help and name stand there.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from yocto_model.config import GPTConfig
+from yocto_train.config import TrainConfig
+from yocto_train.recipes import RECIPES
+
+from yocto_cli.arguments import CommandArguments, flag, flags_of, replaced, values_of
+from yocto_cli.model_arguments import TokenizerFlags
+
+T = TypeVar("T")
+
+PROG = "yocto-train"
+TORCHRUN = f"uv run torchrun --nproc-per-node 2 --no-python {PROG}"
+
+DEFAULT_TEXT = Path("data") / "philosophy.txt"
+# What a run without flags takes, on any machine: the size of the model follows.
+DEFAULT_MINUTES = 4.0
+
+_FEWEST_STEPS_BETWEEN = 25
+_BY_MACHINE = "by machine or recipe"
+_EIGHTH = "an eighth of the run"
+# Defaults that depend on other things; the others are the recipe's or the field's own.
+_SHOWN = {
+    "n_layer": _BY_MACHINE, "n_head": _BY_MACHINE, "n_embd": _BY_MACHINE,
+    "block_size": _BY_MACHINE, "batch_size": _BY_MACHINE, "dropout": "by epochs or recipe",
+    "max_iters": f"what {DEFAULT_MINUTES:g} minutes hold", "eval_interval": _EIGHTH,
+    "sample_interval": _EIGHTH, "log_interval": "a hundredth of the run",
+}  # fmt: skip
+
+
+def settings_of(source: type, *names: str) -> Callable[[type[T]], type[T]]:
+    """Adds a flag for each of some fields of a dataclass to a group of flags: None until given.
+
+    Args:
+        source: GPTConfig or TrainConfig.
+        names: of the fields; all of them if there are none.
+    """
+    by_recipe = {name for recipe in RECIPES.values() for name in recipe.train}
+    hints = get_type_hints(source)
+
+    def added(field: "dataclasses.Field[Any]") -> tuple[str, Any, Any]:
+        own = "" if field.default in (None, "") or field.default is False else str(field.default)
+        shown = _SHOWN.get(field.name, "by recipe" if field.name in by_recipe else own)
+        about = field.metadata.get("help", "")
+        return field.name, hints[field.name] | None, flag(None, about, shown=shown)
+
+    chosen = [added(f) for f in dataclasses.fields(source) if not names or f.name in names]
+
+    def decorate(group: type[T]) -> type[T]:
+        return dataclasses.make_dataclass(
+            group.__name__, chosen, bases=(group,), frozen=True, kw_only=True
+        )
+
+    return decorate
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFlags(TokenizerFlags):
+    """What to learn from: a text, or a directory that yocto-prepare made."""
+
+    text_path: str | None = flag(None, "a text to train on, by characters", shown=str(DEFAULT_TEXT))
+    data_dir: str | None = flag(None, "what yocto-prepare made; or where to prepare --text_path")
+    val_ratio: float | None = flag(None, "part of --text_path for validation", shown="0.1")
+
+
+@settings_of(
+    GPTConfig, "n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "block_size", "dropout",
+    "attn_dropout",
+)  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags:
+    """The model's shape; what is not given comes from the recipe."""
+
+    arch: Literal["gpt2", "modern"] | None = flag(None, "the architecture", shown="modern")
+    preset: Literal["gpt2", "modern"] | None = flag(None, "a recipe for size, training and steps")
+
+
+@settings_of(TrainConfig)
+@dataclass(frozen=True, kw_only=True)
+class TrainingFlags:
+    """How it is trained; what is not given comes from the recipe."""
+
+    minutes: float | None = flag(None, "how long to train, instead of max_iters", in_files=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """Where the run is kept, and on what device it runs."""
+
+    ckpt_dir: str = flag("checkpoints", "the directory that holds the runs")
+    run_name: str | None = flag(None, "the run's directory there", shown="the data's name")
+    resume: str | None = flag(
+        None, "a run or step to continue; alone, the newest", bare="latest", in_files=False
+    )
+    plan: bool = flag(False, "only say what it takes: size, time, memory", in_files=False)
+    list: bool = flag(False, "only list the runs in --ckpt_dir", in_files=False)
+    parallel: Literal["ddp", "fsdp"] | None = flag(
+        None, "with torchrun: copy the model to every process, or shard it", in_files=False
+    )
+    tensorboard: bool = flag(False, "also write what is measured for TensorBoard")
+    device: str = flag("auto", "auto, cpu, cuda, cuda:1 or mps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments(CommandArguments):
+    """Train a model on a text and save it; all flags may be left out."""
+
+    data: DataFlags = DataFlags()
+    model: ModelFlags = ModelFlags()
+    training: TrainingFlags = TrainingFlags()
+    run: RunFlags = RunFlags()
+
+
+def given_flags(arguments: TrainArguments) -> dict[str, Any]:
+    """The flags that have a value, by name: a dictionary that JSON can hold."""
+    return {name: value for name, value in values_of(arguments).items() if value is not None}
+
+
+def recipe_name(given: Mapping[str, Any]) -> str:
+    """The key in RECIPES of what the flags start from."""
+    name: str = given.get("preset") or given.get("arch") or "modern"
+    return name
+
+
+def settings(
+    given: Mapping[str, Any], *, vocab_size: int, shortest_split: int
+) -> tuple[GPTConfig, TrainConfig]:
+    """The settings that the flags and the recipe amount to.
+
+    Args:
+        given: see `given_flags`.
+        vocab_size: of the data.
+        shortest_split: tokens in the shorter of the two splits; a default context is shorter.
+
+    Raises:
+        ConfigError: the model's settings are refused.
+        TrainConfigError: the training's settings are refused.
+    """
+    recipe = RECIPES[recipe_name(given)]
+    model = {**recipe.model, **_fields_of(GPTConfig, given)}
+    if "block_size" not in given and model["block_size"] >= shortest_split:
+        model["block_size"] = max(8, (shortest_split - 1) // 8 * 8)
+    training = {**recipe.train, **_fields_of(TrainConfig, given)}
+    iters = training["max_iters"]
+    # Defaults that follow the length of the run; a flag still wins.
+    interval = max(1, -(-iters // 8), min(iters, _FEWEST_STEPS_BETWEEN))
+    derived = {
+        "warmup_iters": min(training["warmup_iters"], iters // 10),
+        "eval_interval": interval,
+        "sample_interval": interval,
+        "log_interval": max(1, iters // 100),
+    }
+    training.update({name: value for name, value in derived.items() if name not in given})
+    arch = given.get("arch", recipe.arch)
+    return GPTConfig.from_arch(arch, vocab_size=vocab_size, **model), TrainConfig(**training)
+
+
+def _fields_of(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: given[f.name] for f in dataclasses.fields(cls) if f.name in given}
+
+
+def resolved(
+    given: Mapping[str, Any], model: GPTConfig, train: TrainConfig, *, data_dir: str
+) -> TrainArguments:
+    """The flags with every default filled in: what config.toml holds, to reproduce the run.
+
+    The run's name is not part of it, so that another run can be trained from the file.
+    """
+    recipe = recipe_name(given)
+    values = {**model.to_dict(), **train.to_dict(), "preset": recipe, "arch": recipe, **given}
+    known = {name: value for name, value in values.items() if name in flags_of(TrainArguments)}
+    own = {"text_path": None, "data_dir": data_dir, "run_name": None}
+    return replaced(TrainArguments(), {**known, **own})
+
+
+def run_directory(path: Path) -> Path:
+    """The run that a path means: it is one, or one of its steps."""
+    return path if (path / "config.toml").is_file() else path.parent

@@ -1,0 +1,274 @@
+"""From the flags of yocto-train to its data, a trainer, and the run.
+
+This module is imported after the flags have been parsed: it brings torch in.
+"""
+
+import contextlib
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed import is_torchelastic_launched
+from yocto_data import DataMeta, DecodingError, ShortDataError, verify_tokens
+from yocto_data.prep.files import open_regular, sha256_of
+from yocto_data.prep.sources import expand_sources
+from yocto_model import GPT
+from yocto_tokenizers import CharTokenizer, Tokenizer, load_tokenizer
+from yocto_train import Checkpoint, Run, Trainer, World, joined
+
+from yocto_cli.arguments import dump_toml
+from yocto_cli.command import UsageError, describe_error, next_command
+from yocto_cli.plan import Data, described, planned
+from yocto_cli.preparing import check_target, prepare_texts
+from yocto_cli.report import tensorboard
+from yocto_cli.report.summary import resumed, summary
+from yocto_cli.screen.terminal import say
+from yocto_cli.tokenizer_flags import matching_tokenizer, named_tokenizer
+from yocto_cli.train_settings import (
+    DEFAULT_TEXT,
+    TORCHRUN,
+    DataFlags,
+    RunFlags,
+    TrainArguments,
+    given_flags,
+    resolved,
+    run_directory,
+    settings,
+)
+from yocto_cli.training_loop import train
+
+_SHORTEST_CONTEXT = 8
+_VAL_RATIO = 0.1
+_ATTEMPTS = 20
+
+
+def start(arguments: TrainArguments, resume: Path | None) -> int:
+    """Train, alone or as one of the processes that torchrun started; returns the exit code.
+
+    Args:
+        arguments: the flags.
+        resume: the run, or the step directory, to continue from.
+    """
+    parallel, given = arguments.run.parallel, given_flags(arguments)
+    if parallel and not is_torchelastic_launched():
+        raise UsageError(
+            f"--parallel {parallel} needs torchrun; run: {TORCHRUN} --parallel {parallel}"
+        )
+    if resume is not None and "minutes" in given:
+        raise UsageError("--resume continues up to a step; give --max_iters instead of --minutes")
+    if arguments.run.tensorboard:
+        tensorboard.require()  # before any work
+    with joined(parallel or "ddp", device=arguments.run.device) as world:
+        try:
+            return _train(arguments, given, resume, world)
+        except Exception as error:
+            if world.is_main:
+                raise
+            return describe_error(error)[0]  # the first process says it, for all of them
+
+
+def _train(
+    arguments: TrainArguments, given: dict[str, Any], resume: Path | None, world: World
+) -> int:
+    data_dir = Path(world.on_main(lambda: str(data_directory(arguments.data))))
+    data, tokenizer = open_data(arguments.data, data_dir)
+    for name in ("train.bin", "val.bin"):
+        verify_tokens(data_dir / name)
+    if resume is None:
+        given = world.on_main(lambda: planned(given, data))
+    model, config = settings(given, vocab_size=data.meta.vocab_size, shortest_split=data.shortest)
+    if config.compile == "on" and world.is_main:
+        say("compiling the model; this takes up to a minute")
+    claims = resume is None and not arguments.run.plan
+    with contextlib.ExitStack() as until_locked:
+        run = Run(world.on_main(lambda: _run_path(arguments.run, data_dir, resume, claims=claims)))
+        if claims and world.is_main:  # an empty directory is not left behind
+            until_locked.callback(_remove_if_empty, run.path)
+        train_data, val_data = data.open(model.block_size)
+        trainer = Trainer(
+            GPT(model, generator=torch.Generator().manual_seed(config.seed)),
+            train_data,
+            val_data,
+            config,
+            run=run,
+            tokenizer=tokenizer,
+            device=arguments.run.device,
+            world=world,
+        )
+        if arguments.run.plan:
+            seconds = trainer.time_step()  # by all processes: each step is shared
+            if world.is_main:
+                say(f"{summary(trainer, run, data_dir)}\n{described(model, config, seconds)}")
+            return 0
+        full = resolved(given, model, config, data_dir=str(data_dir))
+        text, board = dump_toml(full), arguments.run.tensorboard
+        return _recorded(trainer, run, data_dir, resume, config=text, for_tensorboard=board)
+
+
+def _recorded(
+    trainer: Trainer,
+    run: Run,
+    data_dir: Path,
+    resume: Path | None,
+    *,
+    config: str,
+    for_tensorboard: bool,
+) -> int:
+    """Restore what is to be restored, say what will happen, and train, as the run's only writer."""
+    world = trainer.world
+    with world.lock(run), contextlib.ExitStack() as stack:
+        lines = [summary(trainer, run, data_dir)]
+        if resume:
+            checkpoint = run.latest() if resume == run.path else Checkpoint.open(resume)
+            changes = trainer.restore(checkpoint)
+            lines.insert(0, resumed(checkpoint, changes, max_iters=trainer.config.max_iters))
+        board = None
+        if world.is_main:
+            run.write_config(config)
+            say("\n".join(lines))
+            if for_tensorboard:
+                step = trainer.progress.step
+                board = stack.enter_context(tensorboard.opened(run.path, step=step))
+        return train(trainer, run, config=config, data_dir=data_dir, board=board)
+
+
+# --- the run's directory -------------------------------------------------------------------------
+
+
+def _run_path(flags: RunFlags, data_dir: Path, resume: Path | None, *, claims: bool) -> str:
+    """The directory of the run; a new one is made at once, if it is to be claimed.
+
+    Two trainings that begin at the same moment thus get two names.
+    """
+    if resume is not None:
+        return str(run_directory(resume))
+    if (name := flags.run_name) is not None:
+        path = Path(flags.ckpt_dir) / name
+        if name == ".." or Path(name).name != name:
+            raise UsageError(f"--run_name {name} must be the name of one directory in --ckpt_dir")
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            how = f"continue it with --resume {path}, or choose another name"
+            raise UsageError(f"{path} already exists; {how}")
+        return str(path)
+    for _ in range(_ATTEMPTS):
+        path = Run.new(flags.ckpt_dir, data_dir.name).path
+        try:
+            if claims:
+                path.mkdir(parents=True)
+        except FileExistsError:  # another training was faster
+            continue
+        except OSError:
+            pass  # said better when the run is locked
+        break
+    return str(path)
+
+
+def _remove_if_empty(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.rmdir()
+
+
+# --- the data ------------------------------------------------------------------------------------
+
+
+def data_directory(flags: DataFlags) -> Path:
+    """The prepared data; a text is prepared first, unless that was done before."""
+    if flags.text_path is None and flags.data_dir is not None:
+        return Path(flags.data_dir)
+    if flags.text_path is None and not DEFAULT_TEXT.is_file():
+        raise UsageError(
+            f"{DEFAULT_TEXT} is missing; give --text_path YOUR.txt, or --data_dir with what "
+            "yocto-prepare made"
+        )
+    if flags.mode == "token":
+        raise UsageError(
+            "--mode token needs a tokenizer that is trained first: yocto-prepare bpe "
+            "--text_path ..., then give its --out_dir as --data_dir"
+        )
+    text = Path(flags.text_path or DEFAULT_TEXT)
+    if flags.data_dir is not None:
+        directory = Path(flags.data_dir)
+        if directory.is_dir() and any(directory.iterdir()):
+            if _made_from(directory, text, flags.val_ratio):
+                return directory
+            raise UsageError(
+                f"{directory} was not prepared from {text} with these settings; give another "
+                "--data_dir, or leave --text_path out to train on what it holds"
+            )
+    else:  # data that runs may refer to is never replaced: another text gets another directory
+        name = re.sub(r"[*?\[\]]", "", text.stem) or "texts"
+        for number in itertools.count(1):
+            directory = Path("data") / f"{name}-char{f'-{number:03}' if number > 1 else ''}"
+            if not directory.exists():
+                break
+            if _made_from(directory, text, flags.val_ratio):
+                return directory
+    _prepare(text, directory, flags.val_ratio)
+    return directory
+
+
+def _made_from(directory: Path, text: Path, val_ratio: float | None) -> bool:
+    """Whether a data directory holds exactly this text, divided as asked for."""
+    if not (directory / "meta.json").is_file():
+        return False
+    meta = DataMeta.load(directory)
+    if val_ratio is not None and (meta.options is None or meta.options.val_ratio != val_ratio):
+        return False
+    sums = []
+    for source in expand_sources(str(text)):  # a directory or a glob may mean several files
+        with open_regular(source.path) as file:
+            sums.append(sha256_of(file))
+    return sums == [source.sha256 for source in meta.sources]
+
+
+def _prepare(text: Path, directory: Path, val_ratio: float | None) -> None:
+    ratio = _VAL_RATIO if val_ratio is None else val_ratio
+    check_target(directory, force=False, val_ratio=ratio)
+    try:
+        prepare_texts(
+            str(text),
+            directory,
+            learn=CharTokenizer.train,
+            block_size=_SHORTEST_CONTEXT,
+            val_ratio=ratio,
+        )
+    except ShortDataError as error:
+        raise UsageError(
+            f"{text} is too short: a model needs some thousand characters to learn from, and a "
+            "part of them to be tested on; give a longer text"
+        ) from error
+    except DecodingError as error:
+        what = str(error).partition("; ")[0]
+        how = next_command(
+            "yocto-prepare", "char", "--text_path", str(text), "--out_dir", str(directory),
+            "--encoding", "latin-1",
+        )  # fmt: skip
+        raise UsageError(
+            f"{what}; prepare it in its encoding, such as {how}, then give --data_dir {directory}"
+        ) from error
+    say(f"prepared {text} at character level in {directory}")
+
+
+def open_data(flags: DataFlags, data_dir: Path) -> tuple[Data, Tokenizer]:
+    """The prepared data, and its tokenizer or the one that the flags name.
+
+    Raises:
+        UsageError: a flag contradicts the data.
+        DataError: it is not a data directory.
+        TokenizerError: a tokenizer cannot be read.
+    """
+    if not (data_dir / "meta.json").is_file():
+        found = "is a file" if data_dir.is_file() else "holds no meta.json"
+        raise UsageError(
+            f"--data_dir {data_dir} {found if data_dir.exists() else 'does not exist'}: it must be "
+            "a directory that yocto-prepare made; to train on a text, give it as --text_path"
+        )
+    meta = DataMeta.load(data_dir)
+    named, own = named_tokenizer(flags.tokenizer_path, flags.vocab_path), None
+    if named is None and meta.tokenizer.file is not None:
+        own = load_tokenizer(data_dir)
+    made_with, where = meta.tokenizer.fingerprint, str(data_dir)
+    tokenizer = matching_tokenizer(named, own, mode=flags.mode, fingerprint=made_with, where=where)
+    return Data(data_dir, meta), tokenizer

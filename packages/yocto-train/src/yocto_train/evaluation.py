@@ -1,0 +1,166 @@
+"""What is measured between steps: loss over a validation split, bits per byte, a sample of text."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from yocto_data import TokenDataset, evaluation_batches
+from yocto_model import GPT, SamplingOptions, TextGenerator
+from yocto_tokenizers import Tokenizer, TokenizerError
+
+from yocto_train.errors import TrainConfigError
+from yocto_train.scale.distributed import World
+from yocto_train.step import cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A measured loss."""
+
+    loss: float  # mean cross-entropy, nats per token
+    tokens: int  # targets it was measured on
+    whole: bool  # whether these are all of the split's targets
+
+
+@torch.no_grad()
+def evaluate(
+    model: GPT,
+    dataset: TokenDataset,
+    *,
+    batch_size: int = 32,
+    n_batches: int = 0,
+    autocast: torch.dtype | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    world: World | None = None,
+) -> Evaluation | None:
+    """Mean loss over the split, cut into consecutive windows of the data set's block size.
+
+    Every token but the first is a target exactly once, and each loss counts once, whatever the
+    batch it came in. Neither weights nor any random state change.
+
+    Args:
+        model: put in evaluation mode meanwhile.
+        dataset: the validation split.
+        batch_size: windows per forward pass.
+        n_batches: 0 for the whole split, else this many batches of windows spread evenly over it,
+            the same ones every time.
+        autocast: dtype of matrix products, or None.
+        should_stop: asked between batches, on all ranks.
+        world: the processes that share the batches; the result is the same on all.
+
+    Returns:
+        None if `should_stop` said so before it was complete.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    world = world or World()
+    total, count = 0.0, 0
+    try:
+        for x, y, ours in _shared(_batches(dataset, batch_size, n_batches), world):
+            if should_stop():
+                return None
+            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                logits = model(x.to(device))
+            if ours:
+                total += float(cross_entropy(logits, y.to(device), reduction="sum"))
+                count += y.numel()
+    finally:
+        model.train(was_training)
+    total, tokens = world.sum(total, count)
+    return Evaluation(loss=total / tokens, tokens=int(tokens), whole=tokens == dataset.n_tokens - 1)
+
+
+def _shared(
+    batches: Iterator[tuple[Tensor, Tensor]], world: World
+) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """Every rank's turn in each round of `world.size` batches, and whether the batch is its own.
+
+    In a last round that is too short, a rank repeats another's batch: a sharded model computes only
+    if all ranks do.
+    """
+    while round_ := list(itertools.islice(batches, world.size)):
+        ours = world.rank < len(round_)
+        x, y = round_[world.rank if ours else 0]
+        yield x, y, ours
+
+
+def _batches(
+    dataset: TokenDataset, batch_size: int, n_batches: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    windows = (dataset.n_tokens - 1) // dataset.block_size
+    wanted = n_batches * batch_size
+    if not 0 < wanted < windows:
+        yield from evaluation_batches(dataset, batch_size)
+        return
+    starts = np.arange(wanted, dtype=np.int64) * windows // wanted * dataset.block_size
+    for first in range(0, wanted, batch_size):
+        yield dataset.gather(starts[first : first + batch_size])
+
+
+def bytes_per_token(tokenizer: Tokenizer, dataset: TokenDataset) -> float:
+    """UTF-8 bytes of text per target of the split (all tokens but the first)."""
+    lengths = np.array([len(tokenizer.decode_bytes([i])) for i in range(tokenizer.vocab_size)])
+    total = 0
+    step = 1 << 20
+    for start in range(0, dataset.n_tokens - 1, step):
+        _, y = dataset.window(start, min(step, dataset.n_tokens - 1 - start))
+        total += int(lengths[y.numpy()].sum())
+    return total / (dataset.n_tokens - 1)
+
+
+def bits_per_byte(loss: float, bytes_per_token: float) -> float:
+    """A loss in nats per token as bits per byte of text, which does not depend on the tokenizer."""
+    return loss / math.log(2) / bytes_per_token
+
+
+# --- samples -------------------------------------------------------------------------------------
+
+
+def write_sample(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: list[int],
+    *,
+    tokens: int,
+    seed: int,
+    should_stop: Callable[[], bool],
+) -> str | None:
+    """What the model writes after a prompt; None if `should_stop` said so before it was complete.
+
+    torch's global random state is left alone.
+    """
+    # A new generator each time: the weights have moved, so no cache may be kept.
+    stream = TextGenerator(model, tokenizer).stream(
+        prompt, tokens, options=SamplingOptions(temperature=0.8), seed=seed
+    )
+    text = ""
+    for token in stream:
+        if should_stop():
+            return None
+        text += token.text
+    return text
+
+
+def prompt_ids(tokenizer: Tokenizer, data: TokenDataset, prompt: str) -> list[int]:
+    """The prompt's ids; of an empty one a line end's, or else the first token of the data.
+
+    Raises:
+        TrainConfigError: the prompt cannot be encoded.
+    """
+    if prompt:
+        try:
+            ids = tokenizer.encode(prompt)
+        except TokenizerError as error:
+            raise TrainConfigError(f"sample_prompt cannot be used: {error}") from error
+        if ids:
+            return ids
+    first, _ = data.window(0, 1)
+    try:
+        return tokenizer.encode("\n") or first.tolist()
+    except ValueError:  # a text without a line end
+        return [int(first[0])]

@@ -1,0 +1,120 @@
+"""One training step: batch, loss, gradient, update. Training is this, a few thousand times."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+from torch.optim.optimizer import Optimizer
+from yocto_data import BatchSampler
+
+from yocto_train.config import TrainConfig
+from yocto_train.errors import NonFiniteError
+from yocto_train.optimizers import set_learning_rates
+from yocto_train.scale.machine import Machine
+from yocto_train.schedules import lr_factor, muon_momentum
+
+
+def train_step(
+    step: int,
+    config: TrainConfig,
+    sampler: BatchSampler,
+    model: Machine,
+    optimizers: Sequence[Optimizer],
+) -> tuple[float, float]:
+    """Make the step that follows `step` finished ones.
+
+    Args:
+        step: finished steps.
+        config: how to train.
+        sampler: where batches come from.
+        model: on one device in full precision, calling it is calling the GPT, and
+            `model.backward(loss)` is `loss.backward()`. Half precision, dropout's random numbers
+            and other processes are wrapped around these two (scale/machine.py).
+        optimizers: what moves the weights.
+
+    Returns:
+        The batch's loss in nats per token, and the gradient's norm before clipping.
+
+    Raises:
+        NonFiniteError: one of them is not a number; no weight and no moment has changed.
+        DataError: of yocto-data: the token file was cut off, or holds ids out of range.
+    """
+    # 1. Batch. What a step does follows from the seed and its number alone, so a run that was
+    # stopped needs to remember no more than that number to go on.
+    x, y = sampler.batch(step)  # (B, T) each; y[b, t] is the token that came after x[b, t]
+
+    # The batch may be cut into parts, because the memory that a backward pass needs grows with the
+    # rows. Gradients add up: equal parts, each divided by their number, give the mean over all.
+    n = config.accumulate
+    loss = torch.zeros((), device=model.device)
+    for x_part, y_part in zip(x.chunk(n), y.chunk(n), strict=True):
+        # 2. Loss. Each position predicts the token after it from those up to it: T lessons a row.
+        logits = model(x_part)  # (B / n, T, vocab_size)
+        part = cross_entropy(logits, y_part.to(logits.device)) / n
+
+        # 3. Backward. Adds d loss / d weight to the .grad of every weight: the direction in which
+        # the loss rises fastest, found in about twice the time of the forward pass.
+        model.backward(part)
+        loss += part.detach()
+
+    # 4. Clip. The gradient is right only nearby. After a strange batch it can be a hundred times
+    # as long as usual, and would throw the weights far away: keep its direction, bound its length.
+    norm = clip(model, config.grad_clip)
+
+    # A loss or gradient that is not a number must not reach the weights: nothing brings them back.
+    values = model.mean(loss), norm
+    check_finite(step, *values, may_overflow=model.may_overflow)
+
+    # 5. Update. Each optimizer moves its weights against their gradients, as far as the rate says.
+    # The rate is a function of the step as well: large while there is far to go, small at the end.
+    set_learning_rates(
+        optimizers, lr_factor(step, config), muon_momentum=muon_momentum(step, config)
+    )
+    for optimizer in optimizers:
+        model.update(optimizer)
+        optimizer.zero_grad(set_to_none=True)  # or the next step would add to these
+    return values
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Minus the logarithm of the probability that the model gave to what came, in nats.
+
+    Args:
+        logits: (B, T, vocab_size); in half precision they are converted to float32 first.
+        targets: int64 (B, T).
+        reduction: "mean" over all targets, or their "sum".
+    """
+    # A model that knows nothing gives each of V tokens 1/V, hence ln V to begin with. Why the
+    # logarithm: the loss of a text is then the sum over its tokens, and a model is punished without
+    # bound for ruling out what did happen.
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()  # 8 or 11 bits are too few to add up a whole vocabulary
+    return F.cross_entropy(logits.flatten(0, 1), targets.reshape(-1), reduction=reduction)
+
+
+def clip(model: Machine, limit: float) -> float:
+    """Cut the gradient down to the norm `limit`; returns the norm it had before."""
+    # One norm over all weights together: clipping each apart would turn the direction.
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters if p.grad is not None])
+    value = model.whole(norm)
+    if 0 < limit < value:  # most steps need no pass over the gradients
+        torch.nn.utils.clip_grads_with_norm_(model.parameters, limit, norm)
+    return value
+
+
+def check_finite(step: int, loss: float, norm: float, *, may_overflow: bool) -> None:
+    """Refuse a loss or gradient that is NaN or infinite.
+
+    Raises:
+        NonFiniteError: it is, and training in float16 does not explain it: then a gradient that
+            overflows only means that the loss was scaled up too far, and this update is skipped.
+    """
+    if math.isfinite(loss) and (math.isfinite(norm) or may_overflow):
+        return
+    what = "gradient" if math.isfinite(loss) else "loss"
+    raise NonFiniteError(
+        f"the {what} of step {step + 1} is not finite "
+        f"(loss {loss:g}, gradient norm {norm:g}); try a lower learning rate"
+    )
