@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from common import machine
 from yocto_chat.chat import Chat
-from yocto_chat.chat_model import ChatModel, Speaker
+from yocto_chat.generation import ChatModel
 from yocto_chat.screen import Screen
-from yocto_cli.sampling_arguments import SamplingArguments
+from yocto_cli.model_arguments import SamplingArguments
 from yocto_model import GPT, GPTConfig, TextGenerator, TextStream
 from yocto_tokenizers import CHAT_TOKENS, CharTokenizer
 
@@ -23,20 +23,17 @@ TURNS = 20
 CONVERSATIONS = 5
 
 
-class Forgetful:
-    """A speaker that reads the whole conversation anew for every reply."""
-
-    def __init__(self, model: GPT, tokenizer: CharTokenizer) -> None:
-        self._model, self._tokenizer = model, tokenizer
+class Forgetful(TextGenerator):
+    """Reads the whole conversation anew for every reply."""
 
     def stream(self, *arguments: Any, **options: Any) -> TextStream:
-        return TextGenerator(self._model, self._tokenizer).stream(*arguments, **options)
+        return TextGenerator(self.model, self.tokenizer).stream(*arguments, **options)
 
 
-def waits(speaker: Speaker, tokenizer: CharTokenizer, block_size: int) -> list[float]:
+def waits(generator: TextGenerator, tokenizer: CharTokenizer, block_size: int) -> list[float]:
     """Milliseconds to the first character in each turn, medians over some conversations."""
     model = ChatModel(
-        speaker=speaker, tokenizer=tokenizer, block_size=block_size, name="bench", step=0,
+        generator=generator, tokenizer=tokenizer, block_size=block_size, name="bench", step=0,
         n_parameters=0,
     )  # fmt: skip
     times: list[list[float]] = [[] for _ in range(TURNS)]
@@ -45,8 +42,8 @@ def waits(speaker: Speaker, tokenizer: CharTokenizer, block_size: int) -> list[f
         chat = Chat(model, settings, screen=Screen(io.StringIO()))
         for turn in times:
             chat.send("What is the meaning of all this?")
-            if chat.take and chat.take.seconds_to_first:
-                turn.append(1_000 * chat.take.seconds_to_first)
+            if chat.last and chat.last.seconds_to_first:
+                turn.append(1_000 * chat.last.seconds_to_first)
     return [statistics.median(turn) for turn in times]
 
 

@@ -12,78 +12,73 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from yocto_chat.app import _reader, converse
 from yocto_chat.chat import Chat
-from yocto_chat.chat_model import ChatModel
+from yocto_chat.generation import ChatModel
 from yocto_chat.screen import Screen
-from yocto_cli.arguments import run_command
-from yocto_cli.sampling_arguments import SamplingArguments
-from yocto_model import TextStream, Token
+from yocto_chat.session import converse, reader_for
+from yocto_cli.command import run_command
+from yocto_cli.model_arguments import SamplingArguments
+from yocto_model import TextGenerator, Token
 from yocto_tokenizers import CharTokenizer
 
 HOSTILE = ("\x1b", "[2J", "\x1b]0;pwned\a", "[/x]", ":smile:", "\ud83d", "\u202e", "\r", " end")
 
 
-class Actor:
-    """Answers by the last message of its prompt."""
+class Actor(Iterator[Token]):
+    """Generator and stream in one: answers by the last message of its prompt."""
+
+    finish_reason = "eos"
 
     def __init__(self, tokenizer: CharTokenizer) -> None:
         self._tokenizer = tokenizer
 
-    def stream(self, prompt: Sequence[int], max_new_tokens: int, **_options: Any) -> TextStream:
-        """See `yocto_chat.chat_model.Speaker`."""
+    def stream(self, prompt: Sequence[int], max_new_tokens: int, **_options: Any) -> "Actor":
         text = self._tokenizer.decode(list(prompt))
         message, _, begun = text.rpartition("User: ")[2].partition("\nAssistant:")
-        result = TextStream(list(prompt))
-        result.pieces = self._said(result, message, begun, max_new_tokens)
-        return result
+        self.tokens: list[Token] = []
+        self._texts = islice(texts(message, begun), max_new_tokens)
+        return self
 
-    def _said(self, result: TextStream, message: str, begun: str, limit: int) -> Iterator[str]:
-        for _, text in zip(range(limit), self._tokens(message, begun), strict=False):
-            id_ = self._tokenizer.stoi.get(text, 0)
-            others = tuple((other, -2.0) for other in range(1, 8) if other != id_)
-            token = Token(id=id_, text=text, logprob=-0.5, alternatives=((id_, -0.5), *others))
-            result.tokens.append(token)
-            yield text
-        result.finish_reason = "eos"
-
-    @staticmethod
-    def _tokens(message: str, begun: str) -> Iterator[str]:
-        if message == "count":
-            number = int((begun.split() or ["0"])[-1])
-            while True:
-                number += 1
-                yield f" {number}"
-                time.sleep(0.01)
-        elif message == "slow":
-            yield " begun"
-            while not Path("go").exists():
-                time.sleep(0.01)
-            yield " and done"
-        elif message == "hostile":
-            yield from HOSTILE
-        elif message == "long":
-            yield from (f" word{number}" for number in range(60))
-        else:
-            yield from f" You said {message}."
+    def __next__(self) -> Token:
+        text = next(self._texts)
+        id_ = self._tokenizer.stoi.get(text, 0)
+        others = tuple((other, -2.0) for other in range(1, 8) if other != id_)
+        self.tokens.append(Token(id=id_, text=text, alternatives=((id_, -0.5), *others)))
+        return self.tokens[-1]
 
 
-def main(_words: list[str]) -> None:
+def texts(message: str, begun: str) -> Iterator[str]:
+    if message == "count":
+        for number in count(int((begun.split() or ["0"])[-1]) + 1):
+            yield f" {number}"
+            time.sleep(0.01)
+    elif message == "slow":
+        yield " begun "
+        while not Path("go").exists():
+            time.sleep(0.01)
+        yield "and done"
+    elif message == "hostile":
+        yield from HOSTILE
+    elif message == "long":
+        yield from (f" word{number}" for number in range(60))
+    else:
+        yield from f" You said {message}."
+
+
+def main(_argv: list[str]) -> None:
     Path("pid").write_text(str(os.getpid()))
     tokenizer = CharTokenizer("\n" + "".join(map(chr, range(0x20, 0x7F))))
+    generator = cast("TextGenerator", Actor(tokenizer))
     model = ChatModel(
-        speaker=Actor(tokenizer),
-        tokenizer=tokenizer,
-        block_size=2_000,
-        name="actor",
-        step=1,
+        generator=generator, tokenizer=tokenizer, block_size=2_000, name="actor", step=1,
         n_parameters=1,
-    )
+    )  # fmt: skip
     chat = Chat(model, SamplingArguments(max_new_tokens=900), screen=Screen(sys.stdout))
-    converse(chat, _reader(chat, keep_history=True))
+    converse(chat, reader_for(chat, keep_history=True))
 
 
 if __name__ == "__main__":

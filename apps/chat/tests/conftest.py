@@ -1,89 +1,87 @@
-"""A speaker that says what the script has, and conversations with it."""
+"""A generator that says what the script has, and conversations with it."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from yocto_chat.chat import Chat
-from yocto_chat.chat_model import ChatModel
+from yocto_chat.commands import act
+from yocto_chat.generation import ChatModel
 from yocto_chat.screen import Screen
-from yocto_cli.sampling_arguments import SamplingArguments
-from yocto_model import SamplingOptions, TextStream, Token
+from yocto_cli.model_arguments import SamplingArguments
+from yocto_model import TextGenerator, Token
 from yocto_tokenizers import CHAT_TOKENS, CharTokenizer
 
 ALPHABET = "\n" + "".join(map(chr, range(0x20, 0x7F)))
 
 
 @dataclass
-class Scripted:
-    """Says one script after another; a script is the texts of its tokens.
+class Stream(Iterator[Token]):
+    """As much of a `TextStream` as the chat uses."""
 
-    Attributes:
-        scripts: what to say; after the last one, nothing.
-        calls: what it was asked.
-        before_token: called with the index of each token, before it is drawn.
-        endless: whether a script begins again at its end.
-    """
+    drawn: Iterator[Token]
+    tokens: list[Token] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    def __next__(self) -> Token:
+        self.tokens.append(next(self.drawn))
+        return self.tokens[-1]
+
+
+@dataclass
+class Scripted:
+    """A generator that says one script after another; a script is the texts of its tokens."""
 
     tokenizer: CharTokenizer
-    scripts: list[Sequence[str]] = field(default_factory=list)
-    calls: list[dict[str, Any]] = field(default_factory=list)
-    before_token: Callable[[int], None] = lambda _index: None
-    endless: bool = False
+    scripts: list[Sequence[str]]
+    calls: list[dict[str, Any]] = field(default_factory=list)  # what it was asked
+    before_token: Callable[[int], None] = lambda _index: None  # gets the index of each
 
-    def stream(
-        self,
-        prompt: Sequence[int],
-        max_new_tokens: int,
-        *,
-        options: SamplingOptions,
-        stop: Sequence[str],
-        seed: int,
-        alternatives: int,
-        logprobs: bool,
-    ) -> TextStream:
-        self.calls.append(
-            {"prompt": list(prompt), "max": max_new_tokens, "seed": seed, "options": options}
-        )
+    def stream(self, prompt: Sequence[int], max_new_tokens: int, **options: Any) -> Stream:
+        self.calls.append({"prompt": list(prompt), "max": max_new_tokens, **options})
         script = self.scripts.pop(0) if self.scripts else ()
-        result = TextStream(list(prompt))
-        result.pieces = self._pieces(result, script, max_new_tokens)
+        result = Stream(iter(()))
+        result.drawn = self._drawn(result, script, max_new_tokens)
         return result
 
     def prompts(self) -> list[str]:
         """The texts of all prompts so far."""
         return [self.tokenizer.decode(call["prompt"]) for call in self.calls]
 
-    def _pieces(self, result: TextStream, script: Sequence[str], limit: int) -> Iterator[str]:
-        texts = iter(script)
+    def _drawn(self, result: Stream, script: Sequence[str], limit: int) -> Iterator[Token]:
         for index in range(limit):
             self.before_token(index)
-            text = next(texts, None)
-            if text is None and self.endless:
-                texts = iter(script)
-                text = next(texts)
-            if text is None:
+            if index == len(script):
                 result.finish_reason = "eos"
                 return
-            result.tokens.append(self._token(text))
-            if text:
-                yield text
+            yield self.token(script[index])
         result.finish_reason = "length"
 
-    def _token(self, text: str) -> Token:
+    def token(self, text: str) -> Token:
         id_ = self.tokenizer.stoi.get(text, 0)
         others = tuple((other, -2.0 - other / 100) for other in range(1, 10) if other != id_)
         return Token(id=id_, text=text, logprob=-0.5, alternatives=((id_, -0.5), *others[:7]))
 
 
 class Talk:
-    """A chat with a scripted speaker, and what its screen shows."""
+    """A chat with a scripted generator, and what its screen shows."""
 
-    def __init__(self, chat: Chat, speaker: Scripted, out: io.StringIO) -> None:
-        self.chat, self.speaker, self._out = chat, speaker, out
+    def __init__(self, chat: Chat, generator: Scripted, out: io.StringIO) -> None:
+        self.chat, self.generator, self._out = chat, generator, out
+
+    @property
+    def said(self) -> list[str | None]:
+        """The replies; None where there was none."""
+        turns = self.chat.conversation.turns
+        return [turn.reply.text if turn.reply else None for turn in turns]
+
+    def do(self, *lines: str) -> None:
+        """Send messages and commands."""
+        for line in lines:
+            act(self.chat, line)
 
     @property
     def shown(self) -> str:
@@ -119,25 +117,17 @@ def make_talk(tokenizer: CharTokenizer) -> MakeTalk:
         out: io.StringIO | None = None,
         **settings: Any,
     ) -> Talk:
-        speaker = Scripted(speaks, list(scripts))
+        generator = Scripted(speaks, list(scripts))
         model = ChatModel(
-            speaker=speaker,
-            tokenizer=speaks,
-            block_size=block_size,
-            name="test-run",
-            step=7,
-            n_parameters=1234,
-            sha256="ab" * 32,
-        )
+            generator=cast("TextGenerator", generator), tokenizer=speaks, block_size=block_size,
+            name="test-run", step=7, n_parameters=1234, sha256="ab" * 32,
+        )  # fmt: skip
         out = Utf8IO() if out is None else out
         chat = Chat(
-            model,
-            SamplingArguments(**settings),
-            screen=Screen(out),
-            system=system,
+            model, SamplingArguments(**settings), screen=Screen(out), system=system,
             max_ctx_tokens=max_ctx_tokens,
-        )
-        return Talk(chat, speaker, out)
+        )  # fmt: skip
+        return Talk(chat, generator, out)
 
     return make
 
@@ -178,13 +168,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=tokenizer.vocab_size, block_size=128, n_layer=1, n_head=2, n_embd=16
     )
     (root / "tiny").mkdir()
+    model = GPT(config, generator=torch.Generator().manual_seed(0))
     save_checkpoint(
-        root / "tiny",
-        GPT(config, generator=torch.Generator().manual_seed(0)),
-        {"step": 3},
-        tokenizer=tokenizer,
-        data={},
-        val_loss=4.5,
+        root / "tiny", model, {"step": 3}, tokenizer=tokenizer, data={}, val_loss=4.5,
         environment={},
-    )
+    )  # fmt: skip
     return root

@@ -1,14 +1,15 @@
-"""/alts: the walk along a reply, and what its keys do."""
+"""/alts: stepping along a reply, and what its keys do."""
 
 import math
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
-from yocto_chat.alternatives import Walk, choose, options_at
-from yocto_chat.commands import act
+from yocto_chat.alternatives import Browser, choose, options_at
 from yocto_model import Token
 from yocto_tokenizers import CharTokenizer
 
@@ -17,8 +18,8 @@ MakeTalk = Callable[..., Any]
 
 @pytest.fixture
 def talk(make_talk: MakeTalk) -> Any:
-    talk = make_talk(" abc.\n\n", " now.\n\n")
-    act(talk.chat, "m")
+    talk = make_talk(" abc.\n\n", " now.\n\n", "Z\n\n")
+    talk.do("m")
     return talk
 
 
@@ -54,19 +55,13 @@ def test_five_options_and_the_one_that_was_said(tokenizer: CharTokenizer) -> Non
 )
 def test_keys(talk: Any, keys: str, place: int | None, chosen: int | None) -> None:
     """Along the reply, along the options, and Enter takes one; leaving changes nothing."""
-    with create_pipe_input() as keyboard:
+    with create_pipe_input() as keyboard, create_app_session(keyboard, DummyOutput()):
         keyboard.send_text(keys)
-        found = choose(
-            talk.chat.take,
-            talk.speaker.tokenizer,
-            unicode=True,
-            terminal_input=keyboard,
-            terminal_output=DummyOutput(),
-        )
+        found = choose(talk.chat.last, talk.generator.tokenizer, unicode=True)
     expected = (
         None
         if place is None or chosen is None
-        else (place, talk.chat.take.tokens[place].alternatives[chosen][0])
+        else (place, talk.chat.last.tokens[place].alternatives[chosen][0])
     )
     assert expected == found
 
@@ -74,38 +69,39 @@ def test_keys(talk: Any, keys: str, place: int | None, chosen: int | None) -> No
 def test_tab_finds_a_surprise(make_talk: MakeTalk) -> None:
     """The next place where the first choice was not taken; the end if there is none."""
     talk = make_talk(["a", "b", "\u2603", "d", "\n\n"])
-    act(talk.chat, "m")
-    tokens = talk.chat.take._stream.tokens
-    tokens[2] = Token(id=5, text="\u2603", logprob=-3.0, alternatives=((9, -0.1), (5, -3.0)))
-    walk = Walk(talk.chat.take, talk.speaker.tokenizer)
-    walk.to_surprise()
-    assert (walk.place, walk.chosen.rank) == (2, 2)
-    walk.to_surprise()
-    assert walk.place == 2
+    talk.do("m")
+    talk.chat.last.shown[2] = Token(
+        id=5, text="\u2603", logprob=-3.0, alternatives=((9, -0.1), (5, -3.0))
+    )
+    browser = Browser(talk.chat.last, talk.generator.tokenizer)
+    browser.to_surprise()
+    assert (browser.place, browser.chosen.rank) == (2, 2)
+    browser.to_surprise()
+    assert browser.place == 2
 
 
 @pytest.mark.parametrize("unicode", [True, False])
 def test_what_is_drawn(talk: Any, unicode: bool) -> None:
     """The reply with one token marked, the options with rank, share and bar, and the keys."""
-    walk = Walk(talk.chat.take, talk.speaker.tokenizer)
-    walk.step(1)
-    text = "".join(fragment[1] for fragment in walk.fragments(columns=60, unicode=unicode))
+    browser = Browser(talk.chat.last, talk.generator.tokenizer)
+    browser.move(1)
+    text = "".join(fragment[1] for fragment in browser.fragments(columns=60, unicode=unicode))
     assert text.startswith("abc.\n\ntoken 2 of 4\n> 1. 'b'")
     assert ("█" if unicode else "#") in text
     assert unicode or text.isascii()
     assert " 60.7 % " in text
     assert "said" in text
-    narrow = "".join(f[1] for f in walk.fragments(columns=30, unicode=unicode))
+    narrow = "".join(f[1] for f in browser.fragments(columns=30, unicode=unicode))
     assert max(len(line) for line in narrow.split("\n")[2:-1]) < 30
 
 
 def test_a_choice_is_swapped_in(talk: Any) -> None:
-    """The command hands the take over, and the reply goes on from the choice."""
-    other = talk.chat.take.tokens[2].alternatives[1][0]
-    talk.chat.choose = lambda _take: (2, other)
-    act(talk.chat, "/alts")
-    letter = talk.speaker.tokenizer.decode([other])
-    assert talk.chat.conversation.turns[0].reply.text == f"a{letter} now."
-    talk.chat.choose = lambda _take: None
-    act(talk.chat, "/alts")
-    assert talk.chat.conversation.turns[0].reply.text == f"a{letter} now."
+    """The tokens before the place stay, the chosen one follows, and the model goes on from it."""
+    for place, letter, expected in ((2, "X", "aX now."), (3, "!", "aX!Z")):
+        talk.chat.choose = Mock(return_value=(place, talk.generator.tokenizer.stoi[letter]))
+        talk.do("/alts")
+        assert talk.said == [expected]
+    assert talk.generator.prompts()[1:] == ["User: m\nAssistant: aX", "User: m\nAssistant: aX!"]
+    talk.chat.choose = Mock(return_value=None)
+    talk.do("/alts")
+    assert talk.said == ["aX!Z"]

@@ -3,14 +3,25 @@
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yocto_chat.conversation import Conversation, OpenTurn, Reply, Turn, build_prompt
-from yocto_chat.layout import PlainText, TurnTokens, frame_tokens, joined_lines, layout_for
-from yocto_tokenizers import CHAT_TOKENS, CharTokenizer, encode_chat
+from yocto_chat.conversation import (
+    Conversation,
+    PlainText,
+    Reply,
+    Turn,
+    TurnParts,
+    TurnTokens,
+    build_prompt,
+    joined_lines,
+    layout_for,
+)
+from yocto_tokenizers import CHAT_TOKENS, CharTokenizer
 
 ALPHABET = "\n" + "".join(map(chr, range(0x20, 0x7F)))
 PLAIN = CharTokenizer(ALPHABET)
 WITH_TURNS = CharTokenizer(ALPHABET, special_tokens=CHAT_TOKENS)
 LAYOUTS = (PlainText(PLAIN), TurnTokens(WITH_TURNS))
+
+HELLO = Turn(message="Hi", reply=Reply(text="Hello."))
 
 texts = st.text(ALPHABET, max_size=60)
 messages = texts.filter(str.strip)
@@ -50,11 +61,10 @@ def test_whole_oldest_turns_are_dropped_and_no_others(
     budget = window - min(limit, window // 2)
     tail, cut = layout.last(last).fitted(budget - len(head))
     sizes = [layout.past(turn) if turn.answered else [] for turn in past]
-    seen = [token for ids in sizes[prompt.first_turn :] for token in ids]
-    assert head + seen + tail == prompt.ids
+    sizes = [ids for ids in sizes if ids]
+    hidden, seen = sizes[: prompt.hidden_turns], sizes[prompt.hidden_turns :]
+    assert head + [token for ids in seen for token in ids] + tail == prompt.ids
     assert cut == prompt.cut_tokens
-    hidden = [ids for ids in sizes[: prompt.first_turn] if ids]
-    assert len(hidden) == prompt.hidden_turns
     if hidden:
         assert len(prompt.ids) + len(hidden[-1]) > budget
 
@@ -78,14 +88,17 @@ def test_a_message_cannot_speak_for_the_assistant(conversation: Conversation) ->
 
 @pytest.mark.property
 @given(st.lists(st.tuples(messages, messages), max_size=5), messages)
-def test_turn_tokens_are_laid_out_as_in_training(pairs: list[tuple[str, str]], last: str) -> None:
-    """What the chat sends is what `encode_chat` makes of the same turns."""
-    conversation = Conversation()
+def test_turn_tokens_begin_and_end_every_text(pairs: list[tuple[str, str]], last: str) -> None:
+    """As in training: `<s>`, then user, message, assistant, reply, `</s>` for each turn."""
+    conversation, ids = Conversation(), WITH_TURNS.special_tokens
+    expected = [ids["<s>"]]
     for message, reply in pairs:
         conversation = conversation.asked(message).answered(Reply(text=reply))
-    conversation = conversation.asked(last)
-    prompt = build_prompt(conversation, LAYOUTS[1], window=10_000, max_new_tokens=1)
-    assert encode_chat(WITH_TURNS, [*pairs, (last, None)]).ids == prompt.ids
+        expected += [ids["<|user|>"], *WITH_TURNS.encode(message)]
+        expected += [ids["<|assistant|>"], *WITH_TURNS.encode(reply), ids["</s>"]]
+    expected += [ids["<|user|>"], *WITH_TURNS.encode(last), ids["<|assistant|>"]]
+    prompt = build_prompt(conversation.asked(last), LAYOUTS[1], window=10_000, max_new_tokens=1)
+    assert expected == prompt.ids
 
 
 @pytest.mark.property
@@ -94,7 +107,7 @@ def test_a_turn_that_is_too_long_keeps_its_end(
     before: list[int], message: list[int], between: list[int], reply: list[int], room: int
 ) -> None:
     """The message loses its beginning first, then the reply; the frame is never touched."""
-    ids, cut = OpenTurn(before=before, message=message, between=between, reply=reply).fitted(room)
+    ids, cut = TurnParts(before=before, message=message, between=between, reply=reply).fitted(room)
     whole = before + message + between + reply
     assert len(whole) - cut == len(ids)
     assert len(ids) <= max(room, len(before) + len(between))
@@ -104,21 +117,25 @@ def test_a_turn_that_is_too_long_keeps_its_end(
     assert (cut == 0) == (len(whole) <= room or not message + reply)
 
 
-def test_plain_text_is_written_as_the_corpus_is() -> None:
-    """Two lines per turn, the system text as a paragraph, and no space after the last colon."""
-    conversation = Conversation(system="Be kind.").asked("Hi").answered(Reply(text="Hello."))
-    prompt = build_prompt(
-        conversation.asked("two\nlines"), PlainText(PLAIN), window=500, max_new_tokens=10
-    )
-    expected = "Be kind.\n\nUser: Hi\nAssistant: Hello.\nUser: two lines\nAssistant:"
-    assert expected == PLAIN.decode(prompt.ids)
-
-
-def test_a_reply_to_be_continued_ends_the_prompt() -> None:
-    """For /continue the prompt ends with what the reply says so far, to the last space."""
-    conversation = Conversation().asked("Hi").answered(Reply(text="Once upon ", finish="stopped"))
+@pytest.mark.parametrize(
+    ("conversation", "expected"),
+    [
+        (  # the system text is a paragraph, and no space follows the last colon
+            Conversation(system="Be kind.", turns=(HELLO,)).asked("two\nlines"),
+            "Be kind.\n\nUser: Hi\nAssistant: Hello.\nUser: two lines\nAssistant:",
+        ),
+        (  # for /continue the prompt ends with the reply, to the last space
+            Conversation().asked("Hi").answered(Reply(text="Once upon ", finish="stopped")),
+            "User: Hi\nAssistant: Once upon ",
+        ),
+        # A message whose reply failed is in no later prompt.
+        (Conversation().asked("lost").asked("kept"), "User: kept\nAssistant:"),
+    ],
+)
+def test_plain_text_is_written_as_the_corpus_is(conversation: Conversation, expected: str) -> None:
+    """Two lines for each turn with a reply; nothing is counted as hidden."""
     prompt = build_prompt(conversation, PlainText(PLAIN), window=500, max_new_tokens=10)
-    assert PLAIN.decode(prompt.ids) == "User: Hi\nAssistant: Once upon "
+    assert (expected, 0) == (PLAIN.decode(prompt.ids), prompt.hidden_turns)
 
 
 def test_a_loaded_reply_cannot_end_the_dialogue() -> None:
@@ -130,31 +147,12 @@ def test_a_loaded_reply_cannot_end_the_dialogue() -> None:
     assert PLAIN.decode(layout.past(verse)) == "User: a\nAssistant: one\ntwo\n"
 
 
-def test_unanswered_turns_are_not_shown() -> None:
-    """A message whose reply failed is in no later prompt, and is not counted as hidden."""
-    conversation = Conversation().asked("lost").asked("kept")
-    prompt = build_prompt(conversation, PlainText(PLAIN), window=500, max_new_tokens=10)
-    assert PLAIN.decode(prompt.ids) == "User: kept\nAssistant:"
-    assert prompt.hidden_turns == 0
-
-
-def test_conversations_are_values() -> None:
-    """No step changes the conversation that it starts from."""
-    first = Conversation().asked("a")
-    second = first.answered(Reply(text="b"))
-    assert first.turns[0].reply is None
-    assert second.without_last() == Conversation()
-    assert second.without_last(9) == Conversation()
-    assert second.answered(None) == first
-
-
 def test_the_layout_follows_the_tokenizer() -> None:
     """A tokenizer with tokens for both speakers gets them; any other gets plain text."""
     assert isinstance(layout_for(WITH_TURNS), TurnTokens)
     assert isinstance(layout_for(PLAIN), PlainText)
     only_user = CharTokenizer("ab", special_tokens=["<|user|>"])
     assert isinstance(layout_for(only_user), PlainText)
-    assert len("User: \nAssistant:\n") == frame_tokens(PlainText(PLAIN))
 
 
 @pytest.mark.property
@@ -165,32 +163,3 @@ def test_one_line_has_no_line_break(text: str) -> None:
     joined = joined_lines(text)
     assert len(joined.splitlines()) <= 1
     assert text.split() == joined.split()
-
-
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: type(layout).__name__)
-def test_a_message_longer_than_the_window_fills_what_is_not_reserved(
-    layout: PlainText | TurnTokens,
-) -> None:
-    """To the token, with a system text in front of it, and with a window of odd length."""
-    conversation = Conversation(system="Be brief.").asked("word " * 100)
-    for window, limit in ((101, 30), (101, 300)):
-        prompt = build_prompt(conversation, layout, window=window, max_new_tokens=limit)
-        reserved = min(limit, window // 2)
-        assert (len(prompt.ids), prompt.room) == (window - reserved, reserved)
-        assert isinstance(prompt.room, int)
-        assert layout.opening("Be brief.") == prompt.ids[: len(layout.opening("Be brief."))]
-
-
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: type(layout).__name__)
-def test_a_turn_that_just_fits_is_kept(layout: PlainText | TurnTokens) -> None:
-    """And is dropped from a window that is smaller by one token."""
-    turn = Turn(message="Who was he?", reply=Reply(text="A friend."))
-    conversation = Conversation(system="s", turns=(turn,)).asked("And she?")
-    whole = build_prompt(conversation, layout, window=10_000, max_new_tokens=7)
-    assert (whole.hidden_turns, whole.room_is_window) == (0, False)
-    fits = len(whole.ids) + 7
-    just = build_prompt(conversation, layout, window=fits, max_new_tokens=7)
-    assert (just.ids, just.hidden_turns) == (whole.ids, 0)
-    assert just.room_is_window  # the limit and the window end the reply at the same token
-    assert build_prompt(conversation, layout, window=fits - 1, max_new_tokens=7).hidden_turns == 1
-    assert conversation.without_last() == Conversation(system="s", turns=(turn,))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from yocto_chat.memorisation import longest_stretch, report, training_text
-from yocto_cli.arguments import UsageError
+from yocto_cli.command import UsageError
 from yocto_data import prepare
 from yocto_tokenizers import CharTokenizer
 

@@ -14,8 +14,14 @@ from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from yocto_chat.commands import COMMANDS
-from yocto_chat.reader import CommandCompleter, PlainReader, PromptReader
-from yocto_chat.typing_rules import goes_on, message_of, next_line
+from yocto_chat.reader import (
+    CommandCompleter,
+    PromptReader,
+    goes_on,
+    message_of,
+    next_line,
+    read_plainly,
+)
 
 MakeTalk = Callable[..., Any]
 PASTE = "\x1b[200~{}\x1b[201~"
@@ -23,10 +29,7 @@ PASTE = "\x1b[200~{}\x1b[201~"
 
 @pytest.fixture
 def keyboard() -> Iterator[PipeInput]:
-    with (
-        create_pipe_input() as keys,
-        create_app_session(input=keys, output=DummyOutput()),
-    ):
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
         yield keys
 
 
@@ -126,12 +129,11 @@ def test_plain_input_has_lines_too(talk: Any, monkeypatch: pytest.MonkeyPatch) -
     """Without a prompt that can be drawn, a backslash and quotes still make lines."""
     lines = iter(["a\\", "b", '"""x', "y", '"""'])
     monkeypatch.setattr("builtins.input", lambda _prompt: next(lines))
-    reader = PlainReader(talk.chat)
-    assert reader.read() == "a\nb"
-    assert reader.read() == "x\ny"
+    assert read_plainly(talk.chat) == "a\nb"
+    assert read_plainly(talk.chat) == "x\ny"
     talk.chat.draft = "old"
     monkeypatch.setattr("builtins.input", lambda _prompt: "half \udce9")
-    assert reader.read() == "half \ufffd"
+    assert read_plainly(talk.chat) == "half \ufffd"
     assert "the message was: old" in talk.shown
 
 

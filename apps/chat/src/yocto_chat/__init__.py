@@ -1,1 +1,10 @@
 """Talk to a yocto model in the terminal."""
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """The command, as it is installed; nothing heavy is imported before Ctrl-C is quiet."""
+    from yocto_cli.entry import start  # noqa: PLC0415 - importing the package costs nothing
+
+    start("yocto_chat.app", "yocto-chat")

@@ -1,4 +1,4 @@
-"""/alts: walk along a reply, see what else the model might have said, and let it say that."""
+"""/alts: step along a reply, see what else the model might have said, and let it say that."""
 
 import math
 from collections.abc import Callable
@@ -6,16 +6,15 @@ from dataclasses import dataclass
 
 from prompt_toolkit.application import Application
 from prompt_toolkit.formatted_text import StyleAndTextTuples
-from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout import FormattedTextControl, Layout, Window
-from prompt_toolkit.output import ColorDepth, Output
+from prompt_toolkit.output import ColorDepth
 from yocto_cli.screen.terminal import no_colour, one_line
 from yocto_model import Token
 from yocto_tokenizers import Tokenizer
 
-from yocto_chat.take import Take
+from yocto_chat.generation import Generation
 
 SHOWN = 5
 _BAR_CELLS = 24
@@ -24,191 +23,137 @@ _CONTEXT_CHARACTERS = 120  # of the reply, on either side of the token
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """A token that stands, or might have stood, at a place.
-
-    Attributes:
-        id: of the token.
-        text: its text, on one line, in quotes.
-        rank: 1 for the likeliest; None beyond those that are known.
-        probability: before any filter.
-        drawn: whether it is the one that was drawn.
-    """
+    """A token at a place of the reply: the one drawn, or another that was likely."""
 
     id: int
-    text: str
-    rank: int | None
-    probability: float
+    text: str  # in quotes
+    rank: int | None  # 1 for the likeliest; None beyond those that are known
+    probability: float  # before any filter
     drawn: bool
 
 
 def options_at(token: Token, tokenizer: Tokenizer) -> list[Option]:
     """The likeliest tokens at a place, and the one that was drawn if it is none of them."""
-    ranked = [
-        _option(tokenizer, token, id_, logprob, rank)
-        for rank, (id_, logprob) in enumerate(token.alternatives, start=1)
-    ]
-    options = [option for option in ranked if option.drawn or (option.rank or 0) <= SHOWN]
-    if not any(option.drawn for option in options):
-        options.append(_option(tokenizer, token, token.id, token.logprob or -math.inf, None))
-    return options
-
-
-def _option(
-    tokenizer: Tokenizer, token: Token, id_: int, logprob: float, rank: int | None
-) -> Option:
     names = {number: name for name, number in tokenizer.special_tokens.items()}
-    text = names.get(id_) or repr(tokenizer.decode_bytes([id_]).decode("utf-8", "replace"))
-    return Option(
-        id=id_,
-        text=one_line(text),
-        rank=rank,
-        probability=math.exp(min(logprob, 0.0)),
-        drawn=id_ == token.id,
-    )
+
+    def option(id_: int, logprob: float, rank: int | None) -> Option:
+        return Option(
+            id=id_,
+            text=names.get(id_) or repr(tokenizer.decode_bytes([id_]).decode("utf-8", "replace")),
+            rank=rank,
+            probability=math.exp(min(logprob, 0.0)),
+            drawn=id_ == token.id,
+        )
+
+    ranked = [option(*pair, rank) for rank, pair in enumerate(token.alternatives, start=1)]
+    if not any(each.drawn for each in ranked):
+        drawn = option(token.id, -math.inf if token.logprob is None else token.logprob, None)
+        return [*ranked[:SHOWN], drawn]
+    return [each for index, each in enumerate(ranked) if index < SHOWN or each.drawn]
 
 
-class Walk:
-    """The state of the walk: a place, and an option there.
+class Browser:
+    """A place in a reply, and the option chosen there."""
 
-    Args:
-        take: the reply; at least one of its tokens is shown.
-        tokenizer: the model's.
-    """
+    def __init__(self, reply: Generation, tokenizer: Tokenizer) -> None:
+        self._tokens, self._tokenizer = reply.shown, tokenizer
+        self._places = [place for place, token in enumerate(reply.shown) if token.text]
+        self._index = 0
+        self.move(0)
 
-    def __init__(self, take: Take, tokenizer: Tokenizer) -> None:
-        self._take, self._tokenizer = take, tokenizer
-        self._places = sorted({span.token for span in take.spans})
-        self._index = self._choice = 0
-        self._choose_drawn()
-
-    @property
-    def length(self) -> int:
-        """Number of places."""
-        return len(self._places)
+    def move(self, by: int) -> None:
+        """Go along the reply."""
+        self._index = min(max(0, self._index + by), len(self._places) - 1)
+        self.options = options_at(self._tokens[self.place], self._tokenizer)
+        self._choice = next(i for i, option in enumerate(self.options) if option.drawn)
 
     @property
     def place(self) -> int:
-        """Index of the token in the take."""
+        """Index of the token in the reply."""
         return self._places[self._index]
 
     @property
-    def options(self) -> list[Option]:
-        """What might stand at this place, likeliest first."""
-        return options_at(self._take.tokens[self.place], self._tokenizer)
-
-    @property
     def chosen(self) -> Option:
-        """The option that Enter takes."""
         return self.options[self._choice]
 
-    def step(self, by: int) -> None:
-        """Go along the reply."""
-        self._index = min(max(0, self._index + by), len(self._places) - 1)
-        self._choose_drawn()
-
     def to_surprise(self) -> None:
-        """Go to the next place where the model did not take its first choice."""
+        """Go to the next place where the likeliest token was not drawn."""
         for index in range(self._index + 1, len(self._places)):
-            token = self._take.tokens[self._places[index]]
+            token = self._tokens[self._places[index]]
             if token.alternatives and token.alternatives[0][0] != token.id:
-                self._index = index
-                self._choose_drawn()
+                self.move(index - self._index)
                 return
 
     def choose(self, by: int) -> None:
-        """Go along the options."""
         self._choice = min(max(0, self._choice + by), len(self.options) - 1)
 
-    def _choose_drawn(self) -> None:
-        self._choice = next(i for i, option in enumerate(self.options) if option.drawn)
-
     def fragments(self, *, columns: int, unicode: bool) -> StyleAndTextTuples:
-        """The walk as it stands, for a window this wide."""
-        texts: dict[int, str] = {}
-        for span in self._take.spans:
-            texts[span.token] = texts.get(span.token, "") + span.text
-        before = one_line("".join(texts[p] for p in self._places if p < self.place))
-        after = one_line("".join(texts[p] for p in self._places if p > self.place))
-        result: StyleAndTextTuples = [
-            ("", before[-_CONTEXT_CHARACTERS:]),
-            ("reverse", one_line(texts[self.place])),
-            ("", after[:_CONTEXT_CHARACTERS]),
-            ("", f"\n\ntoken {self._index + 1} of {len(self._places)}\n"),
-        ]
-        for option in self.options:
-            result += self._row(option, columns=columns, unicode=unicode)
+        """What to draw in a window this wide."""
+        before = "".join(token.text for token in self._tokens[: self.place])
+        after = "".join(token.text for token in self._tokens[self.place + 1 :])
         arrows = ("←→", "↑↓") if unicode else ("Left/Right", "Up/Down")
         keys = f"{arrows[0]} along the reply, Tab to a surprise, {arrows[1]} choose"
-        return [*result, ("dim", f"{keys}, Enter swaps, q leaves")]
+        return [
+            ("", one_line(before[-_CONTEXT_CHARACTERS:])),
+            ("reverse", one_line(self._tokens[self.place].text)),
+            ("", one_line(after[:_CONTEXT_CHARACTERS])),
+            ("", f"\n\ntoken {self._index + 1} of {len(self._places)}\n"),
+            *(self._row(option, columns, "█" if unicode else "#") for option in self.options),
+            ("dim", f"{keys}, Enter swaps, q leaves"),
+        ]
 
-    def _row(self, option: Option, *, columns: int, unicode: bool) -> StyleAndTextTuples:
-        mark = ">" if option.id == self.chosen.id else " "
+    def _row(self, option: Option, columns: int, block: str) -> tuple[str, str]:
+        mark = ">" if option is self.chosen else " "
         rank = f"{option.rank}." if option.rank else "-"
         note = "said" if option.drawn else ""
-        text = f"{mark} {rank:>2} {option.text:<5} {100 * option.probability:5.1f} % {note:<4} "
+        share = f"{100 * option.probability:5.1f} %"
+        text = f"{mark} {rank:>2} {one_line(option.text):<5} {share} {note:<4} "
         cells = max(0, min(_BAR_CELLS, columns - len(text) - 1))
-        bar = ("█" if unicode else "#") * round(option.probability * cells)
-        return [("bold" if mark == ">" else "", f"{text}{bar}\n")]
+        bar = block * round(option.probability * cells)
+        return "bold" if mark == ">" else "", f"{text}{bar}\n"
 
 
-def choose(
-    take: Take,
-    tokenizer: Tokenizer,
-    *,
-    unicode: bool,
-    terminal_input: Input | None = None,
-    terminal_output: Output | None = None,
-) -> tuple[int, int] | None:
-    """Let the user walk along a take.
-
-    Args:
-        take: at least one of its tokens is shown.
-        tokenizer: the model's.
-        unicode: whether the terminal shows signs beyond ASCII.
-        terminal_input: instead of the process's own, in tests.
-        terminal_output: the same.
+def choose(reply: Generation, tokenizer: Tokenizer, *, unicode: bool) -> tuple[int, int] | None:
+    """Let the user step along a reply, at least one of whose tokens has text.
 
     Returns:
         The place and the id to put there, or None to leave the reply as it is.
     """
-    walk = Walk(take, tokenizer)
+    browser = Browser(reply, tokenizer)
 
     def fragments() -> StyleAndTextTuples:
         columns = application.output.get_size().columns
-        return walk.fragments(columns=columns, unicode=unicode)
+        return browser.fragments(columns=columns, unicode=unicode)
 
     control = FormattedTextControl(fragments, show_cursor=False)
     application: Application[tuple[int, int] | None] = Application(
         layout=Layout(Window(control, wrap_lines=True, dont_extend_height=True)),
-        key_bindings=_keys(walk),
+        key_bindings=_keys(browser),
         erase_when_done=True,
         color_depth=ColorDepth.DEPTH_1_BIT if no_colour() else None,
-        input=terminal_input,
-        output=terminal_output,
     )
     return application.run()
 
 
-def _keys(walk: Walk) -> KeyBindings:
-    """What each key does."""
+def _keys(browser: Browser) -> KeyBindings:
     keys = KeyBindings()
 
     def on(*names: str, do: Callable[[], None]) -> None:
         for name in names:
             keys.add(name)(lambda _event: do())
 
-    on("left", "h", do=lambda: walk.step(-1))
-    on("right", "l", do=lambda: walk.step(1))
-    on("home", do=lambda: walk.step(-walk.length))
-    on("end", do=lambda: walk.step(walk.length))
-    on("tab", do=walk.to_surprise)
-    on("up", "k", do=lambda: walk.choose(-1))
-    on("down", "j", do=lambda: walk.choose(1))
+    on("left", "h", do=lambda: browser.move(-1))
+    on("right", "l", do=lambda: browser.move(1))
+    on("home", do=lambda: browser.move(-(1 << 30)))
+    on("end", do=lambda: browser.move(1 << 30))
+    on("tab", do=browser.to_surprise)
+    on("up", "k", do=lambda: browser.choose(-1))
+    on("down", "j", do=lambda: browser.choose(1))
 
     @keys.add(Keys.Enter)
     def _(event: KeyPressEvent) -> None:
-        taken = None if walk.chosen.drawn else (walk.place, walk.chosen.id)
-        event.app.exit(result=taken)
+        chosen = browser.chosen
+        event.app.exit(result=None if chosen.drawn else (browser.place, chosen.id))
 
     @keys.add("q")
     @keys.add(Keys.Escape, eager=True)

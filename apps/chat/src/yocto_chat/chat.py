@@ -1,6 +1,6 @@
 """Chat: a conversation with a model that is under way, and all that can be done with it.
 
-What is said is in `conversation.py`, what is shown in `screen.py`, what is typed in `reader.py`;
+What was said is in `conversation.py`, what is shown in `screen.py`, what is typed in `reader.py`;
 here they meet. Every method leaves a conversation that can go on, whatever went wrong.
 """
 
@@ -8,18 +8,25 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from yocto_cli.arguments import UsageError
-from yocto_cli.sampling_arguments import SamplingArguments
-from yocto_cli.screen.terminal import counted, one_line
-from yocto_model import Token
+from yocto_cli.command import UsageError
+from yocto_cli.model_arguments import SamplingArguments
+from yocto_cli.screen.terminal import counted
+from yocto_model import ModelError, Token
 
-from yocto_chat.characters import known_part, unknown_characters
-from yocto_chat.chat_model import ChatModel
-from yocto_chat.conversation import Conversation, Finish, Prompt, Reply, build_prompt
-from yocto_chat.layout import frame_tokens, layout_for
-from yocto_chat.screen import Screen
-from yocto_chat.speaking import let_speak
-from yocto_chat.take import Take
+from yocto_chat.conversation import (
+    Conversation,
+    Finish,
+    Prompt,
+    Reply,
+    Turn,
+    build_prompt,
+    known_part,
+    layout_for,
+    unknown_characters,
+)
+from yocto_chat.generation import ChatModel, Generation
+from yocto_chat.keyboard import interruptible
+from yocto_chat.screen import Screen, Writer
 
 MAX_MESSAGE_CHARACTERS = 100_000
 _MOST_NAMED = 10
@@ -32,8 +39,8 @@ _ENDINGS: dict[Finish, str] = {
     "stopped": "stopped: /continue",
 }
 
-#: Lets the user look at a take's alternatives; the place and the id to put there, or None.
-Chooser = Callable[[Take], tuple[int, int] | None]
+#: Lets the user look at a reply's alternatives; the place and the id to put there, or None.
+Chooser = Callable[[Generation], tuple[int, int] | None]
 
 
 class Chat:
@@ -41,20 +48,10 @@ class Chat:
 
     Args:
         model: who answers.
-        settings: how.
+        settings: how the next reply will be drawn.
         screen: where it is shown.
         max_ctx_tokens: the window, if it is to be smaller than the model's; 0 for the model's.
         system: a text that stays in front of the conversation.
-
-    Attributes:
-        conversation: what has been said.
-        settings: how the next reply will be drawn.
-        take: the last reply as it was drawn, as long as it is the last thing said.
-        tinted: whether replies show how likely each token was.
-        draft: a message to be edited next.
-        finished: whether the user wants to leave.
-        choose: shows alternatives; None where the terminal cannot.
-        tokens_drawn: by all replies so far.
 
     Raises:
         UsageError: the window is too small, or the system text too long for it.
@@ -73,12 +70,12 @@ class Chat:
         self.layout = layout_for(model.tokenizer)
         self.window = min(model.block_size, max_ctx_tokens or model.block_size)
         self.conversation = Conversation()
-        self.take: Take | None = None
-        self.tinted = self.finished = False
-        self.draft = ""
-        self.choose: Chooser | None = None
-        self.tokens_drawn = 0
-        self._before_take = ""  # what the last reply said before `take` began
+        self.last: Generation | None = None  # how the last thing said was drawn, if it was here
+        self.tokens_drawn = 0  # by all replies
+        self.tinted = False  # whether replies show how likely each token was
+        self.draft = ""  # a message to be edited next
+        self.finished = False  # whether the user wants to leave
+        self.choose: Chooser | None = None  # shows alternatives; None where the terminal cannot
         self._hidden_said = 0
         self.set_system(system)
 
@@ -87,8 +84,8 @@ class Chat:
     @property
     def context_tokens(self) -> int:
         """How much of the window is taken."""
-        if self.take:
-            return min(self.take.context_tokens, self.window)
+        if self.last:
+            return min(self.last.context_tokens, self.window)
         total = len(self.layout.opening(self.conversation.system))
         for turn in reversed(self.conversation.turns):
             if turn.answered:
@@ -98,21 +95,24 @@ class Chat:
                 total += size
         return total
 
-    def set_system(self, text: str) -> None:
-        """Pin a text in front of the conversation; "" for none.
+    def prompt(self, conversation: Conversation) -> Prompt:
+        """What the model is given for a reply to the last turn of a conversation."""
+        limit = self.settings.max_new_tokens
+        return build_prompt(conversation, self.layout, window=self.window, max_new_tokens=limit)
 
-        Raises:
-            UsageError: it leaves too little of the window for a message.
-        """
-        frame = len(self.layout.opening("")) + frame_tokens(self.layout)
+    def set_system(self, text: str) -> None:
+        """Pin a text in front of the conversation; a `UsageError` if there is no room for it."""
+        opening = len(self.layout.opening(""))
+        frame = opening + len(self.layout.past(Turn(message="")))
         # However many tokens a reply may take, half of the window is left; a message needs a few.
         room = self.window - self.window // 2 - frame
         if room < self.window // 16 + 1:
+            larger = " or a larger --max_ctx_tokens" if self.window < self.model.block_size else ""
             raise UsageError(
                 f"a window of {self.window} tokens is too small to talk in; "
-                f"use a model with a larger block_size{self._or_a_larger_limit()}"
+                f"use a model with a larger block_size{larger}"
             )
-        size = len(self.layout.opening(text)) - len(self.layout.opening(""))
+        size = len(self.layout.opening(text)) - opening
         if size > (allowed := room - self.window // 16):
             raise UsageError(
                 f"the system text takes {size} tokens, and this window of {self.window} has room "
@@ -120,28 +120,17 @@ class Chat:
             )
         self._tell_unknown(text)
         self.conversation = replace(self.conversation, system=text)
-        self.take = None
-
-    def _or_a_larger_limit(self) -> str:
-        return ", or a larger --max_ctx_tokens" if self.window < self.model.block_size else ""
+        self.last = None
 
     # --- turns -----------------------------------------------------------------------------------
 
     def send(self, message: str) -> None:
-        """Say something and let the model answer.
-
-        Raises:
-            UsageError: there is nothing in it that the model can read.
-        """
+        """Say something and let the model answer."""
         self.ask(message)
-        self._speak(self.next_seed())
+        self._reply(self.next_seed())
 
     def ask(self, message: str) -> None:
-        """Say something.
-
-        Raises:
-            UsageError: there is nothing in it that the model can read.
-        """
+        """Say something; a `UsageError` if the model can read nothing of it."""
         if len(message) > MAX_MESSAGE_CHARACTERS:
             cut = len(message) - MAX_MESSAGE_CHARACTERS
             self.screen.notice(f"the message is too long; its first {cut:,} characters are cut")
@@ -157,142 +146,96 @@ class Chat:
     def retry(self, seed: int | None = None) -> None:
         """Answer the last message again, with a new seed or the one given."""
         self.conversation = self.conversation.answered(None)
-        self._speak(self._drawn_seed() if seed is None else seed)
+        self._reply(_new_seed() if seed is None else seed)
 
     def extend(self) -> None:
-        """Go on with the last reply."""
-        self._speak(self._drawn_seed())
+        self._reply(_new_seed())
 
     def swap(self, place: int, token: int) -> None:
-        """Put another token at a place of the last take, and go on from there."""
-        assert self.take is not None  # noqa: S101 - the command is not available without
-        drawn = self.take.tokens[place]
+        """Put another token at a place of the last reply, and go on from there."""
+        assert self.last is not None  # noqa: S101 - the command is not available without
+        *before, drawn = self.last.tokens[: place + 1]
         decoder = self.model.tokenizer.stream_decoder()
-        for earlier in self.take.tokens[:place]:
+        for earlier in before:
             decoder.push(earlier.id)
         other = replace(
             drawn, id=token, text=decoder.push(token), logprob=dict(drawn.alternatives).get(token)
         )
-        kept = [*self.take.tokens[:place], other]
-        self._speak(self._drawn_seed(), kept=kept)
-
-    def undo(self, n_turns: int) -> None:
-        """Forget the last turns."""
-        self.conversation = self.conversation.without_last(n_turns)
-        self._forget_take()
-
-    def edit(self) -> None:
-        """Take the last message back and offer it for editing."""
-        self.draft = self.conversation.turns[-1].message
-        self.undo(1)
-
-    def reset(self) -> None:
-        """Forget all turns; system text and settings stay."""
-        self.undo(len(self.conversation.turns))
+        self._reply(_new_seed(), kept=[*before, other])
 
     def resume(self, conversation: Conversation) -> None:
-        """Go on with another conversation.
-
-        Raises:
-            UsageError: its system text is too long.
-        """
-        self.set_system(conversation.system)
+        """Go on with another conversation, or with less of this one; raises as `set_system`."""
+        if conversation.system != self.conversation.system:
+            self.set_system(conversation.system)
         self.conversation = conversation
-        self._forget_take()
+        self.last, self._hidden_said = None, 0
 
-    # --- speaking --------------------------------------------------------------------------------
+    # --- replies ---------------------------------------------------------------------------------
 
     def next_seed(self) -> int:
         """The seed that the user has set, or a new one."""
-        return self._drawn_seed() if self.settings.seed is None else self.settings.seed
+        return _new_seed() if self.settings.seed is None else self.settings.seed
 
-    @staticmethod
-    def _drawn_seed() -> int:
-        return secrets.randbelow(_LARGEST_DRAWN_SEED)
-
-    def take_of_last_message(self, settings: SamplingArguments, seed: int) -> Take:
-        """A reply to the last message from its beginning; nothing here changes by it."""
-        prompt = self._prompt(self.conversation.answered(None), settings)
+    def fresh_reply(self, settings: SamplingArguments, seed: int) -> Generation:
+        """A reply to the last message, not drawn yet; the conversation stays as it is."""
+        prompt = self.prompt(self.conversation.answered(None))
         self._tell_hidden(prompt)
-        return self._take(prompt, settings, seed, before="")
+        return Generation(self.model, prompt, self.layout, settings=settings, seed=seed)
 
-    def _speak(self, seed: int, *, kept: Sequence[Token] = ()) -> None:
-        """Let the model answer the last message, or go on with its answer.
+    def run(self, generation: Generation, write: Callable[[Token], object]) -> ModelError | None:
+        """Draw a reply; what was wrong, if the model could not go on.
 
-        Args:
-            seed: of the reply.
-            kept: tokens of the last take to go on from.
+        Ctrl-C ends it after the token being drawn, a second Ctrl-C at once.
         """
+        try:
+            with interruptible() as interrupted:
+                generation.run(write, interrupted=interrupted)
+        except KeyboardInterrupt:
+            pass
+        except ModelError as error:
+            return error
+        return None
+
+    def _reply(self, seed: int, *, kept: Sequence[Token] = ()) -> None:
+        """Answer the last message, or go on with the answer, from `kept` tokens of it if any."""
         turn = self.conversation.turns[-1]
         before, seeds = (turn.reply.text, turn.reply.seeds) if turn.reply else ("", ())
-        if kept and self.take:
-            before, prompt = self._before_take, self.take.prompt
+        if kept and self.last:
+            before, prompt = self.last.before, self.last.prompt
         else:
-            prompt = self._prompt(self.conversation, self.settings)
+            prompt = self.prompt(self.conversation)
         self._tell_hidden(prompt)
-        writer = self.screen.reply(tinted=self.tinted)
+        writer = Writer(self.screen, tinted=self.tinted)
         writer.recall(before)
-        take = self._take(prompt, self.settings, seed, before=before, kept=kept)
-        writer.write(take.spans)
-        problem = let_speak(take, writer.write)
-        if take.finish == "stopped":
+        last = Generation(
+            self.model, prompt, self.layout,
+            settings=self.settings, seed=seed, before=before, kept=kept,
+        )  # fmt: skip
+        problem = self.run(last, writer.token)
+        if last.finish == "stopped":
             writer.mark("(stopped)")
         writer.end()
-        self._keep(take, before, (*seeds, seed))
+        text = before + last.text
+        text = text.rstrip() if last.finish == "stop" else text
+        reply = Reply(text=text, finish=last.finish, seeds=(*seeds, seed))
+        self.conversation = self.conversation.answered(reply if text else None)
+        self.last = last
+        self.tokens_drawn += last.n_drawn
         if problem:
             self.screen.problem(f"the model could not go on: {problem}")
-        elif not take.text and take.finish != "stopped":
-            self.screen.line("(nothing more)" if before else "(no reply)", dim=True)
-        self.screen.facts(*self.facts_of(take))
+        elif not last.text and last.finish != "stopped":
+            self.screen.remark("(nothing more)" if before else "(no reply)")
+        self.screen.summary(*self.summary_of(last))
 
-    def _prompt(self, conversation: Conversation, settings: SamplingArguments) -> Prompt:
-        return build_prompt(
-            conversation,
-            self.layout,
-            window=self.window,
-            max_new_tokens=settings.max_new_tokens,
-        )
-
-    def _take(
-        self,
-        prompt: Prompt,
-        settings: SamplingArguments,
-        seed: int,
-        *,
-        before: str,
-        kept: Sequence[Token] = (),
-    ) -> Take:
-        return Take(
-            self.model,
-            prompt,
-            settings=settings,
-            seed=seed,
-            stops=self.layout.stops,
-            begins_line=not before and not self.layout.has_turn_tokens,
-            kept=kept,
-        )
-
-    def _keep(self, take: Take, before: str, seeds: tuple[int, ...]) -> None:
-        text = before + take.text
-        finish = take.finish or "stopped"
-        reply = Reply(text=text.rstrip() if finish == "stop" else text, finish=finish, seeds=seeds)
-        self.conversation = self.conversation.answered(reply if reply.text else None)
-        self.take, self._before_take = take, before
-        self.tokens_drawn += take.n_drawn
-
-    def _forget_take(self) -> None:
-        self.take, self._before_take, self._hidden_said = None, "", 0
-
-    # --- saying what happened --------------------------------------------------------------------
-
-    def facts_of(self, take: Take) -> list[str]:
-        """A take in numbers: tokens, speed, seed, context, how it ended."""
+    def summary_of(self, reply: Generation) -> list[str]:
+        """A reply in numbers: tokens, speed, seed, context, how it ended."""
+        speed = reply.n_drawn / reply.seconds if reply.seconds else 0.0
         return [
-            counted(take.n_drawn, "token"),
-            f"{take.tokens_per_second:.0f} tok/s",
-            f"seed {take.seed}",
-            f"ctx {min(take.context_tokens, self.window)}/{self.window}",
-            _ENDINGS[take.finish or "stopped"],
+            counted(reply.n_drawn, "token"),
+            f"{speed:.0f} tok/s",
+            f"seed {reply.seed}",
+            f"ctx {min(reply.context_tokens, self.window)}/{self.window}",
+            _ENDINGS[reply.finish],
         ]
 
     def _tell_hidden(self, prompt: Prompt) -> None:
@@ -310,7 +253,11 @@ class Chat:
     def _tell_unknown(self, text: str) -> None:
         unknown = unknown_characters(self.model.tokenizer, text)
         if unknown:
-            named = ", ".join(f"'{one_line(c)}' (U+{ord(c):04X})" for c in unknown[:_MOST_NAMED])
+            named = ", ".join(f"'{c}' (U+{ord(c):04X})" for c in unknown[:_MOST_NAMED])
             more = len(unknown) - _MOST_NAMED
             rest = f" and {more} more" if more > 0 else ""
             self.screen.notice(f"left out, as this model does not know them: {named}{rest}")
+
+
+def _new_seed() -> int:
+    return secrets.randbelow(_LARGEST_DRAWN_SEED)

@@ -1,43 +1,78 @@
-"""The commands of the chat: one table, from which help, completion and suggestions derive."""
+"""The commands of the chat: each a function, whose docstring is its help.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+`command` puts it into `COMMANDS`, from which /help, completion and suggestions derive. Names, types
+and ranges of the settings are those of the flags: `/set top_p 2` and `--top_p 2` are refused in the
+same words.
+"""
 
-from yocto_cli.arguments import UsageError
-from yocto_cli.fields import suggestion
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from yocto_chat import handlers
+from yocto_cli.arguments import Flag, flags_of, suggestion
+from yocto_cli.command import UsageError
+from yocto_cli.model_arguments import SamplingArguments
+from yocto_cli.screen.terminal import counted
+
+from yocto_chat import memorisation, tokens_view, transcript
 from yocto_chat.chat import Chat
-from yocto_chat.parameters import PARAMETERS, SHORTCUTS
+from yocto_chat.screen import Writer
+from yocto_chat.transcript import Transcript
+
+_MOST_COMPARED = 6
+_RANDOM = "random"
+#: Every setting that is one value.
+SETTINGS = {name: flag for name, flag in flags_of(SamplingArguments).items() if name != "stop"}
+#: Commands that set one of them, under its name or, where that is long, a shorter one.
+SHORTCUTS = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "seed": "seed",
+    "max": "max_new_tokens",
+}
+
+#: Does a command; gets what follows its name.
+Handler = Callable[[Chat, str], None]
+#: Says why a command cannot be used now, or None.
+Need = Callable[[Chat], str | None]
 
 
-def _always(_chat: Chat) -> str | None:
-    return None
+# --- the table -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+def needs_turn(chat: Chat) -> str | None:
+    """A message."""
+    return None if chat.conversation.turns else "there is no message yet"
+
+
+def needs_reply(chat: Chat) -> str | None:
+    """A reply to the last message."""
+    turns = chat.conversation.turns
+    return None if turns and turns[-1].answered else "there is no reply yet"
+
+
+def needs_alternatives(chat: Chat) -> str | None:
+    """A reply that was drawn here, and a terminal that can show its alternatives."""
+    if chat.choose is None:
+        return "this terminal cannot show it; it needs one that moves its cursor"
+    return None if chat.last and chat.last.text else "there is no reply to step through; /retry"
+
+
+@dataclass(frozen=True)
 class Command:
-    """One command.
+    """One command."""
 
-    Attributes:
-        name: without the slash.
-        usage: what may follow the name.
-        help: what it does, in a line.
-        handler: does it; gets what follows the name.
-        aliases: other names.
-        available: why it cannot be used now, or None.
-        words: what the word after the name may be, for completion.
-        takes_path: whether a file's name follows.
-    """
-
-    name: str
-    help: str
-    handler: Callable[[Chat, str], None]
-    usage: str = ""
-    aliases: tuple[str, ...] = ()
-    available: Callable[[Chat], str | None] = _always
-    words: Sequence[str] = ()
-    takes_path: bool = False
+    name: str  # without the slash
+    help: str  # in a line
+    handler: Handler
+    usage: str  # of what follows the name
+    aliases: tuple[str, ...]
+    needs: Need
+    completions: Sequence[str]  # for the word after the name
+    takes_path: bool  # whether a file's name follows
 
     @property
     def synopsis(self) -> str:
@@ -45,134 +80,32 @@ class Command:
         return f"/{self.name} {self.usage}".rstrip()
 
 
-def _setter(shortcut: str) -> Command:
-    name = SHORTCUTS[shortcut]
-    return Command(
-        name=shortcut,
-        usage="[value]",
-        help=f"show or set {name}",
-        handler=lambda chat, text: handlers.set_parameter(chat, f"{name} {text}"),
-        words=("random",) if name == "seed" else (),
-    )
+COMMANDS: list[Command] = []
 
 
-COMMANDS: tuple[Command, ...] = (
-    Command(
-        name="help",
-        aliases=("?",),
-        usage="[command]",
-        help="list the commands, or explain one",
-        handler=lambda chat, text: handlers.help_text(chat, text, COMMANDS, find),
-    ),
-    Command(
-        name="exit", aliases=("quit", "bye"), help="leave; Ctrl-D does too", handler=handlers.leave
-    ),
-    Command(
-        name="reset",
-        aliases=("clear", "new"),
-        help="forget the turns; system text and settings stay",
-        handler=handlers.reset,
-    ),
-    Command(
-        name="system",
-        usage="[text]",
-        help="show or set the text pinned in front; /system - removes it",
-        handler=handlers.system,
-        words=("-",),
-    ),
-    Command(
-        name="set",
-        usage="[name [value]]",
-        help="show or set how replies are drawn",
-        handler=handlers.set_parameter,
-        words=tuple(PARAMETERS),
-    ),
-    *(_setter(shortcut) for shortcut in SHORTCUTS),
-    Command(
-        name="retry",
-        usage="[seed]",
-        help="answer the last message again, with a new seed",
-        handler=handlers.retry,
-        available=handlers.needs_turn,
-    ),
-    Command(
-        name="undo",
-        usage="[n]",
-        help="take back the last turn, or the last n",
-        handler=handlers.undo,
-        available=handlers.needs_turn,
-    ),
-    Command(
-        name="edit",
-        help="take back the last message and change it",
-        handler=handlers.edit,
-        available=handlers.needs_turn,
-    ),
-    Command(
-        name="continue",
-        help="go on with the last reply",
-        handler=handlers.extend,
-        available=handlers.needs_turn,
-    ),
-    Command(
-        name="save",
-        usage="[file]",
-        help="write the conversation to a new file that training can read",
-        handler=handlers.save,
-        available=handlers.needs_reply,
-        takes_path=True,
-    ),
-    Command(
-        name="load",
-        usage="file",
-        help="go on with a conversation that was saved",
-        handler=handlers.load,
-        takes_path=True,
-    ),
-    Command(name="stats", help="model, context, speed and settings", handler=handlers.stats),
-    Command(
-        name="tokens",
-        usage="[text]",
-        help="how the conversation, or a text, splits into tokens",
-        handler=handlers.tokens,
-    ),
-    Command(
-        name="probs",
-        usage="[on|off]",
-        help="tint replies by how likely each token was",
-        handler=handlers.probabilities,
-        words=("on", "off"),
-    ),
-    Command(
-        name="alts",
-        help="step through the last reply, see what else it might have said, and swap",
-        handler=handlers.alternatives,
-        available=handlers.needs_take,
-    ),
-    Command(
-        name="compare",
-        usage="temperature ...",
-        help="answer at several temperatures with one seed, side by side",
-        handler=handlers.compare,
-        available=handlers.needs_turn,
-    ),
-    Command(
-        name="memorised",
-        aliases=("memorized",),
-        help="the longest stretch of the last reply that the training text holds word for word",
-        handler=handlers.memorised,
-        available=handlers.needs_reply,
-    ),
-)
+def command(
+    name: str,
+    *aliases: str,
+    usage: str = "",
+    needs: Need = lambda _chat: None,
+    completions: Sequence[str] = (),
+    takes_path: bool = False,
+) -> Callable[[Handler], Handler]:
+    """Make a function a command; one without `usage` takes nothing after its name."""
+
+    def register(handler: Handler) -> Handler:
+        help_ = (handler.__doc__ or "").removesuffix(".")
+        COMMANDS.append(
+            Command(name, help_, handler, usage, aliases, needs, completions, takes_path)
+        )
+        return handler
+
+    return register
 
 
 def find(name: str) -> Command:
-    """The command of this name, without its slash.
-
-    Raises:
-        UsageError: there is none; the nearest is suggested.
-    """
-    names = {n: command for command in COMMANDS for n in (command.name, *command.aliases)}
+    """The command of this name, without its slash; the nearest is suggested if there is none."""
+    names = {each: command for command in COMMANDS for each in (command.name, *command.aliases)}
     if name in names:
         return names[name]
     hint = suggestion(name, names, "/", shortest=1) or "; /help lists the commands"
@@ -182,16 +115,264 @@ def find(name: str) -> Command:
 def act(chat: Chat, line: str) -> None:
     """Do what a line says: a command, or else a message.
 
-    `//` at the beginning sends a message that begins with a slash.
-
-    Raises:
-        UsageError: it cannot be done; the user is told, and the conversation goes on.
+    `//` at the beginning sends a message that begins with a slash. A `UsageError` is shown to the
+    user, and the conversation goes on.
     """
     if not line.startswith("/") or line.startswith("//"):
+        if line.strip() in ("exit", "quit", "bye", "help"):
+            chat.screen.notice(f"this goes to the model; the command is /{line.strip()}")
         chat.send(line.removeprefix("/") if line.startswith("//") else line)
         return
     name, _, rest = line[1:].partition(" ")
-    command = find(name.strip())
-    if reason := command.available(chat):
+    command, rest = find(name.strip()), rest.strip()
+    if reason := command.needs(chat):
         raise UsageError(f"/{command.name}: {reason}")
-    command.handler(chat, rest.strip())
+    if rest and not command.usage:
+        raise UsageError(f"/{command.name} takes nothing after it")
+    command.handler(chat, rest)
+
+
+# --- the session ---------------------------------------------------------------------------------
+
+
+@command("help", "?", usage="[command]")
+def show_help(chat: Chat, text: str) -> None:
+    """List the commands, or explain one."""
+    if text:
+        command = find(text.removeprefix("/"))
+        chat.screen.line(f"{command.synopsis}: {command.help}")
+        if command.aliases:
+            chat.screen.remark(f"also /{', /'.join(command.aliases)}")
+        return
+    chat.screen.rows((c.synopsis, c.help) for c in COMMANDS if c.name not in SHORTCUTS)
+    chat.screen.remark(
+        f"/{', /'.join(SHORTCUTS)} are short for /set. "
+        'Enter sends; Alt-Enter, a \\ at the end, or """ make lines. Ctrl-C stops a reply, '
+        "Ctrl-R searches, Ctrl-X Ctrl-E opens an editor. // begins a message with a slash."
+    )
+
+
+@command("exit", "quit", "bye")
+def leave(chat: Chat, _text: str) -> None:
+    """Leave; Ctrl-D does too."""
+    chat.finished = True
+
+
+@command("reset", "clear", "new")
+def reset(chat: Chat, _text: str) -> None:
+    """Forget the turns; system text and settings stay."""
+    forgotten = counted(len(chat.conversation.turns), "turn")
+    chat.resume(replace(chat.conversation, turns=()))
+    chat.screen.notice(f"{forgotten} forgotten")
+
+
+@command("system", usage="[text]", completions=("-",))
+def system(chat: Chat, text: str) -> None:
+    """Show or set the text pinned in front; /system - removes it."""
+    if text:
+        chat.set_system("" if text == "-" else text)
+    pinned = chat.conversation.system
+    chat.screen.line(f"system text: {pinned}" if pinned else "no system text", dim=True)
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+@command("set", usage="[name [value]]", completions=tuple(SETTINGS))
+def set_setting(chat: Chat, text: str) -> None:
+    """Show or set how replies are drawn."""
+    name, _, value = text.partition(" ")
+    if name:
+        name = _setting_named(name)
+        if value := value.strip():
+            chat.settings = changed(chat.settings, name, value)
+    chat.screen.summary(*_shown(chat.settings, [name] if name else SETTINGS))
+
+
+def _setter(shortcut: str, name: str) -> None:
+    def handler(chat: Chat, text: str) -> None:
+        set_setting(chat, f"{name} {text}")
+
+    handler.__doc__ = f"Show or set {name}."
+    completions = (_RANDOM,) if name == "seed" else ()
+    command(shortcut, usage="[value]", completions=completions)(handler)
+
+
+for _shortcut, _name in SHORTCUTS.items():
+    _setter(_shortcut, _name)
+
+
+def _setting_named(name: str) -> str:
+    plain = name.replace("-", "_")
+    full = SHORTCUTS.get(plain, plain)
+    if full in SETTINGS:
+        return full
+    hint = suggestion(plain, [*SETTINGS, *SHORTCUTS]) or f"; there are {', '.join(SETTINGS)}"
+    raise UsageError(f"no setting is called {name!r}{hint}")
+
+
+def changed(settings: SamplingArguments, name: str, text: str) -> SamplingArguments:
+    """The settings with a value as it was typed; the seed may be `random`, new for every reply."""
+    value: Any = None if (name, text) == ("seed", _RANDOM) else SETTINGS[name].parse(text)
+    new = replace(settings, **{name: value})
+    if problems := new.problems():
+        raise UsageError("; ".join(problem.removeprefix("--") for problem in problems))
+    return new
+
+
+def _shown(settings: SamplingArguments, names: Iterable[str]) -> list[str]:
+    """Settings and their values, as they would be typed."""
+    values = ((name, getattr(settings, name)) for name in names)
+    return [f"{name} {_RANDOM if value is None else value}" for name, value in values]
+
+
+# --- turns ---------------------------------------------------------------------------------------
+
+
+@command("retry", usage="[seed]", needs=needs_turn)
+def retry(chat: Chat, text: str) -> None:
+    """Answer the last message again, with a new seed."""
+    chat.retry(changed(chat.settings, "seed", text).seed if text else None)
+
+
+@command("undo", usage="[n]", needs=needs_turn)
+def undo(chat: Chat, text: str) -> None:
+    """Take back the last turn, or the last n."""
+    n_turns = Flag(name="/undo [n]: n", type=int).parse(text or "1")
+    n_before = len(chat.conversation.turns)
+    if not 1 <= n_turns <= n_before:
+        raise UsageError(f"/undo [n]: n must be from 1 to {n_before}, not {n_turns}")
+    chat.resume(chat.conversation.without_last(n_turns))
+    chat.screen.notice(f"{counted(n_turns, 'turn')} taken back, {n_before - n_turns} left")
+
+
+@command("edit", needs=needs_turn)
+def edit(chat: Chat, _text: str) -> None:
+    """Take back the last message and change it."""
+    chat.draft = chat.conversation.turns[-1].message
+    chat.resume(chat.conversation.without_last())
+
+
+@command("continue", needs=needs_turn)
+def extend(chat: Chat, _text: str) -> None:
+    """Go on with the last reply."""
+    chat.extend()
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@command("save", usage="[file]", needs=needs_reply, takes_path=True)
+def save(chat: Chat, text: str) -> None:
+    """Write the conversation to a file that training can read."""
+    path = Path(text).expanduser() if text else transcript.free_name(Path())
+    model = chat.model
+    transcript.save(
+        path, Transcript(chat.conversation, chat.settings, model.name, model.step, model.sha256)
+    )
+    chat.screen.notice(f"saved to {path}")
+
+
+@command("load", usage="file", takes_path=True)
+def load(chat: Chat, text: str) -> None:
+    """Go on with a conversation that was saved."""
+    if not text:
+        raise UsageError("usage: /load file")
+    found = transcript.load(Path(text).expanduser())
+    chat.resume(found.conversation)
+    chat.settings = found.settings
+    for turn in chat.conversation.turns:
+        chat.screen.line(f"> {turn.message}", dim=True)
+        chat.screen.line(turn.reply.text if turn.reply else "")
+    chat.screen.notice(f"{counted(len(found.conversation.turns), 'turn')} and settings loaded")
+    if found.sha256 != chat.model.sha256:
+        chat.screen.notice("saved with another model: seeds will not give the same replies")
+
+
+# --- looking inside ------------------------------------------------------------------------------
+
+
+@command("stats")
+def stats(chat: Chat, _text: str) -> None:
+    """Model, context, speed and settings."""
+    model, last = chat.model, chat.last
+    drawn = counted(chat.tokens_drawn, "token")
+    rows = [
+        ("model", f"{model.name} step {model.step}, {model.n_parameters:,} parameters"),
+        ("context", f"{chat.context_tokens} of {chat.window} tokens"),
+        ("turns", f"{len(chat.conversation.turns)}, {drawn} drawn"),
+    ]
+    if last:
+        first = last.seconds_to_first
+        begun = "" if first is None else f", the first character after {1000 * first:.0f} ms"
+        took = f"{counted(last.n_drawn, 'token')} in {last.seconds:.2f} s{begun}"
+        rows.append(("last reply", took))
+    chat.screen.rows([*rows, ("settings", ", ".join(_shown(chat.settings, SETTINGS)))])
+
+
+@command("tokens", usage="[text]")
+def tokens(chat: Chat, text: str) -> None:
+    """Show how the conversation, or a text, splits into tokens."""
+    tokenizer = chat.model.tokenizer
+    view = tokens_view.of_text(tokenizer, text) if text else tokens_view.of_conversation(chat)
+    if not view.pieces:
+        raise UsageError("there is nothing to split yet; /tokens text splits a text")
+    chat.screen.styled(view.drawn(unicode=chat.screen.unicode, ansi=chat.screen.ansi))
+    chat.screen.summary(*view.summary())
+
+
+@command("probs", usage="[on|off]", completions=("on", "off"))
+def probabilities(chat: Chat, text: str) -> None:
+    """Tint replies by how likely each token was."""
+    if text not in ("", "on", "off"):
+        raise UsageError("usage: /probs on|off")
+    if text == "on" and not chat.screen.ansi:
+        raise UsageError("this terminal cannot show tints")
+    chat.tinted = text == "on" if text else chat.tinted
+    chat.screen.notice(f"probabilities are {'on' if chat.tinted else 'off'}")
+    if not chat.tinted:
+        return
+    chat.screen.legend()
+    if chat.last:
+        writer = Writer(chat.screen, tinted=True)
+        for token in chat.last.shown:
+            writer.token(token)
+        writer.end()
+
+
+@command("alts", needs=needs_alternatives)
+def alternatives(chat: Chat, _text: str) -> None:
+    """See what else the last reply might have said, and swap."""
+    assert chat.choose is not None  # noqa: S101 - `needs_alternatives` has seen to both
+    assert chat.last is not None  # noqa: S101
+    choice = chat.choose(chat.last)
+    if choice is not None:
+        chat.swap(*choice)
+
+
+@command("compare", usage="t1 t2 ...", needs=needs_turn)
+def compare(chat: Chat, text: str) -> None:
+    """Answer at several temperatures, side by side."""
+    values = text.split()
+    if not 1 < len(values) <= _MOST_COMPARED:
+        raise UsageError(f"usage: /compare 0.3 0.8 1.2, with two to {_MOST_COMPARED} temperatures")
+    seed, replies = chat.next_seed(), []
+    for settings in [changed(chat.settings, "temperature", value) for value in values]:
+        reply = chat.fresh_reply(settings, seed)
+        if problem := chat.run(reply, lambda _token: None):
+            raise UsageError(f"the model could not go on: {problem}")
+        replies.append((f"temperature {settings.temperature:g}", reply.text or "(no reply)"))
+        if reply.finish == "stopped":
+            break
+    chat.screen.columns(replies)
+    chat.screen.summary(f"seed {seed}", "nothing of this is kept")
+
+
+@command("memorised", "memorized", needs=needs_reply)
+def memorised(chat: Chat, _text: str) -> None:
+    """Show how much of the last reply is learned by heart."""
+    reply = chat.conversation.turns[-1].reply
+    assert reply is not None  # noqa: S101 - `needs_reply` has seen to it
+    text = memorisation.training_text(chat.model)
+    for line in memorisation.report(reply.text, text, unicode=chat.screen.unicode):
+        chat.screen.line(line)

@@ -2,11 +2,21 @@
 
 Nothing here prints, draws or remembers. A command such as /undo makes a new `Conversation` from the
 old one, and what the model gets to see is computed afresh from it for every reply.
+
+A model that was trained on chats knows tokens that begin a message and a reply. Any other model
+only continues text; it is given a dialogue to continue, in the form that data/philosophy.txt has:
+
+    User: What is time?
+    Assistant: What the baker has too little of at four in the morning.
+
+one line per speaker, and a blank line where the conversation ends. Characters that a model has
+never seen are left out.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
+
+from yocto_tokenizers import Tokenizer
 
 #: Why a reply ended: the model ended it; the limit of new tokens; no room left; the user.
 Finish = Literal["stop", "limit", "window", "stopped"]
@@ -14,17 +24,11 @@ Finish = Literal["stop", "limit", "window", "stopped"]
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What the model said.
+    """What the model said."""
 
-    Attributes:
-        text: exactly what was shown.
-        finish: why it ended.
-        seeds: the seed it was drawn with, and one more for each /continue.
-    """
-
-    text: str
+    text: str  # exactly what was shown
     finish: Finish = "stop"
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()  # the one it was drawn with, and one more for each /continue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,70 +65,123 @@ class Conversation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenTurn:
-    """The ids of the turn that is to be answered, in four parts, so that it can be shortened.
+class TurnParts:
+    """The ids of the turn to be answered, in four parts, so that it can be shortened."""
 
-    Attributes:
-        before: what announces the message; never cut.
-        message: the message; loses its beginning first.
-        between: what announces the reply; never cut.
-        reply: the part of the reply that is there already; loses its beginning last.
-    """
+    before: list[int]  # announces the message; never cut
+    message: list[int]  # loses its beginning first
+    between: list[int]  # announces the reply; never cut
+    reply: list[int]  # as far as it goes; loses its beginning last
 
-    before: list[int]
-    message: list[int]
-    between: list[int]
-    reply: list[int]
+    @property
+    def ids(self) -> list[int]:
+        return self.before + self.message + self.between + self.reply
 
     def fitted(self, n_tokens: int) -> tuple[list[int], int]:
         """The ids in at most `n_tokens`, as far as the frame allows, and how many were cut."""
-        excess = len(self.before + self.message + self.between + self.reply) - n_tokens
+        excess = len(self.ids) - n_tokens
         from_message = min(max(0, excess), len(self.message))
         from_reply = min(max(0, excess - from_message), len(self.reply))
         ids = self.before + self.message[from_message:] + self.between + self.reply[from_reply:]
         return ids, from_message + from_reply
 
 
-class Layout(Protocol):
-    """How turns become ids; see layout.py for the two that there are."""
+# --- how turns become ids ------------------------------------------------------------------------
+
+
+class TurnTokens:
+    """`[bos] system, then [user] message [assistant] reply [eos]` for each turn."""
+
+    stops: tuple[str, ...] = ()
+    has_turn_tokens = True
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def shown(self, message: str) -> str:
+        """A message as the model gets to see it."""
+        return message
 
     def opening(self, system: str) -> list[int]:
         """The ids in front of the first turn."""
-        ...
+        return _one(self._tokenizer.bos_id) + encode_known(self._tokenizer, system)
 
     def past(self, turn: Turn) -> list[int]:
         """The ids of a turn that is over."""
-        ...
+        return self.last(turn).ids + _one(self._tokenizer.eos_id)
 
-    def last(self, turn: Turn) -> OpenTurn:
+    def last(self, turn: Turn) -> TurnParts:
         """The ids of the turn whose reply comes next."""
-        ...
+        return TurnParts(
+            before=_one(self._tokenizer.user_id),
+            message=encode_known(self._tokenizer, turn.message),
+            between=_one(self._tokenizer.assistant_id),
+            reply=encode_known(self._tokenizer, turn.reply.text if turn.reply else ""),
+        )
+
+
+class PlainText:
+    """`User: message` and `Assistant: reply`, a line each.
+
+    A message is put on one line, and so is a reply that holds a stop string (a loaded one may):
+    nobody's text can end the dialogue, or speak in somebody else's name.
+    """
+
+    # A blank line ends the conversation, and a name says that somebody else is speaking. A single
+    # line break ends nothing: a model of verse may answer in several lines.
+    stops: tuple[str, ...] = ("\n\n", "\nUser:", "\nAssistant:")
+    has_turn_tokens = False
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def shown(self, message: str) -> str:
+        return joined_lines(message)
+
+    def opening(self, system: str) -> list[int]:
+        return encode_known(self._tokenizer, f"{system}\n\n") if system else []
+
+    def past(self, turn: Turn) -> list[int]:
+        if turn.reply is not None and turn.reply.text.endswith("\n"):
+            # With the break that ends its line, it would make the blank line that ends a dialogue.
+            turn = replace(turn, reply=replace(turn.reply, text=turn.reply.text.rstrip("\n")))
+        return self.last(turn).ids + encode_known(self._tokenizer, "\n")
+
+    def last(self, turn: Turn) -> TurnParts:
+        reply = turn.reply.text if turn.reply else ""
+        if any(stop in reply for stop in self.stops):
+            reply = joined_lines(reply)
+        # A space goes with the word after it, as in tokenizers that learn words.
+        return TurnParts(
+            before=encode_known(self._tokenizer, "User:"),
+            message=encode_known(self._tokenizer, f" {self.shown(turn.message)}"),
+            between=encode_known(self._tokenizer, "\nAssistant:"),
+            reply=encode_known(self._tokenizer, f" {reply}") if reply else [],
+        )
+
+
+Layout = TurnTokens | PlainText
+
+
+def layout_for(tokenizer: Tokenizer) -> Layout:
+    """The layout of a model with this tokenizer."""
+    if tokenizer.user_id is not None and tokenizer.assistant_id is not None:
+        return TurnTokens(tokenizer)
+    return PlainText(tokenizer)
+
+
+# --- what the model is given ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What the model is given, and what it is not.
+    """What the model is given, and what is left out."""
 
-    Attributes:
-        ids: the tokens to continue.
-        room: how many tokens the reply may take.
-        room_is_window: whether the window, and not the limit of new tokens, set `room`.
-        first_turn: index of the oldest turn that is in `ids`.
-        hidden_turns: how many turns with a reply came before that one.
-        cut_tokens: how many were cut from the beginning of the last turn.
-    """
-
-    ids: list[int]
-    room: int
-    room_is_window: bool
-    first_turn: int
-    hidden_turns: int
-    cut_tokens: int
-
-
-def reserved_tokens(window: int, max_new_tokens: int) -> int:
-    """How much of the window is kept free for the reply: what it may take, at most half."""
-    return min(max_new_tokens, window // 2)
+    ids: list[int]  # the tokens to continue
+    room: int  # how many tokens the reply may take
+    room_is_window: bool  # whether the window, and not the limit of new tokens, set `room`
+    hidden_turns: int  # how many turns with a reply are left out, the oldest ones
+    cut_tokens: int  # how many were cut from the beginning of the last turn
 
 
 def build_prompt(
@@ -134,22 +191,19 @@ def build_prompt(
 
     The system text stays. Of the turns, the last one is always there, and before it as many whole
     ones as fit beside the room that is reserved for the reply. If the last turn alone is too long,
-    it keeps its end.
-
-    Args:
-        conversation: at least one turn.
-        layout: how turns become ids.
-        window: how many tokens prompt and reply may take together.
-        max_new_tokens: how many the reply may take.
+    it keeps its end. Prompt and reply together take at most `window` tokens.
     """
-    budget = window - reserved_tokens(window, max_new_tokens)
+    budget = window - min(max_new_tokens, window // 2)  # half of it is the most that is reserved
     head = layout.opening(conversation.system)
     *past, last = conversation.turns
     tail, cut_tokens = layout.last(last).fitted(budget - len(head))
-    kept: list[list[int]] = []
-    first = len(past)
     free = budget - len(head) - len(tail)
-    for index, ids in _newest_first(past, layout):
+    first, kept = len(past), []
+    # From the newest backwards, and no further than needed: a long past costs nothing.
+    for index in reversed(range(len(past))):
+        if not past[index].answered:
+            continue
+        ids = layout.past(past[index])
         free -= len(ids)
         if free < 0:
             break
@@ -161,14 +215,34 @@ def build_prompt(
         ids=ids,
         room=min(max_new_tokens, left),
         room_is_window=left <= max_new_tokens,
-        first_turn=first,
         hidden_turns=sum(turn.answered for turn in past[:first]),
         cut_tokens=cut_tokens,
     )
 
 
-def _newest_first(turns: list[Turn], layout: Layout) -> Iterator[tuple[int, list[int]]]:
-    """Index and ids of each answered turn; lazily, so that a long past costs nothing."""
-    for index in range(len(turns) - 1, -1, -1):
-        if turns[index].answered:
-            yield index, layout.past(turns[index])
+def joined_lines(text: str) -> str:
+    """The lines of a text, joined by single spaces; empty ones leave no trace."""
+    return " ".join(part.strip() for part in text.splitlines() if part.strip())
+
+
+def unknown_characters(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The distinct characters of `text` that cannot be encoded, in order of appearance."""
+    if find := getattr(tokenizer, "unknown_characters", None):
+        return list(find(text))
+    # A tokenizer that takes every character still cannot take half a surrogate pair.
+    return list(dict.fromkeys(c for c in text if "\ud800" <= c <= "\udfff"))
+
+
+def known_part(tokenizer: Tokenizer, text: str) -> str:
+    """`text` without the characters that the tokenizer cannot encode."""
+    unknown = unknown_characters(tokenizer, text)
+    return text.translate({ord(character): None for character in unknown}) if unknown else text
+
+
+def encode_known(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of everything in `text` that can be encoded."""
+    return tokenizer.encode(known_part(tokenizer, text))
+
+
+def _one(token: int | None) -> list[int]:
+    return [] if token is None else [token]

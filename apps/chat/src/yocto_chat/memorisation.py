@@ -9,13 +9,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from yocto_cli.arguments import UsageError
+from yocto_cli.command import UsageError
 from yocto_cli.screen.terminal import one_line
 from yocto_data import DataError, DataMeta, load_bin
 
-from yocto_chat.chat_model import ChatModel
+from yocto_chat.generation import ChatModel
 
-_MOST_TOKENS = 200_000_000
+_MOST_TOKENS = 100_000_000
 _METER_CELLS = 30
 _MOST_QUOTED = 200
 
@@ -24,13 +24,13 @@ def training_text(model: ChatModel) -> str:
     """The text the model was trained on: the training split that its run's config.toml names.
 
     Raises:
-        UsageError: the run does not say, or the data is not there any more, or is another.
+        UsageError: the run does not say, or the data is gone, or differs.
     """
     data_dir = _data_dir(model.run)
     try:
         meta = DataMeta.load(data_dir)
         if meta.tokenizer.fingerprint != model.tokenizer.fingerprint():
-            raise UsageError(f"{one_line(str(data_dir))} is not what this model was trained on")
+            raise UsageError(f"{data_dir} is not what this model was trained on")
         if meta.train.tokens > _MOST_TOKENS:
             raise UsageError(
                 f"the training text is too long to search: {meta.train.tokens:,} tokens"
@@ -38,7 +38,29 @@ def training_text(model: ChatModel) -> str:
         ids = load_bin(data_dir / meta.train.file)
     except DataError as error:
         raise UsageError(f"the training text cannot be read: {error}") from error
-    return model.tokenizer.decode(ids)
+    return model.tokenizer.decode(ids.numpy())
+
+
+def _data_dir(run: Path | None) -> Path:
+    if run is None:
+        raise UsageError("this model does not say what it was trained on")
+    path = run / "config.toml"
+    try:
+        config = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    named = _leaf(config, "data_dir")
+    if not isinstance(named, str) or not named:
+        raise UsageError(f"{path} does not name the training data")
+    return Path(named).expanduser()
+
+
+def _leaf(table: dict[str, Any], key: str) -> object:
+    """The value of a key; section headers are decoration."""
+    if key in table:
+        return table[key]
+    inner = (_leaf(value, key) for value in table.values() if isinstance(value, dict))
+    return next((value for value in inner if value is not None), None)
 
 
 def longest_stretch(reply: str, text: str) -> tuple[int, int]:
@@ -62,36 +84,11 @@ def report(reply: str, text: str, *, unicode: bool) -> list[str]:
     """What the meter says: a bar, numbers, and the stretch itself."""
     begin, end = longest_stretch(reply, text)
     length = end - begin
-    share = length / len(reply) if reply else 0.0
     full, empty = ("█", "░") if unicode else ("#", ".")
-    cells = round(share * _METER_CELLS)
-    stretch = reply[begin:end]
-    if len(stretch) > _MOST_QUOTED:
-        stretch = f"{stretch[:_MOST_QUOTED]}..."
+    cells = round(length / max(1, len(reply)) * _METER_CELLS)
+    more = "..." if length > _MOST_QUOTED else ""
     return [
         f"{full * cells}{empty * (_METER_CELLS - cells)} {length} of {len(reply)} characters",
-        "are the longest stretch that stands in the training text word for word:",
-        f'"{one_line(stretch)}"',
+        "are the longest stretch that the training text holds word for word:",
+        f'"{one_line(reply[begin:end][:_MOST_QUOTED])}{more}"',
     ]
-
-
-def _data_dir(run: Path | None) -> Path:
-    if run is None:
-        raise UsageError("this model does not say what it was trained on")
-    path = run / "config.toml"
-    try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {one_line(str(path))}: {error}") from error
-    named = _leaf(config, "data_dir")
-    if not isinstance(named, str) or not named:
-        raise UsageError(f"{one_line(str(path))} does not name the training data")
-    return Path(named).expanduser()
-
-
-def _leaf(table: dict[str, Any], key: str) -> object:
-    """The value of a key; section headers are decoration."""
-    if key in table:
-        return table[key]
-    inner = (_leaf(value, key) for value in table.values() if isinstance(value, dict))
-    return next((value for value in inner if value is not None), None)

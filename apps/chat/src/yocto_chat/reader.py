@@ -1,7 +1,10 @@
-"""What is typed: a prompt with history, completion and several lines, or plain `input()`."""
+"""What is typed: a prompt with history, completion and several lines, or plain `input()`.
+
+Either way `read` gives one message or command. It raises KeyboardInterrupt for Ctrl-C on an empty
+line, and EOFError for Ctrl-D or when the terminal has gone.
+"""
 
 from collections.abc import Iterable
-from typing import Protocol
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
@@ -16,33 +19,19 @@ from prompt_toolkit.completion import (
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition, is_searching
 from prompt_toolkit.history import History
-from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
-from prompt_toolkit.output import ColorDepth, Output
+from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.styles import Style
-from yocto_cli.arguments import UsageError
+from yocto_cli.command import UsageError
 from yocto_cli.screen.terminal import no_colour, one_line, visible
 
 from yocto_chat.chat import MAX_MESSAGE_CHARACTERS, Chat
 from yocto_chat.commands import COMMANDS, find
-from yocto_chat.typing_rules import goes_on, message_of, next_line
 
 _MENU_LINES = 5
 _PROMPT = "> "
-
-
-class Reader(Protocol):
-    """Gets one message or command at a time from the user."""
-
-    def read(self) -> str:
-        """What was typed.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C, and there was nothing to clear.
-            EOFError: Ctrl-D, or the terminal has gone.
-        """
-        ...
+_QUOTES = '"""'
 
 
 class PromptReader:
@@ -51,20 +40,11 @@ class PromptReader:
     Args:
         chat: for the toolbar, and for drafts to edit.
         history: what was typed before.
-        terminal_input: instead of the process's own, in tests.
-        terminal_output: the same.
     """
 
-    def __init__(
-        self,
-        chat: Chat,
-        history: History,
-        *,
-        terminal_input: Input | None = None,
-        terminal_output: Output | None = None,
-    ) -> None:
+    def __init__(self, chat: Chat, history: History) -> None:
         self._chat = chat
-        self._pasted_too_much = 0
+        self._n_cut = 0  # characters of what was pasted
         self._completer = CommandCompleter()
         self._session: PromptSession[str] = PromptSession(
             _PROMPT,
@@ -80,45 +60,21 @@ class PromptReader:
             bottom_toolbar=self._toolbar,
             style=Style.from_dict({"bottom-toolbar": "noreverse dim"}),
             color_depth=ColorDepth.DEPTH_1_BIT if no_colour() else None,
-            input=terminal_input,
-            output=terminal_output,
         )
 
     def read(self) -> str:
-        """What was typed; see `Reader`."""
         draft, self._chat.draft = self._chat.draft, ""
-        text = message_of(self._session.prompt(default=draft))
-        if self._pasted_too_much:
-            self._chat.screen.notice(
-                f"too much was pasted; its last {self._pasted_too_much:,} characters are cut"
-            )
-            self._pasted_too_much = 0
+        text = message_of(self._session.prompt(default=visible(draft)))
+        if self._n_cut:
+            notice = f"too much was pasted; its last {self._n_cut:,} characters are cut"
+            self._chat.screen.notice(notice)
+            self._n_cut = 0
         return text
-
-    def _complete(self, buffer: Buffer) -> None:
-        """Insert what is certain, and offer the rest.
-
-        prompt_toolkit's own Tab is lost while the completions of the last letter are still being
-        looked for, that is, when somebody types quickly.
-        """
-        found = list(
-            self._completer.get_completions(
-                buffer.document, CompleteEvent(completion_requested=True)
-            )
-        )
-        if len(found) == 1:
-            buffer.cancel_completion()
-            buffer.apply_completion(found[0])
-        elif buffer.complete_state:
-            buffer.complete_next()
-        elif found:
-            buffer.insert_text(get_common_complete_suffix(buffer.document, found))
-            buffer.start_completion()
 
     def _toolbar(self) -> str:
         chat = self._chat
-        facts = [f"ctx {chat.context_tokens}/{chat.window}", chat.model.name, "/help"]
-        return one_line(chat.screen.dot.join(facts))[: max(0, chat.screen.width - 1)]
+        parts = [f"ctx {chat.context_tokens}/{chat.window}", chat.model.name, "/help"]
+        return one_line(chat.screen.dot.join(parts))[: max(0, chat.screen.width - 1)]
 
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()
@@ -150,31 +106,42 @@ class PromptReader:
         def _(event: KeyPressEvent) -> None:
             text = event.data.replace("\r\n", "\n").replace("\r", "\n")
             room = max(0, MAX_MESSAGE_CHARACTERS - len(event.current_buffer.text))
-            self._pasted_too_much += max(0, len(text) - room)
+            self._n_cut += max(0, len(text) - room)
             event.current_buffer.insert_text(visible(text[:room]))
 
         return keys
 
+    def _complete(self, buffer: Buffer) -> None:
+        """Insert what is certain, and offer the rest.
 
-class PlainReader:
-    """`input()`, for terminals that cannot move their cursor."""
+        prompt_toolkit's own Tab is lost while the completions of the last letter are still being
+        looked for, that is, when somebody types quickly.
+        """
+        event = CompleteEvent(completion_requested=True)
+        found = list(self._completer.get_completions(buffer.document, event))
+        if len(found) == 1:
+            buffer.cancel_completion()
+            buffer.apply_completion(found[0])
+        elif buffer.complete_state:
+            buffer.complete_next()
+        elif found:
+            buffer.insert_text(get_common_complete_suffix(buffer.document, found))
+            buffer.start_completion()
 
-    def __init__(self, chat: Chat) -> None:
-        self._chat = chat
 
-    def read(self) -> str:
-        """What was typed; see `Reader`."""
-        if self._chat.draft:
-            self._chat.screen.notice(f"the message was: {one_line(self._chat.draft)}")
-            self._chat.draft = ""
-        try:
-            text = input(_PROMPT)
-            while goes_on(text):
-                text = next_line(text) + input(" " * len(_PROMPT))
-        except (KeyboardInterrupt, EOFError):
-            self._chat.screen.line()  # the cursor stands behind what was typed
-            raise
-        return message_of(text)
+def read_plainly(chat: Chat) -> str:
+    """What was typed, by `input()`: for terminals that cannot move their cursor."""
+    if chat.draft:
+        chat.screen.notice(f"the message was: {chat.draft}")
+        chat.draft = ""
+    try:
+        text = input(_PROMPT)
+        while goes_on(text):
+            text = next_line(text) + input(" " * len(_PROMPT))
+    except (KeyboardInterrupt, EOFError):
+        chat.screen.line()  # the cursor stands behind what was typed
+        raise
+    return message_of(text)
 
 
 class CommandCompleter(Completer):
@@ -205,9 +172,31 @@ class CommandCompleter(Completer):
             command = find(name)
         except UsageError:
             return
-        words = [c.name for c in COMMANDS] if command.name == "help" else command.words
-        for word in words:
-            if " " not in rest and word.startswith(rest):
-                yield Completion(word, start_position=-len(rest))
+        values = [c.name for c in COMMANDS] if command.name == "help" else command.completions
+        for value in values:
+            if value.startswith(rest):
+                yield Completion(value, start_position=-len(rest))
         if command.takes_path:
             yield from self._paths.get_completions(Document(rest), complete_event)
+
+
+def goes_on(text: str) -> bool:
+    r"""Whether Enter at the end of `text` begins a new line instead of sending it.
+
+    It does after a `\\` at the end, and inside three quotes.
+    """
+    if text.startswith(_QUOTES):
+        return not (len(text.rstrip()) >= 2 * len(_QUOTES) and text.rstrip().endswith(_QUOTES))
+    return text.endswith("\\")
+
+
+def next_line(text: str) -> str:
+    """`text` with its line ended, for the next one to follow."""
+    return (text if text.startswith(_QUOTES) else text.removesuffix("\\")) + "\n"
+
+
+def message_of(text: str) -> str:
+    """What was meant by what was typed: without its quotes, and with U+FFFD for half characters."""
+    if text.startswith(_QUOTES) and not goes_on(text):
+        text = text.rstrip()[len(_QUOTES) : -len(_QUOTES)].strip("\n")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

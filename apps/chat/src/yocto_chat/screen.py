@@ -1,43 +1,75 @@
-"""Screen: everything that the chat writes to the terminal between two prompts.
+"""Screen: the one place of the chat that prints, and that makes text safe to print.
 
-Replies are written as they come, in plain writes; tables are drawn by rich. Whatever came from a
-model, a file or a user passes `visible` before it is written.
+Replies are written as they come; tables are laid out by rich. Whatever came from a model, a file or
+a user is handed over as it is: it becomes visible here, and only here.
 """
 
 import contextlib
+import math
 import os
-from collections.abc import Sequence
-from typing import TextIO
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TextIO
 
-from rich.console import Console, RenderableType
-from yocto_cli.screen.terminal import VisibleStream, can_show, is_terminal, no_colour, visible
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from yocto_cli.screen.terminal import (
+    VisibleStream,
+    can_show,
+    is_terminal,
+    no_colour,
+    one_line,
+    visible,
+)
+from yocto_model import Token
 
-from yocto_chat.probabilities import shade_of
-from yocto_chat.take import Span
-from yocto_chat.wrapping import WordWrap
+from yocto_chat.wrapping import Piece, WordWrap
 
+# Bold, dim and reverse are not colours: they stay where NO_COLOR is set.
+BOLD, DIM, REVERSE = "1", "2", "7"
 _WIDTH_ELSEWHERE = 80
+_NEVER_WRAPPED = 1 << 30
+#: A column narrower than this reads badly: the texts are stacked instead.
+_NARROWEST_COLUMN = 22
 #: How much of a reply is repeated, dimmed, where it is continued.
 _REPEATED_CHARACTERS = 40
 
 
+class Shade(NamedTuple):
+    """How tokens of at least this probability look, with colours and without."""
+
+    least: float
+    name: str
+    colour: str
+    plain: str
+
+
+# Colours of the reader's own palette, calm where the model was sure. The two unlikeliest shades are
+# underlined as well: nobody has to tell colours apart to see them.
+SHADES = (
+    Shade(0.8, "80 % or more", "32", ""),
+    Shade(0.5, "50 %", "36", ""),
+    Shade(0.2, "20 %", "33", ""),
+    Shade(0.05, "5 %", "4;35", "4"),
+    Shade(0.0, "less", "4;31", "1;4"),
+)
+
+
+def shade_of(logprob: float) -> Shade:
+    """The shade of a natural log-probability; NaN has the hottest."""
+    probability = math.exp(min(logprob, 0.0))
+    return next((shade for shade in SHADES if probability >= shade.least), SHADES[-1])
+
+
 class Screen:
-    """Writes to one stream.
-
-    Args:
-        out: where to.
-
-    Attributes:
-        ansi: whether `out` obeys escape sequences.
-        colour: whether it should get colours too.
-        unicode: whether it can show signs beyond ASCII.
-    """
+    """Writes to one stream."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self.ansi = is_terminal(out) and os.environ.get("TERM") != "dumb"
+        self.ansi = is_terminal(out) and os.environ.get("TERM") != "dumb"  # obeys escape sequences
         self.colour = self.ansi and not no_colour()
-        self.unicode = can_show(out, "·─│█¶")
+        self.unicode = can_show(out, "·─│█¶")  # beyond ASCII
         self.dot = " · " if self.unicode else " - "
 
     @property
@@ -49,90 +81,120 @@ class Screen:
 
     def line(self, text: str = "", *, dim: bool = False) -> None:
         """Write text, broken between words where it is wider than the window, and end the line."""
-        # Bold and dim are no colours: they stay where NO_COLOR is set.
-        style = "\x1b[2m" if dim and text and self.ansi else ""
-        wrap = WordWrap(movable=self.ansi)
-        self.put(wrap.push(visible(text), width=self.width, style=style) + "\n")
+        self.styled([(text, DIM if dim else "")])
 
     def notice(self, text: str) -> None:
         """Something that happened and would otherwise go unnoticed."""
-        self.line(f"- {text} -", dim=True)
+        self.remark(f"- {text} -")
+
+    def remark(self, text: str) -> None:
+        self.line(one_line(text), dim=True)
 
     def problem(self, text: str) -> None:
         """Something that did not work, and what to do."""
-        self.line(f"! {text}")
+        self.line(f"! {one_line(text)}")
 
-    def facts(self, *facts: str) -> None:
+    def summary(self, *parts: str) -> None:
         """Short facts on one dim line."""
-        self.line(self.dot.join(facts), dim=True)
+        self.remark(self.dot.join(parts))
 
-    def draw(self, renderable: RenderableType) -> None:
-        """Let rich lay something out; texts in it must have passed `visible`."""
+    def styled(self, pieces: Iterable[Piece]) -> None:
+        """A paragraph of texts, each with its style."""
+        writer = Writer(self)
+        for text, style in pieces:
+            writer.put(text, style)
+        writer.end(blank=True)
+
+    def rows(self, rows: Iterable[Sequence[str]]) -> None:
+        """A table without lines; the first column stays whole where there is room."""
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=self.width >= 50)
+        for row in rows:
+            table.add_row(*(Text(visible(cell)) for cell in row))
+        self._draw(table)
+
+    def columns(self, texts: Sequence[tuple[str, str]]) -> None:
+        """Pairs of title and text in columns, or one below the other."""
+        if self.width // len(texts) < _NARROWEST_COLUMN:
+            stacked: list[RenderableType] = []
+            for title, text in texts:
+                stacked += [Text(visible(title), style="bold"), Text(visible(text)), Text()]
+            self._draw(Group(*stacked[:-1]))
+            return
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+        for title, _ in texts:
+            table.add_column(Text(visible(title)), ratio=1)
+        table.add_row(*(Text(visible(text)) for _, text in texts))
+        self._draw(table)
+
+    def tint(self, shade: Shade) -> str:
+        return shade.colour if self.colour else shade.plain
+
+    def legend(self) -> None:
+        self.styled(
+            piece for shade in SHADES for piece in ((shade.name, self.tint(shade)), ("  ", ""))
+        )
+
+    def write(self, safe: str) -> None:
+        """Write text that is safe already, escape sequences of ours included."""
+        self._out.write(safe)
+        self._out.flush()
+
+    @property
+    def line_cells(self) -> int:
+        """How wide text may be before it is broken; a file takes lines of any length."""
+        # In its last column a terminal waits with the line break, and counting cells goes wrong.
+        return max(1, self.width - 1) if is_terminal(self._out) else _NEVER_WRAPPED
+
+    def _draw(self, renderable: RenderableType) -> None:
         console = Console(
             file=self._out,
             width=self.width,
             force_terminal=self.ansi,
             no_color=not self.colour,
-            color_system="standard" if self.ansi else None,
-            highlight=False,
-            markup=False,
-            emoji=False,
             safe_box=not self.unicode,
-            legacy_windows=False,
         )
         console.print(renderable)
         self._out.flush()
 
-    def reply(self, *, tinted: bool) -> "ReplyWriter":
-        """A writer for one reply.
 
-        Args:
-            tinted: show how likely each token was.
-        """
-        return ReplyWriter(self, tinted=tinted)
+class Writer:
+    """Writes text piece by piece, breaking lines between words; `tinted` by likelihood."""
 
-    def put(self, text: str) -> None:
-        """Write text that is safe already, escape sequences of ours included."""
-        self._out.write(text)
-        self._out.flush()
-
-
-class ReplyWriter:
-    """Writes a reply piece by piece, breaking lines between words."""
-
-    def __init__(self, screen: Screen, *, tinted: bool) -> None:
-        self._screen, self._tinted = screen, tinted and screen.ansi
+    def __init__(self, screen: Screen, *, tinted: bool = False) -> None:
+        self._screen, self._tinted = screen, tinted
         self._visible = VisibleStream()
-        self._wrap = WordWrap(movable=screen.ansi)
-        self._remark = "\x1b[2m" if screen.ansi else ""
+        self._wrap = WordWrap()
+
+    def put(self, text: str, style: str = "") -> None:
+        """Write text as soon as its words are whole."""
+        style = style if self._screen.ansi else ""
+        cells = self._screen.line_cells
+        self._screen.write(self._wrap.push(self._visible.push(text), cells=cells, style=style))
+
+    def token(self, token: Token) -> None:
+        if self._tinted and token.logprob is not None:
+            self.put(token.text, self._screen.tint(shade_of(token.logprob)))
+        else:
+            self.put(token.text)
 
     def recall(self, text: str) -> None:
-        """Repeat the end of what is to be continued, dimmed."""
+        """Repeat the end of a text that is to be continued, dimmed."""
         text = text.rpartition("\n")[2]
         if len(text) > _REPEATED_CHARACTERS:
             text = "..." + text[-_REPEATED_CHARACTERS:].partition(" ")[2]
-        self._put(text, self._remark)
-
-    def write(self, spans: Sequence[Span]) -> None:
-        """Write what was said."""
-        for span in spans:
-            self._put(span.text, self._style(span))
+        self.put(text, DIM)
 
     def mark(self, text: str) -> None:
-        """Add a remark of ours, dimmed."""
-        self._put(f" {text}" if self._wrap.column else text, self._remark)
+        self._flush()
+        self.put(f" {text}" if self._wrap.column else text, DIM)
 
-    def end(self) -> None:
-        """End the last line, unless nothing stands on it."""
-        if self._wrap.column:
-            self._screen.put("\n")
+    def end(self, *, blank: bool = False) -> None:
+        """End the last line; one on which nothing stands only if `blank`."""
+        self._flush()
+        if self._wrap.column or blank:
+            self._screen.write("\n")
             self._wrap.column = 0
 
-    def _put(self, text: str, style: str) -> None:
-        text = self._wrap.push(self._visible.push(text), width=self._screen.width, style=style)
-        self._screen.put(text)
-
-    def _style(self, span: Span) -> str:
-        if not self._tinted or span.logprob is None:
-            return ""
-        return shade_of(span.logprob).escape(colour=self._screen.colour)
+    def _flush(self) -> None:
+        self._screen.write(self._wrap.flush(cells=self._screen.line_cells))

@@ -1,112 +1,82 @@
-"""/tokens: how a text splits into tokens, and where the model's sight begins."""
+"""/tokens: how a text splits into tokens, and where the part begins that the model sees."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import cycle
-from typing import TYPE_CHECKING
 
-from rich.text import Text
-from yocto_cli.screen.terminal import counted, visible
+from yocto_cli.screen.terminal import counted
 from yocto_tokenizers import Tokenizer
 
-from yocto_chat.characters import known_part, unknown_characters
-from yocto_chat.conversation import build_prompt
+from yocto_chat.chat import Chat
+from yocto_chat.conversation import known_part, unknown_characters
+from yocto_chat.screen import BOLD, DIM, REVERSE
+from yocto_chat.wrapping import Piece
 
-if TYPE_CHECKING:
-    from yocto_chat.chat import Chat
-
-_STYLES = ("reverse", "")  # reverse video is no colour
+_MOST_SHOWN = 4_000
 _BOUNDARY = "the model sees what follows"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokensView:
-    """Tokens as text.
+    """Tokens as text."""
 
-    Attributes:
-        pieces: the text of each token.
-        unknown: characters that no token stands for.
-        hidden: indices of pieces that the model does not see any more.
-        characters: how many characters the tokens stand for.
-    """
+    pieces: list[str]  # the text of each token
+    characters: int  # how many the tokens stand for
+    unknown: list[str] = field(default_factory=list)  # characters that no token stands for
+    hidden: range = range(0)  # indices of pieces that the model no longer sees
 
-    pieces: list[str]
-    unknown: list[str] = field(default_factory=list)
-    hidden: range = range(0)
-    characters: int = 0
-
-    def facts(self) -> list[str]:
-        """What there is to say about it, in a few words each."""
+    def summary(self) -> list[str]:
+        """The view in numbers."""
         count = len(self.pieces)
-        found = [
-            counted(count, "token"),
-            f"{self.characters / count:.2f} characters per token",
-        ]
+        found = [counted(count, "token"), f"{self.characters / count:.2f} characters per token"]
         if self.hidden:
-            found.append(f"{len(self.hidden):,} out of sight")
+            found.append(f"{len(self.hidden):,} no longer visible to the model")
         if self.unknown:
             found.append(f"unknown: {' '.join(map(repr, self.unknown))}")
         return found
 
+    def drawn(self, *, unicode: bool, ansi: bool) -> Iterator[Piece]:
+        """The tokens, light and dark in turn, or (not `ansi`) with bars between; the last 4,000."""
+        skipped = max(0, len(self.pieces) - _MOST_SHOWN)
+        if skipped:
+            yield f"... {skipped:,} tokens left out ...\n", DIM
+        rule, mark = ("─" * 4, "¶") if unicode else ("-" * 4, "\\n")
+        for index in range(skipped, len(self.pieces)):
+            if self.hidden and index == self.hidden.stop:
+                yield f"\n{rule} {_BOUNDARY} {rule}\n", BOLD
+            head, newline, tail = self.pieces[index].partition("\n")
+            styles = ["", REVERSE][index % 2], DIM if index in self.hidden else ""
+            yield head + mark * bool(newline), ";".join(filter(None, styles))
+            yield newline + tail + ("" if ansi or newline else "|"), ""
+
 
 def of_text(tokenizer: Tokenizer, text: str) -> TokensView:
     """The tokens of a text, and the characters in it that the model does not know."""
-    known, unknown = known_part(tokenizer, text), unknown_characters(tokenizer, text)
-    pieces = _pieces(tokenizer, tokenizer.encode(known))
-    return TokensView(pieces=pieces, unknown=unknown, characters=len(known))
-
-
-def of_conversation(chat: "Chat") -> TokensView:
-    """The tokens of all turns as the model is given them, with those that it is not."""
-    conversation, layout, tokenizer = chat.conversation, chat.layout, chat.model.tokenizer
-    head = layout.opening(conversation.system)
-    if not conversation.turns:
-        return TokensView(pieces=_pieces(tokenizer, head), characters=len(conversation.system))
-    prompt = build_prompt(
-        conversation.answered(None), layout,
-        window=chat.window, max_new_tokens=chat.settings.max_new_tokens,
-    )  # fmt: skip
-    parts = [layout.past(turn) for turn in conversation.turns[:-1] if turn.answered]
-    seen = sum(turn.answered for turn in conversation.turns[prompt.first_turn : -1])
-    last = layout.last(conversation.turns[-1])
-    hidden = sum(len(part) for part in parts[: len(parts) - seen])
-    ids = [*head, *(token for part in parts for token in part)]
-    ids += [*last.before, *last.message, *last.between, *last.reply]
+    known = known_part(tokenizer, text)
     return TokensView(
-        pieces=_pieces(tokenizer, ids),
-        hidden=range(len(head), len(head) + hidden),
-        characters=len(tokenizer.decode(ids)),
+        pieces=_pieces(tokenizer, tokenizer.encode(known)),
+        characters=len(known),
+        unknown=unknown_characters(tokenizer, text),
     )
 
 
-def drawn(view: TokensView, *, most: int, unicode: bool, ansi: bool) -> Text:
-    """The view as text.
-
-    Args:
-        view: what to draw.
-        most: how many tokens at most, from the end.
-        unicode: whether the terminal shows signs beyond ASCII.
-        ansi: whether tokens can be light and dark in turn; without that, bars stand between them.
-    """
-    text = Text()
-    skipped = max(0, len(view.pieces) - most)
-    if skipped:
-        text.append(f"... {skipped:,} tokens left out ...\n", style="dim")
-    rule, mark = ("─", "¶") if unicode else ("-", "\\n")
-    for index, (piece, style) in enumerate(zip(view.pieces, cycle(_STYLES), strict=False)):
-        if index < skipped:
-            continue
-        if view.hidden and index == view.hidden.stop:
-            text.append(f"\n{rule * 4} {_BOUNDARY} {rule * 4}\n", style="bold")
-        head, newline, tail = piece.partition("\n")
-        shade = f"{style} dim" if index in view.hidden else style
-        text.append(head + mark * bool(newline), style=shade)
-        text.append(newline + tail + ("" if ansi or newline else "|"))
-    return text
+def of_conversation(chat: Chat) -> TokensView:
+    """The tokens of all turns as the model is given them, and of those it no longer sees."""
+    conversation, layout, tokenizer = chat.conversation, chat.layout, chat.model.tokenizer
+    ids, hidden = layout.opening(conversation.system), range(0)
+    if conversation.turns:
+        *past, last = conversation.turns
+        parts = [layout.past(turn) for turn in past if turn.answered]
+        n_hidden = chat.prompt(conversation.answered(None)).hidden_turns
+        hidden = range(len(ids), len(ids) + sum(map(len, parts[:n_hidden])))
+        ids = [*ids, *(token for part in parts for token in part), *layout.last(last).ids]
+    return TokensView(
+        pieces=_pieces(tokenizer, ids), characters=len(tokenizer.decode(ids)), hidden=hidden
+    )
 
 
 def _pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
     names = {token: name for name, token in tokenizer.special_tokens.items()}
     return [
-        visible(names.get(token) or tokenizer.decode_bytes([token]).decode("utf-8", "replace"))
+        names.get(token) or tokenizer.decode_bytes([token]).decode("utf-8", "replace")
         for token in ids
     ]

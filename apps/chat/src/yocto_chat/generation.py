@@ -1,0 +1,165 @@
+"""Generation: one reply while it is drawn, and what is known about it afterwards."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import cast
+
+from yocto_cli.model_arguments import ModelArguments, SamplingArguments
+from yocto_cli.models import replaced_dtype
+from yocto_model import StopFilter, TextGenerator, Token
+from yocto_tokenizers import Tokenizer
+from yocto_train import Run, step_of
+
+from yocto_chat.conversation import Finish, Layout, Prompt
+
+#: How many of the likeliest tokens are kept at each place of a reply.
+ALTERNATIVES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatModel:
+    """A model to talk to, and what is shown about it."""
+
+    generator: TextGenerator
+    tokenizer: Tokenizer
+    block_size: int
+    name: str  # of its run
+    step: int
+    n_parameters: int
+    val_loss: float | None = None  # in nats per token at this step, if it was measured
+    best_step: int | None = None  # the step that the run's `best` points to
+    run: Path | None = None
+    sha256: str | None = None  # of the weights: it identifies the model in a saved conversation
+    weights: str = "float32"  # their type while it writes
+    remarks: tuple[str, ...] = ()  # on how it was opened
+
+
+def open_model(named: ModelArguments) -> ChatModel:
+    """The model that the flags name; raises as `ModelArguments.open` does."""
+    checkpoint, generator = named.open()
+    best = Run(checkpoint.run).pointed("best")
+    replaced = replaced_dtype(named.dtype, generator)
+    return ChatModel(
+        generator=generator,
+        # The generator asks less of a tokenizer than this one, of yocto_tokenizers, can do.
+        tokenizer=cast("Tokenizer", generator.tokenizer),
+        block_size=generator.model.config.block_size,
+        name=checkpoint.run.name,
+        step=checkpoint.step,
+        n_parameters=generator.model.config.n_parameters,
+        val_loss=checkpoint.val_loss,
+        best_step=step_of(best.name) if best else None,
+        run=checkpoint.run,
+        sha256=checkpoint.manifest.files["model.safetensors"].sha256,
+        weights=getattr(generator.model, "kind", "float32"),
+        remarks=(*checkpoint.skipped, *([replaced] if replaced else [])),
+    )
+
+
+class Generation:
+    """A reply: `run` draws it.
+
+    Stop strings are looked for here and not by the generator: the beginning of one may lie in the
+    tokens that are kept, and Ctrl-C is noticed at every token, even one that is held back.
+
+    Args:
+        model: draws it.
+        prompt: what the model is given.
+        layout: of the prompt; its stop strings end the reply.
+        settings: how tokens are drawn.
+        seed: equal seeds give equal replies to equal prompts.
+        before: what the reply says already, when it is continued.
+        kept: the tokens to begin with.
+
+    Attributes:
+        shown: its tokens as far as they were shown, with the text that was shown of them.
+        finish: why it ended.
+        seconds: how long it took.
+        seconds_to_first: how long it took until the first character; None without any.
+    """
+
+    def __init__(
+        self,
+        model: ChatModel,
+        prompt: Prompt,
+        layout: Layout,
+        *,
+        settings: SamplingArguments,
+        seed: int,
+        before: str = "",
+        kept: Sequence[Token] = (),
+    ) -> None:
+        self.prompt, self.seed, self.before = prompt, seed, before
+        self.shown: list[Token] = []
+        self.finish: Finish = "stopped"
+        self.seconds = 0.0
+        self.seconds_to_first: float | None = None
+        self._filter = StopFilter((*layout.stops, *settings.stop))
+        # A plain-text model writes a space after the colon, which is not a part of its answer.
+        self._trims_front = not before and not layout.has_turn_tokens
+        self._eos_id = model.tokenizer.eos_id
+        self._kept = list(kept)
+        self._stream = model.generator.stream(
+            [*prompt.ids, *(token.id for token in kept)],
+            max(0, prompt.room - len(kept)),
+            options=settings.options(),
+            seed=seed,
+            alternatives=ALTERNATIVES,
+            logprobs=True,
+        )
+
+    @property
+    def tokens(self) -> Sequence[Token]:
+        """Every token of the reply, those of a stop string too."""
+        return [*self._kept, *self._stream.tokens]
+
+    @property
+    def text(self) -> str:
+        return "".join(token.text for token in self.shown)
+
+    @property
+    def context_tokens(self) -> int:
+        """How much of the window prompt and reply take."""
+        return len(self.prompt.ids) + len(self.tokens)
+
+    @property
+    def n_drawn(self) -> int:
+        """How many tokens were drawn, as against kept."""
+        return len(self._stream.tokens)
+
+    def run(
+        self, write: Callable[[Token], object], *, interrupted: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Draw the reply and `write` each token as it is shown, until `interrupted` says stop.
+
+        Whatever ends it, what was said stays.
+
+        Raises:
+            ModelError: the model could not go on.
+        """
+        self._started = time.perf_counter()
+        try:
+            for token in chain(self._kept, self._stream):
+                self._show(self._filter.push(token), write)
+                if self._filter.stopped or token.id == self._eos_id:
+                    break
+                if interrupted():
+                    return
+            ended = self._filter.stopped or self._stream.finish_reason != "length"
+            self._show(self._filter.finish(torn=not ended), write)
+            self.finish = "stop" if ended else "window" if self.prompt.room_is_window else "limit"
+        finally:
+            self.seconds = time.perf_counter() - self._started
+
+    def _show(self, tokens: Sequence[Token], write: Callable[[Token], object]) -> None:
+        for token in tokens:
+            if self._trims_front:
+                token = replace(token, text=token.text.lstrip())  # noqa: PLW2901
+                self._trims_front = not token.text
+            if token.text and self.seconds_to_first is None:
+                self.seconds_to_first = time.perf_counter() - self._started
+            self.shown.append(token)
+            write(token)
