@@ -1,6 +1,6 @@
 """TrainConfig: how a model is trained. No torch in here."""
 
-# ruff: noqa: RUF009 - what `setting` returns is a dataclass field, made anew for each
+
 
 import dataclasses
 from collections.abc import Mapping

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from yocto_train import Evaluated, Event, Sampled, StepDone
 
-from yocto_cli.errors import UsageError
+from yocto_cli.command import UsageError
 from yocto_cli.screen.terminal import visible
 
 if TYPE_CHECKING:
