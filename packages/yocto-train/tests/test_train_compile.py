@@ -47,18 +47,15 @@ def test_compiled_steps_are_the_same_steps(make_trainer: MakeTrainer) -> None:
 @pytest.mark.slow
 @compiler
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns of torch's own deprecations
-def test_a_compiled_run_goes_on_to_the_bit(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_a_compiled_run_goes_on_to_the_bit(make_trainer: MakeTrainer, run: Run) -> None:
     """With dropout: what is drawn follows from seed and step, compiled as well."""
     settings: dict[str, Any] = {"dropout": 0.2, "compile": "on", "max_iters": 6}
-    run = Run(tmp_path / "run")
-    run.create()
-    with run.lock():
-        whole = make_trainer(eval_interval=3, run=run, **settings)
-        assert whole.reasons[-1] == "compiled"
-        list(whole.run())
-        again = make_trainer(eval_interval=3, run=run, **settings)
-        again.restore(Checkpoint.open(run.path / "step-00000003"))
-        list(again.run())
+    whole = make_trainer(eval_interval=3, run=run, **settings)
+    assert whole.reasons[-1] == "compiled"
+    list(whole.run())
+    again = make_trainer(eval_interval=3, run=run, **settings)
+    again.restore(Checkpoint.open(run.path / "step-00000003"))
+    list(again.run())
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, again.model.state_dict()[name]), name
 

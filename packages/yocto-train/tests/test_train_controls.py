@@ -170,12 +170,10 @@ def test_the_weights_matter(
 
 
 def test_the_best_step_and_the_last_sample_matter(
-    make_trainer: MakeTrainer, tmp_path: Path
+    make_trainer: MakeTrainer, run: Run, tmp_path: Path
 ) -> None:
     """Negative control: forgotten, best would point elsewhere, and a sample be written twice."""
     options = {"max_iters": 8, "eval_interval": 4, "sample_interval": 4, "sample_tokens": 2}
-    run = Run(tmp_path / "run")
-    run.create()
     for event in (first := make_trainer(run=run, **options)).run():
         if isinstance(event, Saved):
             first.request_stop()

@@ -99,7 +99,7 @@ def test_stopped_and_resumed_again_and_again(
     stops: tuple[int, ...],
     make_trainer: MakeTrainer,
     story: Story,
-    tmp_path: Path,
+    run: Run,
 ) -> None:
     """A run that is asked to stop, resumed.
 
@@ -109,8 +109,6 @@ def test_stopped_and_resumed_again_and_again(
     options = {**kind, "max_iters": 24, "eval_interval": 7}
     straight = make_trainer(**options)
     expected = story(list(straight.run()))
-    run = Run(tmp_path / "run")
-    run.create()
     lines: list[str] = []
     for stop in (*stops, None):
         trainer = make_trainer(run=run, save_interval=3, **options)
@@ -127,10 +125,8 @@ def test_stopped_and_resumed_again_and_again(
     assert_equal_state(straight, trainer)
 
 
-def test_the_scaler_is_saved(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_the_scaler_is_saved(make_trainer: MakeTrainer, run: Run) -> None:
     """The loss scale of float16 training is part of the state, with its count of good steps."""
-    run = Run(tmp_path / "run")
-    run.create()
 
     def scaled() -> Trainer:
         trainer = make_trainer(run=run, max_iters=6, optimizer="muon")
@@ -151,13 +147,11 @@ def test_the_scaler_is_saved(make_trainer: MakeTrainer, tmp_path: Path) -> None:
 # --- settings that changed -----------------------------------------------------------------------
 
 
-def test_changed_settings_hold_and_are_told(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_changed_settings_hold_and_are_told(make_trainer: MakeTrainer, run: Run) -> None:
     """C16: every setting that differs is returned as (saved, now), and the present one is used.
 
     A rate, decay or momentum does not come back with the optimizer's state.
     """
-    run = Run(tmp_path / "run")
-    run.create()
     first = make_trainer(run=run, optimizer="muon", max_iters=4)
     list(first.run())
     changed: dict[str, Any] = {
@@ -179,11 +173,9 @@ def test_changed_settings_hold_and_are_told(make_trainer: MakeTrainer, tmp_path:
 
 
 def test_another_machine_is_told(
-    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_trainer: MakeTrainer, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What makes other bits, such as the number of threads or torch's version, is returned too."""
-    run = Run(tmp_path / "run")
-    run.create()
     list(make_trainer(run=run, max_iters=4).run())
     again = make_trainer(run=run, max_iters=4)
     monkeypatch.setattr("platform.python_version", lambda: "3.99.0")
@@ -194,12 +186,10 @@ def test_another_machine_is_told(
 
 
 def test_another_window_length_is_told(
-    make_model: Callable[..., GPT], make_trainer: MakeTrainer, data_dir: Path, tmp_path: Path,
+    make_model: Callable[..., GPT], make_trainer: MakeTrainer, data_dir: Path, run: Run,
     tokenizer: CharTokenizer,
 ) -> None:  # fmt: skip
     """Shorter windows of the same data are another run, although no setting differs."""
-    run = Run(tmp_path / "run")
-    run.create()
     first = make_trainer(run=run, max_iters=4)
     list(first.run())
     again = Trainer(
@@ -220,11 +210,9 @@ def test_another_window_length_is_told(
     ],
 )
 def test_what_does_not_fit_is_refused(
-    options: dict[str, Any], message: str, make_trainer: MakeTrainer, tmp_path: Path
+    options: dict[str, Any], message: str, make_trainer: MakeTrainer, run: Run
 ) -> None:
     """C13, C15: another model, optimizer or tokenizer is refused, naming what differs."""
-    run = Run(tmp_path / "run")
-    run.create()
     list(make_trainer(run=run, max_iters=4).run())
     with pytest.raises(CheckpointError, match=message) as caught:
         make_trainer(max_iters=4, **options).restore(run.latest())
@@ -232,11 +220,9 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_other_data_is_refused(
-    make_trainer: MakeTrainer, data_dir: Path, tmp_path: Path, tokenizer: CharTokenizer
+    make_trainer: MakeTrainer, data_dir: Path, run: Run, tmp_path: Path, tokenizer: CharTokenizer
 ) -> None:
     """K14: data that was replaced since is refused by its sha256."""
-    run = Run(tmp_path / "run")
-    run.create()
     list(make_trainer(run=run, max_iters=4).run())
     other = tmp_path / "data"
     other.mkdir()

@@ -1,7 +1,9 @@
 """Run directories: pruning, the lock, and places that cannot be written."""
 
 import errno
+import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -72,25 +74,6 @@ def test_what_cannot_be_saved_leaves_nothing(value: object, copied: Path) -> Non
     with pytest.raises(TrainError, match="cannot save step 7") as caught:
         save_checkpoint(copied, model, {"step": 7, "x": value}, **ALONE)
     assert "\n" not in str(caught.value)
-    assert before == names(copied)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_an_interrupted_save_leaves_nothing(
-    error: type[BaseException], copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """K7, K21: a second Ctrl-C or a lack of memory during a save leaves the old state alone.
-
-    The interrupt stays an interrupt, the lack of memory is a failed save.
-    """
-    model, before = Checkpoint.open(copied / "step-00000006").load_model(), names(copied)
-
-    def fail(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else TrainError):
-        save_checkpoint(copied, model, {"step": 7}, **ALONE)
     assert before == names(copied)
 
 
@@ -293,10 +276,10 @@ def test_names_count_up(tmp_path: Path) -> None:
         run.create()
 
 
-def test_a_run_directory_that_is_gone(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+def test_a_run_directory_that_is_gone(
+    make_trainer: Callable[..., Trainer], run: Run, tmp_path: Path
+) -> None:
     """K13: deleted or moved while training, the next save fails and no half tree appears."""
-    run = Run(tmp_path / "run")
-    run.create()
     trainer = make_trainer(run=run, max_iters=6, eval_interval=2)
     events = trainer.run()
     while not isinstance(next(events), Saved):
@@ -306,3 +289,82 @@ def test_a_run_directory_that_is_gone(make_trainer: Callable[..., Trainer], tmp_
         list(events)
     assert ["moved"] == [path.name for path in tmp_path.iterdir()]
     assert 2 == Run(tmp_path / "moved").latest().step
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+@pytest.mark.property
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries({"step": st.integers(0, 9), "text": st.text()}), max_size=6
+    ),
+    step=st.integers(0, 9),
+    torn=st.integers(0, 40),
+)
+@example(rows=[{"step": 1, "text": "a\u2028b\x85c\nd\x1e"}], step=1, torn=0)
+@example(rows=[{"step": 1, "text": ""}, {"step": 2, "text": "x"}], step=1, torn=5)
+def test_rows(
+    rows: list[dict[str, object]], step: int, torn: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Any text comes back as it was, line separators included.
+
+    Dropping keeps exactly the whole rows up to the step, and doing it twice is doing it once.
+    """
+    run = Run(tmp_path_factory.mktemp("rows"))
+    for row in rows:
+        run.record("metrics.jsonl", row)
+    assert rows == run.rows("metrics.jsonl")
+    path = run.path / "metrics.jsonl"
+    if rows and torn:
+        cut = len(json.dumps(rows[-1], ensure_ascii=False).encode())
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) - 1 - min(torn, cut - 1)])
+        rows = rows[:-1]
+    for _ in range(2):
+        run.drop_rows_after(step)
+        assert [row for row in rows if int(str(row["step"])) <= step] == run.rows("metrics.jsonl")
+    run.record("metrics.jsonl", {"step": 99})
+    assert {"step": 99} == run.rows("metrics.jsonl")[-1]
+
+
+def test_lines_that_are_no_rows_stay(tmp_path: Path) -> None:
+    """What somebody else wrote is skipped when read, and not removed."""
+    run = Run(tmp_path)
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe\n[1]\n{"step": 5}\n{"st')
+    assert [{"step": 1}, {"step": 5}] == run.rows("metrics.jsonl")
+    run.drop_rows_after(1)
+    assert b'{"step": 1}\n\xff\xfe\n[1]\n' == (tmp_path / "metrics.jsonl").read_bytes()
+
+
+def test_half_a_row_is_taken_back(tmp_path: Path) -> None:
+    """K10: after a full disk, the next row is not glued to the half that still fitted."""
+    run = Run(tmp_path)
+    run.record("metrics.jsonl", {"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))  # as if the disk were full
+    try:
+        with pytest.raises(OSError, match="too large"):
+            run.record("metrics.jsonl", {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    run.record("metrics.jsonl", {"step": 3})
+    assert [{"step": 1}, {"step": 3}] == run.rows("metrics.jsonl")
+
+
+def test_config_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed write leaves the old config.toml and no temporary file."""
+    run = Run(tmp_path)
+    run.write_config("a = 1\n")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for call in ("fsync", "replace"):
+        monkeypatch.setattr(os, call, refuse)
+        with pytest.raises(OSError, match="Input/output"):
+            run.write_config("a = 2\n")
+        monkeypatch.undo()
+    assert ["config.toml"] == [path.name for path in tmp_path.iterdir()]
+    assert "a = 1\n" == (tmp_path / "config.toml").read_text()

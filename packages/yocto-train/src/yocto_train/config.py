@@ -1,6 +1,6 @@
 """TrainConfig: how a model is trained. No torch in here."""
 
-
+# ruff: noqa: RUF009 - what `setting` returns is a dataclass field, made anew for each
 
 import dataclasses
 from collections.abc import Mapping
@@ -86,7 +86,7 @@ class TrainConfig:
         250, "steps between evaluations; the last step is always evaluated", low=1
     )
     eval_iters: int = _count(
-        0, "batches per evaluation, spread over the validation split; 0 takes the whole split"
+        0, "batches per evaluation, spread over the validation split; 0 means the whole split"
     )
     save_interval: int = _count(0, "steps between checkpoints; 0 saves at each evaluation")
     keep: int = _count(

@@ -2,8 +2,9 @@
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ class Evaluation:
     loss: float  # mean cross-entropy, nats per token
     tokens: int  # targets it was measured on
     whole: bool  # whether these are all of the split's targets
+    seconds: float = field(default=0.0, compare=False)  # how long it took
 
 
 @torch.no_grad()
@@ -55,7 +57,7 @@ def evaluate(
     Returns:
         None if `should_stop` said so before it was complete.
     """
-    device = next(model.parameters()).device
+    begun, device = time.perf_counter(), next(model.parameters()).device
     was_training = model.training
     model.eval()
     world = world or World()
@@ -72,7 +74,10 @@ def evaluate(
     finally:
         model.train(was_training)
     total, tokens = world.sum(total, count)
-    return Evaluation(loss=total / tokens, tokens=int(tokens), whole=tokens == dataset.n_tokens - 1)
+    return Evaluation(
+        loss=total / tokens, tokens=int(tokens), whole=tokens == dataset.n_tokens - 1,
+        seconds=time.perf_counter() - begun,
+    )  # fmt: skip
 
 
 def _shared(

@@ -41,16 +41,16 @@ def train_step(
         NonFiniteError: one of them is not a number; no weight and no moment has changed.
         DataError: of yocto-data: the token file was cut off, or holds ids out of range.
     """
-    # 1. Batch. What a step does follows from the seed and its number alone, so a run that was
-    # stopped needs to remember no more than that number to go on.
+    # 1. Batch. It follows from the seed and the step's number alone, so a run that was stopped goes
+    # on with the very batches it would have had.
     x, y = sampler.batch(step)  # (B, T) each; y[b, t] is the token that came after x[b, t]
 
-    # The batch may be cut into parts, because the memory that a backward pass needs grows with the
-    # rows. Gradients add up: equal parts, each divided by their number, give the mean over all.
+    # It may be cut into parts, as a backward pass needs memory for each row. Gradients add up:
+    # equal parts, each divided by their number, give the mean over the whole batch.
     n = config.accumulate
     loss = torch.zeros((), device=model.device)
     for x_part, y_part in zip(x.chunk(n), y.chunk(n), strict=True):
-        # 2. Loss. Each position predicts the token after it from those up to it: T lessons a row.
+        # 2. Loss. Every position predicts the token after it: T lessons from one row.
         logits = model(x_part)  # (B / n, T, vocab_size)
         part = cross_entropy(logits, y_part.to(logits.device)) / n
 
@@ -59,8 +59,8 @@ def train_step(
         model.backward(part)
         loss += part.detach()
 
-    # 4. Clip. The gradient is right only nearby. After a strange batch it can be a hundred times
-    # as long as usual, and would throw the weights far away: keep its direction, bound its length.
+    # 4. Clip. After an odd batch the gradient can be a hundred times as long as usual, and would
+    # throw the weights far from where it still holds: keep its direction, bound its length.
     norm = clip(model, config.grad_clip)
 
     # A loss or gradient that is not a number must not reach the weights: nothing brings them back.
@@ -79,16 +79,15 @@ def train_step(
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, *, reduction: str = "mean") -> Tensor:
-    """Minus the logarithm of the probability that the model gave to what came, in nats.
+    """Minus the logarithm of the probability that the model gave to the right token, in nats.
 
     Args:
         logits: (B, T, vocab_size); in half precision they are converted to float32 first.
         targets: int64 (B, T).
         reduction: "mean" over all targets, or their "sum".
     """
-    # A model that knows nothing gives each of V tokens 1/V, hence ln V to begin with. Why the
-    # logarithm: the loss of a text is then the sum over its tokens, and a model is punished without
-    # bound for ruling out what did happen.
+    # A model that knows nothing gives each of V tokens 1/V: a loss of ln V. The logarithm makes the
+    # loss of a text the sum over its tokens, and has no bound for calling impossible what happened.
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()  # 8 or 11 bits are too few to add up a whole vocabulary
     return F.cross_entropy(logits.flatten(0, 1), targets.reshape(-1), reduction=reduction)
@@ -96,7 +95,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, reduction: str = "mean") -
 
 def clip(model: Machine, limit: float) -> float:
     """Cut the gradient down to the norm `limit`; returns the norm it had before."""
-    # One norm over all weights together: clipping each apart would turn the direction.
+    # One norm over all weights together: clipping each by itself would change the direction.
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters if p.grad is not None])
     value = model.whole(norm)
     if 0 < limit < value:  # most steps need no pass over the gradients

@@ -27,7 +27,7 @@ from yocto_train.scale.machine import Machine
 from yocto_train.schedules import lr_factor
 from yocto_train.step import train_step
 
-_REQUESTS = ("evaluation", "save", "sample")
+_REQUESTS = ("stop", "evaluation", "save", "sample")
 
 
 class Trainer:
@@ -88,17 +88,15 @@ class Trainer:
         self._clock = Clock()
         self._saved_step: int | None = None
         self._best_pointed: int | None = None  # the step that `best` is known to point to
-        self._stop_requested = False
-        # What all ranks have agreed on. Only this decides, so that they never part.
-        self._stopping = False
-        self._agreed: set[str] = set()
         self._requested: set[str] = set()  # of _REQUESTS, on this rank
+        # What all ranks have agreed on. Only this decides, so that they never part.
+        self._agreed: set[str] = set()
 
     # --- requests from outside, acted on between steps ------------------------------------------
 
     def request_stop(self) -> None:
         """Finish the step, save, and end; safe to call from a signal handler."""
-        self._stop_requested = True
+        self._requested.add("stop")
 
     def request_evaluation(self) -> None:
         """Evaluate after the current step."""
@@ -150,7 +148,7 @@ class Trainer:
             if (reason := self._reason_to_end()) is not None:
                 break
             if progress.step >= self.config.max_iters:
-                continue  # an evaluation was asked for meanwhile
+                continue  # an evaluation was requested meanwhile
             loss, grad_norm = self._step()
             smoothed = progress.smooth(loss)
             if progress.step % self.config.log_interval == 0 or self._is_last:
@@ -167,13 +165,11 @@ class Trainer:
 
     def _agree(self) -> bool:
         """Share with all ranks what was requested on any of them; returns whether to stop."""
-        requested = (name in self._requested for name in _REQUESTS)
-        asked = self.world.any(self._stop_requested, *requested)
-        agreed = {name for name, flag in zip(_REQUESTS, asked[1:], strict=True) if flag}
+        asked = self.world.any(*(name in self._requested for name in _REQUESTS))
+        agreed = {name for name, flag in zip(_REQUESTS, asked, strict=True) if flag}
         self._agreed |= agreed
         self._requested -= agreed
-        self._stopping = asked[0]
-        return self._stopping
+        return "stop" in self._agreed
 
     @property
     def _is_last(self) -> bool:
@@ -185,7 +181,7 @@ class Trainer:
     def _reason_to_end(self) -> events.StopReason | None:
         if self.progress.step >= self.config.max_iters and not self._evaluation_is_due():
             return "finished"
-        if self._stopping:
+        if "stop" in self._agreed:
             return "requested"
         patience = self.config.patience
         return "no progress" if 0 < patience <= self.progress.stale_evaluations else None
@@ -229,7 +225,7 @@ class Trainer:
         # The same windows every time, so that the best step is chosen among equals.
         with self.machine.eager():
             results = [self._measured(self.config.eval_iters)]
-            if self._is_last and results[0] is not None and not results[0][0].whole:
+            if self._is_last and results[0] is not None and not results[0].whole:
                 # The figure to publish, after evaluations that saw a part of the split.
                 results.append(self._measured(0))
         finished = [result for result in results if result is not None]
@@ -237,9 +233,9 @@ class Trainer:
             return  # asked to stop: the save matters more
         self._agreed.discard("evaluation")
         progress, per_token = self.progress, self._bytes_per_token
-        is_best = progress.count_evaluation(finished[0][0].loss)
-        for result, seconds in finished:
-            self._clock.evaluation_seconds.append(seconds)
+        is_best = progress.count_evaluation(finished[0].loss)
+        for result in finished:
+            self._clock.evaluation_seconds.append(result.seconds)
             yield events.Evaluated(
                 step=progress.step,
                 loss=result.loss,
@@ -249,17 +245,14 @@ class Trainer:
                 is_best=is_best,
                 best_step=progress.best_step,
                 best_loss=progress.best_loss,
-                seconds=seconds,
+                seconds=result.seconds,
             )
 
-    def _measured(self, n_batches: int) -> tuple[evaluation.Evaluation, float] | None:
-        """The loss of some batches, or for 0 of all, and the seconds it took; None after a stop."""
-        begun = time.perf_counter()
-        result = evaluation.evaluate(
+    def _measured(self, n_batches: int) -> evaluation.Evaluation | None:
+        return evaluation.evaluate(
             self.model, self.val_data, batch_size=self.eval_batch_size, n_batches=n_batches,
             autocast=self.placement.autocast, should_stop=self._agree, world=self.world,
         )  # fmt: skip
-        return None if result is None else (result, time.perf_counter() - begun)
 
     @functools.cached_property
     def _bytes_per_token(self) -> float | None:
@@ -273,7 +266,7 @@ class Trainer:
         regular = self._is_multiple(self.config.sample_interval)
         missing = self.progress.sampled_step != self.progress.step
         due = "sample" in self._agreed or (regular and missing)
-        return due and self.tokenizer is not None and not self._stopping
+        return due and self.tokenizer is not None and "stop" not in self._agreed
 
     def _sample(self) -> Iterator[Event]:
         tokenizer, config = self.tokenizer, self.config
@@ -283,12 +276,12 @@ class Trainer:
             text = self.world.on_main(
                 lambda: evaluation.write_sample(
                     model, tokenizer, self._prompt, tokens=config.sample_tokens, seed=config.seed,
-                    should_stop=lambda: self._stop_requested,
+                    should_stop=lambda: "stop" in self._requested,
                 )
             )  # fmt: skip
         self.model.train()
         if text is None:
-            self._stopping = True
+            self._agreed.add("stop")
             return
         self._agreed.discard("sample")
         step = self.progress.sampled_step = self.progress.step
@@ -309,8 +302,8 @@ class Trainer:
         run, progress = self.run_directory, self.progress
         assert run is not None  # noqa: S101 - else nothing is ever due
         self._agreed.discard("save")
-        # A resumed run may find out only now that the step it went on from is the best: then the
-        # checkpoint is there already.
+        # A resumed run may find out only now that the step it went on from is the best: then its
+        # checkpoint exists already.
         content = None
         if self._saved_step != progress.step:
             model = self.world.whole_model(self.model)

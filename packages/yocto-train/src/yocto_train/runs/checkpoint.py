@@ -342,7 +342,7 @@ def _commit(temporary: Path, final: Path, manifest: Manifest) -> Path | None:
 
 
 def aside(directory: Path) -> Path:
-    """Rename a step directory so that it is no step's any more; returns where it is now.
+    """Rename a step directory so that it no longer counts as one; returns where it is now.
 
     Raises:
         OSError: the system refused.

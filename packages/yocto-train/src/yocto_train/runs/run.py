@@ -114,12 +114,10 @@ class Run:
 
     def _clear_up(self) -> None:
         """Remove what a crash left behind; what cannot be removed stays for the next writer."""
-        leftovers: list[Path] = []
         with contextlib.suppress(OSError):
-            leftovers = list(self.path.glob(".tmp-*"))
-        for leftover in leftovers:
-            with contextlib.suppress(OSError):
-                files.remove(leftover)
+            for leftover in list(self.path.glob(".tmp-*")):
+                with contextlib.suppress(OSError):
+                    files.remove(leftover)
 
     # --- checkpoints ---------------------------------------------------------------------------
 
@@ -232,7 +230,7 @@ class Run:
             if best_step is not None and is_directory(best):
                 targets["best"] = best
             elif os.path.lexists(self.path / "best"):
-                # It was pruned for a later best, which is no step of the run any more.
+                # It was pruned for a later best, which does not belong to the run any more.
                 files.remove(self.path / "best")
             for pointer, target in targets.items():
                 if self.pointed(pointer) != self.path / target.name:

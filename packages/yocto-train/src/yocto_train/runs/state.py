@@ -100,12 +100,8 @@ def restore(
 ) -> tuple[Progress, Changes]:
     """Put a checkpoint's weights, moments and loss scale in place.
 
-    Args:
-        machine: what trains.
-        checkpoint: of the same model, data and tokenizer.
-        data: sha256 of the splits by name.
-        tokenizer: of the training, if it has one.
-        block_size: length of the windows that are trained on, in tokens.
+    The checkpoint must be of the same model, data (sha256 of the splits by name) and tokenizer;
+    `block_size` is the length of the windows that are trained on.
 
     Returns:
         Where the run stood, and what differs from when it was saved: name -> (saved, now).

@@ -19,14 +19,7 @@ from yocto_train.scale.distributed import World
 
 
 class Machine:
-    """A model with what computes its steps.
-
-    Args:
-        model: on its device already.
-        config: how to train.
-        tokens: length of the rows.
-        placement: where, and in what precision.
-        world: the processes that share each batch.
+    """A model with what computes its steps; `tokens` is the length of the rows.
 
     Attributes:
         compilation: a phrase about torch.compile, if there is something to say.
