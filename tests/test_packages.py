@@ -17,9 +17,8 @@ def package(request: pytest.FixtureRequest) -> ModuleType:
     return importlib.import_module(request.param)
 
 
-def test_public_names_are_sorted_and_there(package: ModuleType) -> None:
-    """`__all__` is sorted, and each of its names can be imported."""
-    assert sorted(package.__all__) == list(package.__all__)
+def test_public_names_are_there(package: ModuleType) -> None:
+    """Each name of `__all__`, which ruff keeps sorted, can be imported."""
     assert [] == [name for name in package.__all__ if not hasattr(package, name)]
 
 

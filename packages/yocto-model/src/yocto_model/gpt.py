@@ -149,23 +149,4 @@ class GPT(nn.Module):
         """Write a Hugging Face model folder: `config.json` and `model.safetensors`."""
         write_folder(Path(directory), self.config, self.state_dict())
 
-    @classmethod
-    def load(
-        cls,
-        directory: str | os.PathLike[str],
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
-    ) -> "GPT":
-        """Read a model folder, ours or another's, in evaluation mode. No code in it is ever run.
-
-        Args:
-            directory: holds the `config.json` of a gpt2, llama, qwen2 or qwen3 and its weights.
-            device: where the weights go.
-            dtype: convert the weights; None keeps the stored dtype.
-
-        Raises:
-            ModelFileError: not a model that this package can compute, damaged, or incomplete.
-            OSError: a file could not be read.
-        """
-        return load_model(cls, Path(directory), device=device, dtype=dtype)
+    load = classmethod(load_model)  # the inverse, also for others' folders: see formats/folder.py

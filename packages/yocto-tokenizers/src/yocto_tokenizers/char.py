@@ -46,7 +46,7 @@ class CharTokenizer(VocabularyTokenizer):
         """The ids of one text, one per character."""
         # What the table does is [self.stoi[character] for character in text]. No single character
         # is a special token, so a text that spells `<|user|>` gives eight ids and forges nothing.
-        return self._table.encode(text, errors).tolist()  # type: ignore[no-any-return]
+        return self._table.encode(text, errors).tolist()
 
     def encode_to_numpy(self, text: str, *, errors: Errors = "strict") -> IdArray:
         """The same ids as an array of uint16, or uint32 beyond 65,536 ids; shape `(n,)`."""

@@ -42,28 +42,11 @@ if TYPE_CHECKING:
 
 __version__ = version("yocto-train")
 
-_MODULES = {
-    "config": ["TrainConfig"],
-    "errors": [
-        "CheckpointError", "NonFiniteError", "RunError", "SaveError", "TrainConfigError",
-        "TrainError",
-    ],
-    "evaluation": ["Evaluation", "bits_per_byte", "bytes_per_token", "evaluate"],
-    "events": ["Evaluated", "Event", "Sampled", "Saved", "Started", "StepDone", "Stopped"],
-    "optimizers": ["Muon", "make_optimizers", "orthogonalize"],
-    "recipes": ["RECIPES", "Recipe"],
-    "runs.checkpoint": ["Checkpoint", "save_checkpoint", "step_of"],
-    "runs.run": ["OpenedModel", "Run", "find_checkpoint", "open_model"],
-    "scale.devices": ["Placement", "measure_precision", "place"],
-    "scale.distributed": ["World", "joined"],
-    "scale.planning": [
-        "SIZES", "Candidate", "choose", "compile_pays", "dropout_for", "memory_bytes",
-    ],
-    "schedules": ["lr_factor"],
-    "step": ["cross_entropy", "train_step"],
-    "trainer": ["Trainer"],
-}  # fmt: skip
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+# In which names are looked for, in this order: the first four do without torch.
+_MODULES = (
+    "errors", "config", "recipes", "events", "scale.planning", "schedules", "step", "optimizers",
+    "evaluation", "scale.devices", "scale.distributed", "runs.checkpoint", "runs.run", "trainer",
+)  # fmt: skip
 
 __all__ = [
     "RECIPES", "SIZES", "Candidate", "Checkpoint", "CheckpointError", "Evaluated", "Evaluation",
@@ -77,8 +60,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # the next look-up does not come here
-    return value
+    for module in _MODULES if name in __all__ else ():
+        found = importlib.import_module(f"{__name__}.{module}")
+        if hasattr(found, name):
+            globals()[name] = getattr(found, name)  # the next look-up does not come here
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

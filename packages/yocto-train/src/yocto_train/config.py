@@ -1,7 +1,5 @@
 """TrainConfig: how a model is trained. No torch in here."""
 
-# ruff: noqa: RUF009 - what `setting` returns is a dataclass field, made anew for each
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass

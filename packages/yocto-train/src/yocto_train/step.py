@@ -1,6 +1,5 @@
 """One training step: batch, loss, gradient, update. Training is this, a few thousand times."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +9,6 @@ from torch.optim.optimizer import Optimizer
 from yocto_data import BatchSampler
 
 from yocto_train.config import TrainConfig
-from yocto_train.errors import NonFiniteError
 from yocto_train.optimizers import set_learning_rates
 from yocto_train.scale.machine import Machine
 from yocto_train.schedules import lr_factor, muon_momentum
@@ -65,7 +63,7 @@ def train_step(
 
     # A loss or gradient that is not a number must not reach the weights: nothing brings them back.
     values = model.mean(loss), norm
-    check_finite(step, *values, may_overflow=model.may_overflow)
+    model.check_finite(step, *values)
 
     # 5. Update. Each optimizer moves its weights against their gradients, as far as the rate says.
     # The rate is a function of the step as well: large while there is far to go, small at the end.
@@ -101,19 +99,3 @@ def clip(model: Machine, limit: float) -> float:
     if 0 < limit < value:  # most steps need no pass over the gradients
         torch.nn.utils.clip_grads_with_norm_(model.parameters, limit, norm)
     return value
-
-
-def check_finite(step: int, loss: float, norm: float, *, may_overflow: bool) -> None:
-    """Refuse a loss or gradient that is NaN or infinite.
-
-    Raises:
-        NonFiniteError: it is, and training in float16 does not explain it: then a gradient that
-            overflows only means that the loss was scaled up too far, and this update is skipped.
-    """
-    if math.isfinite(loss) and (math.isfinite(norm) or may_overflow):
-        return
-    what = "gradient" if math.isfinite(loss) else "loss"
-    raise NonFiniteError(
-        f"the {what} of step {step + 1} is not finite "
-        f"(loss {loss:g}, gradient norm {norm:g}); try a lower learning rate"
-    )

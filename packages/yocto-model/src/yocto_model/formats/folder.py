@@ -7,6 +7,7 @@ that no memory holds. safetensors checks that a file's parts add up; the rest is
 import functools
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,12 +80,24 @@ def write_folder(directory: Path, config: GPTConfig, weights: Mapping[str, Tenso
 
 def load_model(
     model_class: "type[GPT]",
-    directory: Path,
+    directory: str | os.PathLike[str],
     *,
-    device: torch.device | str,
-    dtype: torch.dtype | None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> "GPT":
-    """What `GPT.load` does; see there for arguments and errors."""
+    """`GPT.load`: read a model folder, ours or another's, in evaluation mode; no code in it is run.
+
+    Args:
+        model_class: GPT.
+        directory: holds the `config.json` of a gpt2, llama, qwen2 or qwen3 and its weights.
+        device: where the weights go.
+        dtype: convert the weights; None keeps the stored dtype.
+
+    Raises:
+        ModelFileError: not a model that this package can compute, damaged, or incomplete.
+        OSError: a file could not be read.
+    """
+    directory = Path(directory)
     if not directory.is_dir():
         state = "is a file" if directory.exists() else "does not exist"
         raise ModelFileError(f"{directory} {state}; a model is a folder with {CONFIG}")

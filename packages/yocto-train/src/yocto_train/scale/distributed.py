@@ -188,7 +188,7 @@ class Group(World):
             raise failure
         if "error" in outcome:
             raise getattr(errors, outcome["error"], TrainError)(outcome["message"])
-        return outcome["value"]  # type: ignore[no-any-return] # what `action` returned
+        return outcome["value"]
 
     def _broadcast(self, text: str) -> str:
         """Rank 0's text on every rank."""

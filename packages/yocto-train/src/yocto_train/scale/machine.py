@@ -6,6 +6,7 @@ and loss scaling, dropout's seed, gradients joined between processes, torch.comp
 
 import contextlib
 import hashlib
+import math
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.optim.optimizer import Optimizer
 from yocto_model import GPT
 
 from yocto_train.config import TrainConfig
+from yocto_train.errors import NonFiniteError
 from yocto_train.optimizers import make_optimizers
 from yocto_train.scale.devices import Placement
 from yocto_train.scale.distributed import World
@@ -80,10 +82,22 @@ class Machine:
         """A number that may be spread over the processes."""
         return float(self.world.whole(value))
 
-    @property
-    def may_overflow(self) -> bool:
-        """Whether a gradient that is infinite only means that the loss was scaled up too far."""
-        return self.scaler.is_enabled()
+    def check_finite(self, step: int, loss: float, norm: float) -> None:
+        """Refuse a loss or gradient that is NaN or infinite.
+
+        With float16 a gradient that overflows only means that the loss was scaled up too far: the
+        scaler then skips the update and lowers its scale.
+
+        Raises:
+            NonFiniteError: the loss or gradient must not reach the weights.
+        """
+        if math.isfinite(loss) and (math.isfinite(norm) or self.scaler.is_enabled()):
+            return
+        what = "gradient" if math.isfinite(loss) else "loss"
+        raise NonFiniteError(
+            f"the {what} of step {step + 1} is not finite "
+            f"(loss {loss:g}, gradient norm {norm:g}); try a lower learning rate"
+        )
 
     @property
     def _is_last_part(self) -> bool:
