@@ -25,13 +25,13 @@ from yocto_data import TokenDataset
 from yocto_model import (
     GPT,
     INFERENCE_KINDS,
-    Context,
     GPTConfig,
     InferenceGPT,
     SamplingOptions,
     inference_copy,
-    stream,
 )
+from yocto_model.cache import Reader
+from yocto_model.generate import stream
 from yocto_train import evaluate
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
@@ -185,12 +185,11 @@ def against_llama() -> None:
 
 def decoding(copy: InferenceGPT, n: int) -> Callable[[], object]:
     """A call that makes n tokens after the first, of which the prompt's reading is not a part."""
-    context = Context(copy, [[1]])
     options = SamplingOptions(temperature=0.8)
 
     def call() -> None:
-        context.restart([1])
-        for _ in stream(context, n, options=options, generators=[torch.Generator()]):
+        generators = [torch.Generator()]
+        for _ in stream(Reader(copy), [[1]], n, options=options, generators=generators):
             pass
 
     return call

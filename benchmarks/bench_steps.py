@@ -15,7 +15,7 @@ from typing import Any
 
 from common import machine, prepared, trainer, vocab_size
 from peer import Peer, nanogpt
-from yocto_train import RECIPES, Trainer, measure_precision
+from yocto_train import RECIPES, Trainer, measure_precision, step
 
 SHAPES = {
     "0.8M, context 64, batch 12": (
@@ -49,7 +49,7 @@ def seconds_of(made: Trainer, steps: int) -> float:
 
 def rest_of_a_step(made: Trainer, steps: int) -> tuple[float, float]:
     """The parts of a step's time outside forward, backward and optimizer: in all, and clipping."""
-    stepper, spent = made.stepper, {"_accumulate": 0.0, "_update": 0.0, "_clip": 0.0, "batch": 0.0}
+    spent = dict.fromkeys(("_module", "cross_entropy", "backward", "update", "clip"), 0.0)
 
     def timed(owner: Any, name: str) -> None:
         call = getattr(owner, name)
@@ -62,12 +62,12 @@ def rest_of_a_step(made: Trainer, steps: int) -> tuple[float, float]:
 
         setattr(owner, name, wrapped)
 
-    for name in ("_accumulate", "_update", "_clip"):
-        timed(stepper, name)
-    timed(stepper.sampler, "batch")  # within _accumulate, but neither forward nor backward
+    for name in ("_module", "backward", "update"):
+        timed(made.machine, name)
+    for name in ("cross_entropy", "clip"):
+        timed(step, name)
     total = seconds_of(made, steps) * steps
-    outside = total - spent["_accumulate"] - spent["_update"] + spent["batch"]
-    return outside / total, spent["_clip"] / total
+    return (total - sum(spent.values()) + spent["clip"]) / total, spent["clip"] / total
 
 
 def main() -> None:

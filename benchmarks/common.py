@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from yocto_data import TokenDataset, prepare
+from yocto_data import DataMeta, TokenDataset, prepare
 from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import CharTokenizer
 from yocto_train import TrainConfig, Trainer
@@ -42,9 +42,7 @@ def machine() -> None:
 
 def vocab_size(data_dir: Path) -> int:
     """Number of ids of prepared data."""
-    size = TokenDataset(data_dir / "train.bin", 1).vocab_size
-    assert size is not None
-    return size
+    return DataMeta.load(data_dir).vocab_size
 
 
 def trainer(data_dir: Path, model: dict[str, Any], train: dict[str, Any], arch: str) -> Trainer:
