@@ -4,12 +4,13 @@ Nothing is believed before it is checked: a folder may be cut off, of another ki
 that no memory holds. safetensors checks that a file's parts add up; the rest is checked here.
 """
 
+import contextlib
 import functools
 import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,12 +143,22 @@ class _Entry:
 
     def read(self) -> Tensor:
         """The tensor in the mapped file, which is mapped anew so that pages read are let go."""
-        with safe_open(self.path, framework="pt") as file:
+        with _opened(self.path) as file:
             tensor: Tensor = file.get_tensor(self.key)
         # NaN is the least and the greatest of all. Two numbers: a test of each would double it.
         if not (math.isfinite(tensor.amin()) and math.isfinite(tensor.amax())):
             raise ModelFileError(f"{self.path}: {self.key} holds NaN or infinite values")
         return tensor
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, open for reading."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except RuntimeError as error:  # torch's, where the system refuses to map the file
+        raise OSError(f"cannot read {path}: {error}") from error
 
 
 def _entries(directory: Path, prefix: str) -> dict[str, _Entry]:
@@ -156,7 +167,7 @@ def _entries(directory: Path, prefix: str) -> dict[str, _Entry]:
     for path in _weight_files(directory):
         _check_is_file(path)
         try:
-            with safe_open(path, framework="pt") as file:
+            with _opened(path) as file:
                 headers = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - no dict
                 kinds = {key: (h.get_dtype(), tuple(h.get_shape())) for key, h in headers.items()}
         except (SafetensorError, ValueError) as error:
