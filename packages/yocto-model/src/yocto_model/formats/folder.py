@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +73,12 @@ def write_folder(directory: Path, config: GPTConfig, weights: Mapping[str, Tenso
             tensors[part] = (tensor.t() if form.transposed else tensor).contiguous()
     dtype = str(weights["token_emb.weight"].dtype).removeprefix("torch.")
     document = json.dumps({**to_document(config), "dtype": dtype}, indent=2)
+    (directory / CONFIG).write_text(document + "\n", encoding="utf-8")
     try:
         save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"could not write {directory / WEIGHTS}: {error}") from error
-    (directory / CONFIG).write_text(document + "\n", encoding="utf-8")
+    shutil.copymode(directory / CONFIG, directory / WEIGHTS)  # safetensors writes for us alone
 
 
 def load_model(
