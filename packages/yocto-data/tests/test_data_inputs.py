@@ -1,17 +1,27 @@
 """The table "Data preparation" of bad input: one line that says what and where, nothing written."""
 
 import gzip
+import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from yocto_data import DataError, DecodingError, ShortDataError, Tokenizer, iter_texts, load_bin
+from yocto_data import (
+    DataError,
+    DataMeta,
+    DecodingError,
+    ShortDataError,
+    Tokenizer,
+    iter_texts,
+    load_bin,
+)
+from yocto_data.errors import shorten
 
 Refused = Callable[..., str]
 Prepare = Callable[..., Any]
@@ -176,31 +186,8 @@ def test_d8_control_characters(tmp_path: Path, run: Prepare) -> None:
 
 
 # D9, a file that changes while it is read: test_data_texts.py and test_data_prepare.py.
-# D10, the range of the validation share: test_data_prepare.py.
-# D11, D12 and D17, what may be written where: test_data_outputs.py.
-
-
-def test_d13_many_characters(tmp_path: Path, run: Prepare, code_point_tokenizer: Tokenizer) -> None:
-    """D13: ids beyond 65,535 are stored in 32 bits and never wrap."""
-    text = "".join(map(chr, range(0x10000, 0x20010)))
-    meta = run(file(tmp_path, text.encode()), tokenizer=code_point_tokenizer)
-    assert ("uint32", 0x2000F) == (meta.dtype.name, meta.val.max_id)
-    ids = [*load_bin(tmp_path / "out" / "train.bin"), *load_bin(tmp_path / "out" / "val.bin")]
-    assert list(range(0x10000, 0x20010)) == ids
-
-
-@pytest.mark.parametrize("vocab_size", [0, -1, (1 << 32) + 1, 65.0, True, None, "65"])
-def test_d14_vocabulary_out_of_range(
-    tmp_path: Path, run: Prepare, refused: Refused, vocab_size: Any
-) -> None:
-    """D14: the range is named, and with it the largest possible size."""
-    odd = SimpleNamespace(vocab_size=vocab_size)
-    message = refused(DataError, partial(run, file(tmp_path, b"text"), tokenizer=odd))
-    assert "vocab_size must be an integer from 1 to 4294967296" in message
-
-
-# D15, D16 and D19, records: test_data_records.py.
-# D18, a line of 200 MB: test_data_memory.py.
+# D10 and D14, arguments out of range: test_data_prepare.py and test_data_meta.py.
+# D13, ids beyond 65,535: test_data_prepare.py, by position; test_data_tokenizer.py.
 
 
 @pytest.mark.parametrize("compressed", [b"", b"no gzip", gzip.compress(b"x" * 9999, mtime=0)[:-9]])
@@ -209,3 +196,250 @@ def test_broken_gzip(tmp_path: Path, run: Prepare, refused: Refused, compressed:
     source = file(tmp_path, compressed, "a.txt.gz")
     message = refused(DataError, partial(run, source))
     assert "a.txt.gz is" in message
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a\nb\x1b[2J\udcff", "a\nb\x1b[2J\udcff"),  # programs escape, once, where they print
+        ("x" * 160, "x" * 160),
+        ("a" * 200 + "z" * 200, "a" * 107 + "..." + "z" * 50),
+    ],
+)
+def test_long_values_are_shortened(value: str, shown: str) -> None:
+    """A message holds a value as it is; what is long keeps its two ends."""
+    assert shown == shorten(value)
+
+
+# Not ru_maxrss: a child inherits it from whoever started it, so that it would hide any growth.
+MEMORY = """
+import sys
+import numpy as np
+from yocto_data import prepare
+
+class Bytes:
+    vocab_size = 256
+    def encode(self, text): return list(text.encode())
+    def encode_to_numpy(self, text): return np.frombuffer(text.encode(), dtype=np.uint8)
+    def decode(self, ids): return bytes(ids).decode()
+
+meta = prepare(sys.argv[1], sys.argv[2], tokenizer=Bytes(), chunk_chars=1 << 18)
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM:")).split()[1]
+print(meta.train.tokens + meta.val.tokens, peak)
+assert "torch" not in sys.modules
+"""
+
+
+def peak_kib(source: Path) -> int:
+    """The most memory a process held that prepared `source`."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(source), str(source.with_suffix(".out"))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    tokens, peak = map(int, done.stdout.split())
+    assert tokens > 0
+    return peak
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs the kernel's own count")
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("words.txt", b"some words of a line\n" * 50_000),
+        ("one_line.txt", b"x" * (1 << 20)),  # D18: no place to cut, safe or not
+        ("records.jsonl", b'{"text": "%s"}\n' % (b"a record of some words " * 40) * 1100),
+    ],
+    ids=["words", "one line", "records"],  # a megabyte is no name
+)
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, name: str, unit: bytes) -> None:
+    """Six times the text takes no more memory, within a few megabytes; torch is not even loaded."""
+    peaks = []
+    for size in (4, 24):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        with (folder / name).open("wb") as file:
+            for _ in range(size):
+                file.write(unit)
+        peaks.append(peak_kib(folder / name))
+    assert peaks[1] - peaks[0] < 8 << 10
+
+
+# --- where data may be put ---
+
+
+def test_d11_other_data(tmp_path: Path, run: Prepare, refused: Refused) -> None:
+    """D11: an empty directory is used; data in it is refused without force, replaced with it."""
+    source = file(tmp_path, b"some words")
+    (tmp_path / "out").mkdir()
+    run(source)
+    assert "already holds data; use force" in refused(DataError, partial(run, source))
+    old = (tmp_path / "out" / "meta.json").read_bytes()
+    run(source, val_ratio=0.3, force=True)
+    assert old != (tmp_path / "out" / "meta.json").read_bytes()
+    assert ["a.txt", "out"] == sorted(path.name for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "input.txt", "meta.pkl", ".git"])
+@pytest.mark.parametrize("force", [False, True])
+def test_d11_foreign_files(
+    tmp_path: Path, run: Prepare, refused: Refused, name: str, force: bool
+) -> None:
+    """D11: a directory that holds anything of the user's is never replaced, forced or not."""
+    (tmp_path / "out").mkdir()
+    file(tmp_path / "out", b"mine", name)
+    file(tmp_path / "out", b"mine", "train.bin")
+    message = refused(DataError, partial(run, file(tmp_path, b"some words"), force=force))
+    assert name in message
+
+
+def test_d11_a_file_in_the_way(tmp_path: Path, run: Prepare, refused: Refused) -> None:
+    """A file of that name, or above it, is refused."""
+    source = file(tmp_path, b"some words")
+    file(tmp_path, b"mine", "out")
+    assert "not a directory" in refused(DataError, partial(run, source, force=True))
+    message = refused(DataError, partial(run, source, out=tmp_path / "out" / "deeper"))
+    assert "Not a directory" in message
+
+
+def test_d12_output_in_the_input(tmp_path: Path, run: Prepare, refused: Refused) -> None:
+    """D12: an output that equals the input, lies in it, or holds it, is refused."""
+    (tmp_path / "texts").mkdir()
+    source = file(tmp_path / "texts", b"some words")
+    (tmp_path / "link").symlink_to("texts")
+    for given, out in (
+        (tmp_path / "texts", tmp_path / "texts"),
+        (tmp_path / "texts", tmp_path / "texts" / "data"),
+        (tmp_path / "link", tmp_path / "texts" / "data"),
+        (tmp_path / "texts", tmp_path / "link" / "data"),
+        (source, tmp_path / "texts"),
+        (source, tmp_path),
+        (str(tmp_path / "texts" / "*"), tmp_path / "texts"),
+    ):
+        refused(DataError, partial(run, given, out=out, force=True))
+    refused(DataError, partial(run, source, out=source, force=True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow fewer names")
+@pytest.mark.parametrize("name", ["with space", "a\nb", "\x1b[2J", "\udcff", "\u202e", "\u00e9"])
+def test_d17_odd_names_work(tmp_path: Path, run: Prepare, refused: Refused, name: str) -> None:
+    """D17: any name that the system accepts works, as source and as output."""
+    source = file(tmp_path, b"some words", f"{name}.txt")
+    meta = run(source, out=tmp_path / name / name)
+    assert (
+        source.name == meta.sources[0].name == DataMeta.load(tmp_path / name / name).sources[0].name
+    )
+    refused(DataError, partial(run, source, out=tmp_path / name / name))
+    refused(
+        DecodingError, partial(run, file(tmp_path, b"a\xff", f"{name}.txt"), out=tmp_path / "o")
+    )
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "\0"])
+def test_d17_impossible_names(tmp_path: Path, run: Prepare, refused: Refused, name: str) -> None:
+    """D17: a name that no system accepts is refused, as source and as output; so is no name."""
+    refused(DataError, partial(run, tmp_path / name))
+    for out in (tmp_path / name, "/", ""):
+        refused(DataError, partial(run, file(tmp_path, b"some words"), out=out))
+
+
+def test_k16_two_at_once(tmp_path: Path, run: Prepare, refused: Refused) -> None:
+    """K16, K18: a second writer is told who holds the directory; what a dead one left is free."""
+    source = file(tmp_path, b"some words")
+    (tmp_path / ".out.lock.owner").write_text("pid 1 on nowhere since ever")
+    others: list[str] = []
+
+    def progress(done: int, total: int, tokens: int) -> None:
+        if done:
+            others.append(refused(DataError, partial(run, source)))
+
+    run(source, progress=progress)
+    assert others
+    assert all(f"out is in use by pid {os.getpid()} on " in message for message in others)
+    assert all(" since 2" in message for message in others)
+    assert ["a.txt", "out"] == sorted(path.name for path in tmp_path.iterdir())
+
+
+# --- records, and what texts may spell ---
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"text": "cut', "not valid JSON"),
+        ('["a", "list"]', "must be an object with a field 'text'"),
+        ('"text"', "must be an object"),
+        ('{"txt": "a"}', "has no field 'text'; pass text_field=NAME"),
+        ('{"text": 5}', "must be a string, found a number"),
+        ('{"text": true}', "found true or false"),
+        ('{"text": ["a"]}', "found a list"),
+        ('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
+        ('\ufeff{"text": "a"}', "not valid JSON"),
+        ('{"text": "a\\ud800b"}', "lone surrogate (U+D800) at character 1"),  # D19
+        ('{"text": "\\udc00\\ud800"}', "lone surrogate (U+DC00) at character 0"),  # D19
+        ('{"text": "a"} {"text": "b"}', "not valid JSON"),
+    ],
+)
+def test_d15_and_d19_records(
+    tmp_path: Path, run: Prepare, refused: Refused, line: str, says: str
+) -> None:
+    """D15, D19: whatever a record lacks, the error names file, line and field."""
+    content = "\n".join(['{"text": "good"}', line, '{"text": "good"}', ""]).encode()
+    for source in (
+        file(tmp_path, content, "a.jsonl"),
+        file(tmp_path, gzip.compress(content, mtime=0), "a.jsonl.gz"),
+    ):
+        message = refused(DataError, partial(run, source))
+        assert f"{source.name}, line 2: " in message
+        assert says in message
+
+
+@pytest.mark.parametrize(
+    ("line", "empty"),
+    [
+        ("", 0),
+        (" \t\r", 0),
+        ('{"text": "more", "score": NaN, "best": -Infinity}', 0),
+        ('{"text": "a", "text": "more"}', 0),
+        ('{"id": 1, "text": "more", "id": 2}', 0),
+        ('{"text": "more", "n": ' + "9" * 5000 + "}", 0),
+        ('{"text": ""}', 1),
+        ('{"text": null}', 1),
+        ('{"text": null, "n": [{"text": 5}]}', 1),
+    ],
+)
+def test_only_the_text_of_a_record_matters(
+    tmp_path: Path, run: Prepare, line: str, empty: int
+) -> None:
+    """Other people's records: blank lines and odd members pass, empty texts are counted."""
+    lines = ['{"text": "good"}', line, '{"text": "good"}', ""]
+    meta = run(file(tmp_path, "\n".join(lines).encode(), "a.jsonl"))
+    assert (2 + ("more" in line), empty) == (meta.text.documents, meta.text.empty_documents)
+    assert 4 * meta.text.documents == meta.train.tokens + meta.val.tokens
+
+
+def test_d15_a_mark_before_the_first_record(tmp_path: Path, run: Prepare) -> None:
+    """A file of records may begin with a mark, and may lack the last line end."""
+    source = file(tmp_path, b'\xef\xbb\xbf{"text": "one"}\r\n{"text": "two"}', "a.jsonl")
+    assert (2, 1) == (run(source).text.documents, run(source, force=True).text.boms_dropped)
+
+
+def test_d15_a_record_too_long(
+    tmp_path: Path, run: Prepare, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line without end is refused before it fills the memory."""
+    monkeypatch.setattr("yocto_data.prep.documents._MAX_RECORD_CHARS", 3000)
+    record = json.dumps({"text": "x" * (3 << 20)})
+    source = file(tmp_path, f'{{"text": "a"}}\n{record}\n'.encode(), "a.jsonl")
+    assert "line 2: longer than 3000" in refused(DataError, partial(run, source))
+
+
+def test_d16_special_tokens_are_plain_text(
+    prepared: Callable[..., Any], code_point_tokenizer: Tokenizer
+) -> None:
+    """D16: text that spells a special token stays text; only we place the separator's id."""
+    text = "a <|endoftext|> </s>"
+    _, train, val = prepared([text, "b"], tokenizer=code_point_tokenizer, separator=299)
+    assert sorted([*text.encode(), *b"b", 299, 299]) == sorted(train + val)

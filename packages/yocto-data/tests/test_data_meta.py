@@ -3,14 +3,24 @@
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yocto_data import DataError, DataMeta, MissingMetaError, SplitMeta, token_dtype
+from yocto_data import (
+    DataError,
+    DataMeta,
+    MissingMetaError,
+    SplitMeta,
+    TokenDataset,
+    prepare,
+    token_dtype,
+)
 from yocto_data.prep.meta import OptionsMeta, TokenizerMeta
 
 NewDirectory = Callable[[], Path]
@@ -70,10 +80,22 @@ def test_the_dtype_holds_every_id(vocab_size: int) -> None:
 
 
 @pytest.mark.parametrize("vocab_size", [0, -1, 2**32 + 1, True, 65.0, "65", None])
-def test_no_dtype_for_a_vocabulary_out_of_range(vocab_size: Any) -> None:
-    """D14: the range is named."""
-    with pytest.raises(DataError, match="from 1 to 4294967296"):
-        token_dtype(vocab_size)
+def test_no_vocabulary_out_of_range(tmp_path: Path, vocab_size: Any) -> None:
+    """D14: wherever a vocabulary's size is given, its range is named."""
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "a.bin").write_bytes(b"\0" * 8)
+    tokenizer: Any = SimpleNamespace(vocab_size=vocab_size)
+    calls: list[Callable[[], object]] = [
+        partial(token_dtype, vocab_size),
+        partial(prepare, tmp_path / "a.txt", tmp_path / "out", tokenizer=tokenizer),
+    ]
+    if vocab_size is not None:
+        calls += [
+            partial(TokenDataset, tmp_path / "a.bin", 1, dtype="uint16", vocab_size=vocab_size)
+        ]
+    for call in calls:
+        with pytest.raises(DataError, match="vocab_size must be an integer from 1 to 4294967296"):
+            call()
 
 
 def meta_of() -> DataMeta:
@@ -178,14 +200,10 @@ def test_what_is_no_meta_is_refused(tmp_path: Path, content: bytes) -> None:
     assert len(str(caught.value)) < 500
 
 
-def test_no_meta_is_an_error_of_its_own(tmp_path: Path) -> None:
-    """B6: without meta.json nothing is guessed, and the message says what to run."""
+def test_no_meta_and_a_huge_one(tmp_path: Path) -> None:
+    """B6: without meta.json the message says what to run; a sparse terabyte takes no memory."""
     with pytest.raises(MissingMetaError, match="run yocto-prepare"):
         DataMeta.load(tmp_path)
-
-
-def test_a_huge_meta_is_not_read(tmp_path: Path) -> None:
-    """The size is looked at before the content: a sparse terabyte takes no memory."""
     with (tmp_path / "meta.json").open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(DataError, match="larger than any"):

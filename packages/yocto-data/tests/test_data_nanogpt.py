@@ -53,16 +53,6 @@ def test_the_ids_arrive(
     assert len(ids) == verify_tokens(folder / "out" / "val.bin")
 
 
-def test_meta_pkl_is_not_opened(tmp_path: Path) -> None:
-    """B7: what lies beside the files is ignored, however broken it is."""
-    source = write(tmp_path / "nano", [1, 2], [3, 4])
-    (source / "meta.pkl").mkdir()
-    import_nanogpt(source, tmp_path / "out", dtype="uint16", vocab_size=5)
-    assert ["meta.json", "train.bin", "val.bin"] == sorted(
-        path.name for path in (tmp_path / "out").iterdir()
-    )
-
-
 @pytest.mark.parametrize(
     ("change", "kind", "says"),
     [
@@ -107,25 +97,15 @@ def test_a_tokenizer_goes_along(
 
 
 def test_force_replaces_an_import(tmp_path: Path, refused: Refused) -> None:
-    """A second import is refused without force, replaces the first with it."""
+    """B7: a second import needs force; progress rises to the whole; meta.pkl is not opened."""
     source = write(tmp_path / "nano", [1, 2], [3, 4])
-    call = partial(import_nanogpt, source, tmp_path / "out", dtype="uint16", vocab_size=5)
+    (source / "meta.pkl").mkdir()
+    calls: list[tuple[int, ...]] = []
+    call = partial(import_nanogpt, source, tmp_path / "out", dtype="uint16", vocab_size=100)
     call()
     assert "already holds data" in refused(DataError, call)
-    write(source, [4, 4, 4], [3, 4])
-    call(force=True)
-    assert [4, 4, 4] == load_bin(tmp_path / "out" / "train.bin").tolist()
-
-
-def test_progress(tmp_path: Path) -> None:
-    """Bytes and tokens rise to the whole of both files."""
-    source = write(tmp_path / "nano", range(100), [3, 4])
-    calls: list[tuple[int, int, int]] = []
-    import_nanogpt(
-        source,
-        tmp_path / "out",
-        dtype="uint16",
-        vocab_size=100,
-        progress=lambda *numbers: calls.append(numbers),
-    )
+    write(source, range(100), [3, 4])
+    call(force=True, progress=lambda *numbers: calls.append(numbers))
     assert [(200, 204, 100), (204, 204, 102)] == calls
+    assert list(range(100)) == load_bin(tmp_path / "out" / "train.bin").tolist()
+    assert {"meta.json", "train.bin", "val.bin"} == {p.name for p in (tmp_path / "out").iterdir()}

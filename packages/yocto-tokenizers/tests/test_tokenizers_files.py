@@ -19,7 +19,7 @@ from yocto_tokenizers import (
     WordLevelTokenizer,
     load_tokenizer,
 )
-from yocto_tokenizers.formats.content import canonical_sha256
+from yocto_tokenizers.formats.vocabulary import canonical_sha256
 
 CHAR = CharTokenizer("ab?", special_tokens=["<s>"])
 WORD = WordLevelTokenizer(["a", " ", "b"], special_tokens=["<s>"])
@@ -241,9 +241,11 @@ def test_a_directory_with_one_tokenizer(tmp_path: Path) -> None:
     assert WORD.fingerprint() == load_tokenizer(tmp_path).fingerprint()
     assert WORD.fingerprint() == load_tokenizer(str(tmp_path)).fingerprint()
     CHAR.save(tmp_path)
-    assert_refused(
-        lambda: load_tokenizer(tmp_path), "several tokenizers, vocab.json and tokenizer.json; name"
-    )
+    several = "several tokenizer files, vocab.json and tokenizer.json; give the path of the one"
+    assert_refused(lambda: load_tokenizer(tmp_path), several)
+    (tmp_path / "tokenizer.model").write_bytes(BPE)
+    several = "vocab.json and tokenizer.json and tokenizer.model; .* or move the others away"
+    assert_refused(lambda: load_tokenizer(tmp_path), several)
 
 
 def test_the_content_decides(tmp_path: Path) -> None:

@@ -106,14 +106,10 @@ def test_word_export_keeps_size_and_special_tokens(
 
 def tokenizer_json(**changes: Any) -> bytes:
     """A small word-level tokenizer.json by hand, with a hole between its ids."""
+    right = {"stride": 0, "direction": "Right"}
     document = {
         "version": "1.0",
-        "truncation": {
-            "max_length": 1,
-            "strategy": "LongestFirst",
-            "stride": 0,
-            "direction": "Right",
-        },
+        "truncation": {"max_length": 1, "strategy": "LongestFirst", **right},
         "padding": None,
         "added_tokens": [],
         "normalizer": None,
@@ -197,19 +193,10 @@ def test_a_subtracting_stream_holds_back_half_characters() -> None:
 def test_byte_level_pieces_are_exact(corpus: str) -> None:
     """GPT-2's alphabet: every byte has its character, and the library decodes to the same text."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    byte_level = {"type": "ByteLevel", "trim_offsets": True}
     content = tokenizer_json(
-        decoder={
-            "type": "ByteLevel",
-            "add_prefix_space": True,
-            "trim_offsets": True,
-            "use_regex": True,
-        },
-        pre_tokenizer={
-            "type": "ByteLevel",
-            "add_prefix_space": False,
-            "use_regex": False,
-            "trim_offsets": True,
-        },
+        decoder={**byte_level, "add_prefix_space": True, "use_regex": True},
+        pre_tokenizer={**byte_level, "add_prefix_space": False, "use_regex": False},
         model={"type": "BPE", "vocab": {c: i for i, c in enumerate(alphabet)}, "merges": []},
         added_tokens=[],
     )

@@ -4,6 +4,8 @@ import multiprocessing
 import operator
 import pickle
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -13,18 +15,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from yocto_tokenizers import Tokenizer, TokenizerError, load_tokenizer
+from yocto_tokenizers import StreamDecoder, Tokenizer, TokenizerError, load_tokenizer
 
 RANDOM_LETTERS = "".join(random.Random(0).choices("etaoin", k=100_000))  # noqa: S311
 
 
 def ids_of(tokenizer: Tokenizer) -> SearchStrategy[list[int]]:
     return st.lists(st.integers(0, tokenizer.vocab_size - 1))
-
-
-def test_every_kind_is_a_tokenizer(tokenizer: Tokenizer) -> None:
-    """Every kind derives from the one base."""
-    assert isinstance(tokenizer, Tokenizer)
 
 
 @pytest.mark.property
@@ -135,16 +132,10 @@ def test_text_gives_no_special_id(
     tokenizer: Tokenizer, encodable_text: SearchStrategy[str], data: st.DataObject
 ) -> None:
     """T6: no text gives a special id, not even one that spells its name."""
-    text = data.draw(encodable_text)
     special = set(tokenizer.special_tokens.values())
     assert len(special) >= 4
-    assert not special & set(tokenizer.encode(text))
-
-
-def test_special_names_are_plain_text(tokenizer: Tokenizer) -> None:
-    """T6: the names themselves encode to other ids."""
-    names = "".join(tokenizer.special_tokens)
-    assert not set(tokenizer.special_tokens.values()) & set(tokenizer.encode(names))
+    for text in (data.draw(encodable_text), "".join(tokenizer.special_tokens)):
+        assert not special & set(tokenizer.encode(text))
 
 
 def test_special_ids_decode_to_nothing(tokenizer: Tokenizer) -> None:
@@ -157,11 +148,7 @@ def test_special_ids_decode_to_nothing(tokenizer: Tokenizer) -> None:
     roles = (tokenizer.bos_id, tokenizer.eos_id, tokenizer.user_id, tokenizer.assistant_id)
     names = ("<s>", "</s>", "<|user|>", "<|assistant|>")
     assert tuple(tokenizer.special_tokens[name] for name in names) == roles
-
-
-def test_special_tokens_cannot_be_changed(tokenizer: Tokenizer) -> None:
-    """The mapping of special tokens is a view that refuses writes."""
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError):  # a view that refuses writes
         tokenizer.special_tokens["<x>"] = 1  # type: ignore[index]
 
 
@@ -198,6 +185,7 @@ def copies(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> li
 def test_copies_are_the_same_tokenizer(tokenizer: Tokenizer, copies: list[Tokenizer]) -> None:
     """T7: copies agree in fingerprint, size, kind and special tokens."""
     for copy in copies:
+        assert isinstance(copy, Tokenizer)
         assert type(tokenizer) is type(copy)
         assert tokenizer.fingerprint() == copy.fingerprint()
         assert tokenizer.vocab_size == copy.vocab_size
@@ -297,3 +285,58 @@ def test_only_a_str_is_a_text(tokenizer: Tokenizer, text: object) -> None:
         tokenizer.encode_batch("abc")
     with pytest.raises(TokenizerError):
         tokenizer.encode_batch(["a", text])  # type: ignore[list-item]
+
+
+# --- the stream decoder by itself ---
+
+
+@pytest.mark.property
+@given(parts=st.lists(st.binary(max_size=4)))
+@example(parts=[b"\xf0", b"\x9f\x98", b"\x80"])
+@example(parts=[b"a", b"\xf0\x9f\x98"])
+@example(parts=[b"\xf0\x9f", b"a\xff", b"\xe2\x82"])
+@example(parts=["\ufffd".encode()[:1], "\ufffd".encode()[1:]])
+def test_any_bytes_cut_anywhere(parts: list[bytes]) -> None:
+    """The text of a stream is the text of the bytes joined, with one mark per invalid part."""
+    decoder = StreamDecoder(parts)
+    for _ in range(2):  # X7: at the end, half a character is one mark, and the decoder is as new
+        pieces = [decoder.push(i) for i in range(len(parts))]
+        assert b"".join(parts).decode("utf-8", "replace") == "".join(pieces) + decoder.finish()
+
+
+def test_a_character_appears_when_it_is_complete() -> None:
+    """Each character is shown with its last byte and no later; a genuine U+FFFD does not stall."""
+    text = "a\u00e9\U0001f600\ufffd"
+    decoder = StreamDecoder([bytes([byte]) for byte in range(256)])
+    shown = ["a", *["", "\u00e9"], *["", "", "", "\U0001f600"], *["", "", "\ufffd"]]
+    assert shown == [decoder.push(byte) for byte in text.encode()]
+    assert not decoder.finish()
+
+
+@pytest.mark.parametrize("token_id", [np.int64(1), np.uint16(1), np.array(1)])
+def test_a_stream_takes_any_integer(token_id: int) -> None:
+    """NumPy integers, as a sampler gives them, are ids."""
+    assert StreamDecoder([b"a", b"b"]).push(token_id) == "b"
+
+
+@pytest.mark.parametrize("token_id", [-1, 2, 2**40, 2**70, True, np.True_, 1.0, "1", None, [1]])
+def test_a_refused_id_leaves_the_stream_as_it_was(token_id: int) -> None:
+    """T3: anything but an integer in range raises, and leaves the stream as it was."""
+    decoder = StreamDecoder([b"\xc3", b"\xa9"])
+    decoder.push(0)
+    with pytest.raises(TokenizerError):
+        decoder.push(token_id)
+    assert decoder.push(1) == "\u00e9"
+
+
+def test_importing_is_light(tmp_path: Path) -> None:
+    """Importing loads no optional library, torch or protobuf, writes nothing, prints nothing."""
+    code = (
+        "import sys, yocto_tokenizers as y; y.CharTokenizer.train('ab').encode('ab');"
+        "assert y.CharVocab is y.CharTokenizer and y.Tokenizer is y.BaseTokenizer;"
+        "assert not {'tokenizers', 'torch', 'google.protobuf'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []

@@ -14,31 +14,25 @@ import sentencepiece
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from yocto_tokenizers import (
-    SentencePieceTokenizer,
-    TokenizerFileError,
-)
-from yocto_tokenizers.fast.splitting import additive_parts
+from yocto_tokenizers import SentencePieceTokenizer, TokenizerFileError
+from yocto_tokenizers.fast.characters import additive_parts
 
-WORDS = st.lists(
-    st.sampled_from(
-        [
-            " the",
-            "thing",
-            " ",
-            "  ",
-            "\n",
-            "\n\n",
-            "\t",
-            ".",
-            ": ",
-            "a",
-            "\u00e9",
-            "is named",
-            "\r\n",
-        ]
-    )
-).map("".join)
+WORD_LIKE = [
+    " the",
+    "thing",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\t",
+    ".",
+    ": ",
+    "a",
+    "\u00e9",
+    "is named",
+    "\r\n",
+]
+WORDS = st.lists(st.sampled_from(WORD_LIKE)).map("".join)
 
 
 @pytest.fixture(scope="module", params=["atomic", "merged"])

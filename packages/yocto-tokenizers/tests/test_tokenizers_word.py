@@ -46,20 +46,13 @@ def test_the_ascii_pattern_is_the_same_split(text: str) -> None:
 
 
 @pytest.mark.property
-@given(text=st.text(min_size=1))
-def test_round_trip_on_its_own_text(text: str) -> None:
-    """With every word of a text in the vocabulary, the text comes back and nothing is unknown."""
-    tokenizer = WordLevelTokenizer.train(text)
-    assert text == tokenizer.decode(tokenizer.encode(text))
-    assert tokenizer.unk_id not in tokenizer.encode(text)
-
-
-@pytest.mark.property
 @given(text=st.text(min_size=1), other=st.text())
 @example(text="a b", other="a c! a")
 def test_unknown_words_show_as_unk(text: str, other: str) -> None:
-    """Words outside the vocabulary get the unknown id and are shown as `<unk>`."""
+    """A text comes back with its own words; others get the unknown id, shown as `<unk>`."""
     tokenizer = WordLevelTokenizer.train(text)
+    assert text == tokenizer.decode(tokenizer.encode(text))
+    assert tokenizer.unk_id not in tokenizer.encode(text)
     known = set(split_words(text))
     shown = [word if word in known else "<unk>" for word in split_words(other)]
     ids = tokenizer.encode(other)
@@ -124,19 +117,13 @@ def test_very_long_words_are_not_learned() -> None:
     assert tokenizer.itos == ("<unk>", " ", "b" * 256)
 
 
-@pytest.mark.parametrize("words", [[], [""], ["a", "a"], ["<unk>"], [5], ["a" * 257], ["<s>"]])
+@pytest.mark.parametrize(
+    "words", [[], [""], ["a", "a"], ["<unk>"], [5], ["a" * 257], ["<s>"], ["\ud800"]]
+)
 def test_unfit_words_are_refused(words: list[str]) -> None:
-    """Words are distinct, not empty, not too long, and no special name."""
+    """Words are distinct, not empty, not too long, no special name, no surrogate."""
     with pytest.raises(TokenizerError):
         WordLevelTokenizer(words, special_tokens=["<s>"])
-
-
-def test_surrogates_are_refused() -> None:
-    """D19: a lone surrogate is refused in a word and in a text to train on."""
-    with pytest.raises(TokenizerError, match=r"U\+D800"):
-        WordLevelTokenizer(["a\ud800"])
-    with pytest.raises(TokenizerError, match=r"item 1 .*U\+D800"):
-        WordLevelTokenizer.train(["a", "\ud800"])
 
 
 @pytest.mark.parametrize("names", [["hello"], ["<unk>"], ["<s>", "<s>"], "<s>", ["_1"]])
@@ -151,9 +138,3 @@ def test_vocab_size_has_room_for_a_word(size: int) -> None:
     """D14: a size without room for a word, or of another type, is refused with the least."""
     with pytest.raises(TokenizerError, match="at least 4"):
         WordLevelTokenizer.train("a b", vocab_size=size, special_tokens=["<s>", "</s>"])
-
-
-def test_empty_texts_are_refused() -> None:
-    """Nothing to learn from is an error."""
-    with pytest.raises(TokenizerError, match="empty"):
-        WordLevelTokenizer.train(["", ""])

@@ -4,19 +4,13 @@ from importlib.metadata import version
 
 from yocto_data.batches import BatchSampler, evaluation_batches
 from yocto_data.dataset import CharDataset, TokenDataset
-from yocto_data.errors import (
-    DataError,
-    DecodingError,
-    MissingMetaError,
-    ShortDataError,
-    WorkError,
-)
+from yocto_data.errors import DataError, DecodingError, MissingMetaError, ShortDataError, WorkError
+from yocto_data.prep.documents import PrepareOptions
+from yocto_data.prep.encoding import Tokenizer
 from yocto_data.prep.meta import DataMeta, SplitMeta, token_dtype
 from yocto_data.prep.nanogpt import import_nanogpt
-from yocto_data.prep.options import PrepareOptions
 from yocto_data.prep.prepare import iter_texts, prepare
 from yocto_data.prep.token_files import load_bin, verify_tokens
-from yocto_data.protocol import Tokenizer
 
 __version__ = version("yocto-data")
 

@@ -1,7 +1,5 @@
 """The errors of yocto-data, and the checks of arguments that raise them."""
 
-from __future__ import annotations
-
 import errno
 import operator
 import os
@@ -67,11 +65,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def integer(name: str, value: object, low: int, high: int | None = None) -> int:
-    """An argument as an int, NumPy's integers included; `True` and `1.0` are refused.
-
-    Raises:
-        DataError: names the argument, its range and what was found.
-    """
+    """An argument as an int, NumPy's integers included; `True` and `1.0` are a `DataError`."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -83,10 +77,6 @@ def integer(name: str, value: object, low: int, high: int | None = None) -> int:
 
 
 def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Refuse an argument that is not one of a few words.
-
-    Raises:
-        DataError: names the argument, the words and what was found.
-    """
+    """Refuse an argument that is not one of a few words, with a `DataError`."""
     if value not in allowed:
         raise DataError(f"{name} must be one of {', '.join(allowed)}, found {shorten(repr(value))}")

@@ -2,13 +2,12 @@
 
 from importlib.metadata import version
 
-from yocto_tokenizers.base import CHAT_TOKENS, BaseTokenizer, Tokenizer
+from yocto_tokenizers.base import CHAT_TOKENS, BaseTokenizer, StreamDecoder, Tokenizer
 from yocto_tokenizers.char import CharTokenizer
 from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, UnknownCharacterError
 from yocto_tokenizers.formats.hugging_face import HuggingFaceTokenizer
 from yocto_tokenizers.formats.loading import load_tokenizer
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
-from yocto_tokenizers.streaming import StreamDecoder
 from yocto_tokenizers.word_level import WordLevelTokenizer
 
 CharVocab = CharTokenizer

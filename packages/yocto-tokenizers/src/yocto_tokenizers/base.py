@@ -1,19 +1,27 @@
 """What every tokenizer is: text to ids, ids to bytes by one table, and all that follows from it."""
 
+import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Self, TypeAlias
+from typing import ClassVar, Self, SupportsIndex, TypeAlias
 
 import numpy as np
 
 from yocto_tokenizers.errors import shown
-from yocto_tokenizers.fast.checks import IdArray, Ids, checked_ids, checked_texts, id_dtype
-from yocto_tokenizers.formats.content import file_at, read_bytes
-from yocto_tokenizers.streaming import StreamDecoder
+from yocto_tokenizers.fast.checks import (
+    IdArray,
+    Ids,
+    checked_id,
+    checked_ids,
+    checked_texts,
+    file_at,
+    id_dtype,
+    read_bytes,
+)
 
 #: What a conversation needs, in the order of their ids.
 CHAT_TOKENS = ("<s>", "</s>", "<|user|>", "<|assistant|>")
@@ -103,7 +111,7 @@ class BaseTokenizer(ABC):
         table = self._token_bytes
         return b"".join([table[i] for i in checked_ids(ids, self.vocab_size).tolist()])
 
-    def stream_decoder(self) -> StreamDecoder:
+    def stream_decoder(self) -> "StreamDecoder":
         """A new decoder that takes one id at a time and returns whole characters."""
         return StreamDecoder(self._token_bytes)
 
@@ -162,3 +170,35 @@ class BaseTokenizer(ABC):
 
 
 Tokenizer: TypeAlias = BaseTokenizer
+
+
+class StreamDecoder:
+    """Turns a stream of ids into text, one id at a time, in constant time per id.
+
+    One token need not be one character: an emoji may be four byte tokens. Decoding each id alone
+    would print four replacement marks, and decoding everything twice to subtract costs quadratic
+    time. Here every id has its bytes, and Python's incremental UTF-8 decoder holds back unfinished
+    characters.
+
+    The pieces joined equal `decode` of all the ids, whatever the ids: bytes that are not valid
+    UTF-8 become U+FFFD in both.
+
+    Args:
+        token_bytes: the bytes of each id, in id order; empty for special tokens.
+    """
+
+    def __init__(self, token_bytes: Sequence[bytes]):
+        self._token_bytes = token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: SupportsIndex) -> str:
+        """The text that becomes complete with this id; often empty in the middle of a character.
+
+        Raises:
+            TokenizerError: the id is not an integer in `range(vocab_size)`.
+        """
+        return self._decoder.decode(self._token_bytes[checked_id(token_id, len(self._token_bytes))])
+
+    def finish(self) -> str:
+        """What is left: U+FFFD if the stream ended inside a character. Then it can start anew."""
+        return self._decoder.decode(b"", final=True)

@@ -11,8 +11,8 @@ from typing import ClassVar, Self
 import sentencepiece
 
 from yocto_tokenizers.base import CHAT_TOKENS, BaseTokenizer
+from yocto_tokenizers.fast.characters import additive_parts
 from yocto_tokenizers.fast.checks import checked_unicode
-from yocto_tokenizers.fast.splitting import additive_parts
 from yocto_tokenizers.formats.hugging_face import write_sentence_piece
 from yocto_tokenizers.formats.sentence_piece_model import (
     SPACE_MARK,

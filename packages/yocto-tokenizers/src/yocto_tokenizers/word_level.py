@@ -13,8 +13,8 @@ from typing import ClassVar, Self
 
 from yocto_tokenizers.base import UNK
 from yocto_tokenizers.errors import TokenizerError, shown
+from yocto_tokenizers.fast.characters import additive_parts, mark_class
 from yocto_tokenizers.fast.checks import checked_names, checked_unicode, each_text
-from yocto_tokenizers.fast.splitting import additive_parts, mark_class
 from yocto_tokenizers.formats.hugging_face import write_word_level
 from yocto_tokenizers.formats.vocabulary import VocabularyTokenizer
 

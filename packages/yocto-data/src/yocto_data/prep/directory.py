@@ -5,8 +5,6 @@ end. Replacing an old directory moves it aside to `.old-<name>-<random>` first a
 last. After a crash at any point the next run puts back what was moved aside and clears the rest.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import secrets

@@ -1,23 +1,68 @@
-"""Sources to documents: one per text file, one per record of a .jsonl file."""
+"""Sources to documents, one per text file or record of a .jsonl file; and the settings for that."""
 
-from __future__ import annotations
+# ruff: noqa: RUF009 - _setting makes a field, as dataclasses.field does
 
 import json
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-from yocto_data.errors import DataError, shorten
-from yocto_data.prep.decoding import TextDecoder
+from yocto_data.errors import DataError, integer, require_one_of, shorten
 from yocto_data.prep.meta import SourceMeta
-from yocto_data.prep.options import PrepareOptions
-from yocto_data.prep.sources import Source, SourceFile
+from yocto_data.prep.sources import Errors, Source, SourceFile, TextDecoder, check_encoding
+
+SplitBy = Literal["auto", "position", "documents"]
+Position = Literal["before", "after"]
 
 # A record is parsed in one piece; this bounds the memory it may take.
 _MAX_RECORD_CHARS = 64 << 20
 # The default decoder refuses whole numbers of thousands of digits.
 _DECODER = json.JSONDecoder(parse_int=float)
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """The settings of `prepare` and, as far as they concern reading, of `iter_texts`.
+
+    Each field's metadata holds a "help" text, from which a command line can make its flags. A value
+    out of its range is a `DataError`.
+    """
+
+    val_ratio: float = _setting(0.1, "share of the text kept for validation")
+    seed: int = _setting(1337, "chooses the documents kept for validation")
+    encoding: str = _setting("utf-8", "encoding of the texts")
+    errors: Errors = _setting("strict", "what to do with bytes that are not in that encoding")
+    text_field: str = _setting("text", "key of the text in .jsonl records")
+    split_by: SplitBy = _setting(
+        "auto", "cut the text at one position, or keep its documents whole"
+    )
+    separator: int | Literal["auto"] | None = _setting(
+        "auto", "id between documents; auto: the tokenizer's end token"
+    )
+    separator_position: Position = _setting(
+        "after", "whether the separator stands before or after a document"
+    )
+    chunk_chars: int = _setting(1 << 20, "about how many characters are encoded at a time")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_ratio < 1:  # nan fails, too
+            raise DataError(f"val_ratio must be above 0 and below 1, found {self.val_ratio!r}")
+        require_one_of("split_by", self.split_by, get_args(SplitBy))
+        require_one_of("separator_position", self.separator_position, get_args(Position))
+        require_one_of("errors", self.errors, get_args(Errors))
+        plain = {
+            "val_ratio": float(self.val_ratio),
+            "seed": integer("seed", self.seed, 0, (1 << 64) - 1),
+            "encoding": check_encoding(self.encoding),
+            "chunk_chars": integer("chunk_chars", self.chunk_chars, 1),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
 
 class Document(NamedTuple):
@@ -98,24 +143,18 @@ class Corpus:
 
 def _lines(source: Source, blocks: Iterator[str]) -> Iterator[str]:
     """Lines without their newline. Only LF ends one: a record may hold U+2028 or CR as it is."""
-    waiting: list[str] = []
-    waiting_chars = 0
-    number = 0
+    number, line = 1, ""
     for block in blocks:
-        *lines, rest = block.split("\n")
-        for line in lines:
-            yield "".join((*waiting, line))
-            number += 1
-            waiting, waiting_chars = [], 0
-        waiting.append(rest)
-        waiting_chars += len(rest)
-        if waiting_chars > _MAX_RECORD_CHARS:
+        *lines, line = (line + block).split("\n")
+        yield from lines
+        number += len(lines)
+        if len(line) > _MAX_RECORD_CHARS:
             raise DataError(
-                f"{source.shown}, line {number + 1}: longer than {_MAX_RECORD_CHARS} characters; "
+                f"{source.shown}, line {number}: longer than {_MAX_RECORD_CHARS} characters; "
                 "put such a text into a .txt file of its own"
             )
-    if last := "".join(waiting):
-        yield last
+    if line:
+        yield line
 
 
 def _record_text(line: str, field_name: str, where: str) -> str:

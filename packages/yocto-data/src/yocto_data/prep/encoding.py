@@ -1,6 +1,4 @@
-"""A tokenizer at work: its file, and pieces of text to token bytes, here or in workers."""
-
-from __future__ import annotations
+"""A tokenizer at work: what it must offer, its file, and texts to bytes of ids, also in workers."""
 
 import multiprocessing
 import os
@@ -12,7 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,11 +18,37 @@ from yocto_data.errors import DataError, WorkError, integer, shorten, writing
 from yocto_data.prep.files import open_regular, sha256_of
 from yocto_data.prep.meta import LARGEST_VOCABULARY, TokenizerMeta, token_dtype
 from yocto_data.prep.splitting import Piece
-from yocto_data.protocol import Tokenizer
 
 # Many short records travel together, but not so many that their objects outweigh their text.
 _MAX_PIECES_PER_JOB = 4096
 _JOBS_IN_FLIGHT_PER_WORKER = 2
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Any object that turns text into ids and back.
+
+    Five more members are used when the object has them, and need no declaration:
+
+    - `encode_to_numpy(text) -> np.ndarray`: the same ids as `encode`, as a one-dimensional
+      array of integers, without the detour over a list.
+    - `save(path) -> Path`: writes the tokenizer's file into the directory `path` and returns
+      the path of that file.
+    - `fingerprint() -> str`: names the content, so that data and model can be matched.
+    - `kind: str`: a short word, recorded in meta.json. Objects of kind `"char"` encode faster
+      than text travels to another process and are never sent to workers.
+    - `eos_id: int | None`: what stands between documents when there are several.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """Every id in `range(vocab_size)` is valid."""
+
+    def encode(self, text: str) -> Sequence[int]:
+        """The ids of a text."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a sequence of ids."""
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:

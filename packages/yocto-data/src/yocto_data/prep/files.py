@@ -5,8 +5,6 @@ reader sees the old content or the new, never half of one. `OSError` passes thro
 the caller says what could not be done.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

@@ -1,12 +1,10 @@
 """meta.json: what a data directory holds, so that nobody has to guess what a .bin file means."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -147,7 +145,7 @@ class DataMeta:
         return next((s for s in (self.train, self.val) if s.file == file_name), None)
 
     @classmethod
-    def load(cls, data_dir: str | Path) -> DataMeta:
+    def load(cls, data_dir: str | Path) -> Self:
         """Read `meta.json` of a data directory: only what `save` would write again is accepted.
 
         Raises:
@@ -189,7 +187,7 @@ class DataMeta:
         return path
 
     @classmethod
-    def _of(cls, document: dict[str, Any]) -> DataMeta:
+    def _of(cls, document: dict[str, Any]) -> Self:
         """The value of a document; what else is wrong with it shows when it is written again."""
         if document["format"] != FORMAT:
             raise ValueError(f"its format must be {FORMAT}")
@@ -199,7 +197,7 @@ class DataMeta:
                 f"{FORMAT_VERSION}; update yocto-data, or run yocto-prepare again"
             )
         members = {**document, **document["splits"]}
-        meta: DataMeta = _read(cls, {name: members[name] for name in get_type_hints(cls)})
+        meta: Self = _read(cls, {name: members[name] for name in get_type_hints(cls)})
         return meta
 
     def to_json(self) -> str:

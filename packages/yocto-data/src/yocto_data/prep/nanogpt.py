@@ -1,18 +1,15 @@
 """Importing the train.bin and val.bin that nanoGPT's preparation scripts write."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
 from yocto_data.errors import DataError, ShortDataError, shorten
 from yocto_data.prep.directory import check_target, resolve_target, staged_directory
-from yocto_data.prep.encoding import save_tokenizer, vocabulary_size
+from yocto_data.prep.encoding import Tokenizer, save_tokenizer, vocabulary_size
 from yocto_data.prep.meta import DataMeta, SourceMeta, token_dtype
 from yocto_data.prep.prepare import Progress
 from yocto_data.prep.sources import PathLike
 from yocto_data.prep.token_files import DtypeLike, TokenFile, TokenWriter
-from yocto_data.protocol import Tokenizer
 
 
 def import_nanogpt(
@@ -28,7 +25,7 @@ def import_nanogpt(
     """Copy `train.bin` and `val.bin` into a data directory with a `meta.json`.
 
     Files without a header do not say what they hold, so the caller does. A `meta.pkl` beside them
-    is never opened: a pickle may run code.
+    is never opened: a pickle may run code. The errors are those of `prepare`.
 
     Args:
         source_dir: the directory that holds the two files.
@@ -41,11 +38,6 @@ def import_nanogpt(
 
     Returns:
         The content of the new meta.json; `text` and `options` are None in it.
-
-    Raises:
-        ShortDataError: a file holds one token only.
-        WorkError: the system refused a write.
-        DataError: anything else that the caller must change.
     """
     element = token_dtype(vocab_size)
     if tokenizer is not None and (size := vocabulary_size(tokenizer)) != vocab_size:
@@ -76,7 +68,7 @@ def import_nanogpt(
                     done_tokens += len(block)
                     if progress is not None:
                         progress(done_bytes, total_bytes, done_tokens)
-            records.append(writer.record(counted=False))
+            records.append(writer.record())
         meta = DataMeta(
             vocab_size=int(vocab_size),
             tokenizer=save_tokenizer(tokenizer, directory),

@@ -1,7 +1,5 @@
 """Random 64-bit words that depend on nothing but their address."""
 
-from __future__ import annotations
-
 import threading
 from typing import Any
 

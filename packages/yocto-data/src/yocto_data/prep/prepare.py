@@ -1,11 +1,9 @@
 """Texts to a data directory: train.bin, val.bin, the tokenizer's file, and meta.json last."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +11,23 @@ import numpy as np
 
 from yocto_data.errors import DataError, ShortDataError, WorkError, integer, shorten
 from yocto_data.prep.directory import check_target, resolve_target, staged_directory
-from yocto_data.prep.documents import Corpus, ReadCounts
+from yocto_data.prep.documents import Corpus, PrepareOptions, ReadCounts
 from yocto_data.prep.encoding import (
     Encoded,
     Encoder,
+    Tokenizer,
     encode_jobs,
     make_jobs,
     save_tokenizer,
     vocabulary_size,
 )
 from yocto_data.prep.meta import DataMeta, OptionsMeta, SeparatorMeta, TextMeta, token_dtype
-from yocto_data.prep.options import PrepareOptions
 from yocto_data.prep.sources import PathLike, expand_sources
 from yocto_data.prep.splitting import FirstPass, Piece, PieceCutter, SafeCutter, SplitPlan
 from yocto_data.prep.token_files import TokenWriter
-from yocto_data.protocol import Tokenizer
 
 Progress = Callable[[int, int, int], None]
 """Called on the caller's thread with bytes done, bytes in all, tokens written so far."""
-
-# Encoding characters is one table look-up: it outruns the pipe to another process.
-_KINDS_KEPT_HERE = frozenset({"char"})
 
 
 def iter_texts(
@@ -55,7 +49,7 @@ def iter_texts(
             source cannot be read, or none holds text.
         WorkError: a source changed while it was being read.
     """
-    options = PrepareOptions.of(options, changes)
+    options = replace(options or PrepareOptions(), **changes)
     return _pieces(Corpus(sources=expand_sources(sources), options=options))
 
 
@@ -110,7 +104,7 @@ def prepare(
         WorkError: a source changed meanwhile, a write failed, or a worker died.
         DataError: anything else that the caller must change, from an argument to a text.
     """
-    options = PrepareOptions.of(options, changes)
+    options = replace(options or PrepareOptions(), **changes)
     workers = integer("workers", workers, 1)
     if block_size is not None:
         block_size = integer("block_size", block_size, 1)
@@ -123,7 +117,8 @@ def prepare(
 
     total_bytes = sum(s.path.stat().st_size for s in corpus.sources if s.path.is_file())
     found = FirstPass.over(corpus, heartbeat=lambda: report(0, total_bytes, 0))
-    useful = 1 if getattr(tokenizer, "kind", None) in _KINDS_KEPT_HERE else workers
+    # Encoding characters is one table look-up: it outruns the pipe to another process.
+    useful = 1 if getattr(tokenizer, "kind", None) == "char" else workers
     run = _EncodingRun(
         cutter=PieceCutter(corpus=corpus, plan=SplitPlan.after(found, options)),
         encoder=Encoder(tokenizer, vocab_size),

@@ -1,7 +1,6 @@
-"""What the user names as sources: files, directories and globs, opened one by one."""
+"""What the user names as sources: files, directories and globs, read and decoded one by one."""
 
-from __future__ import annotations
-
+import codecs
 import glob
 import gzip
 import hashlib
@@ -10,17 +9,29 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from yocto_data.errors import DataError, WorkError, reason, shorten
+from yocto_data.errors import DataError, DecodingError, WorkError, reason, shorten
 from yocto_data.prep.files import open_regular
 from yocto_data.prep.meta import SourceMeta
 
 PathLike = str | os.PathLike[str]
+Errors = Literal["strict", "replace", "ignore"]
 
 BLOCK_BYTES = 1 << 20
 
 _IN_DIRECTORIES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+
+# Longest first: the UTF-32 mark begins with the UTF-16 one.
+_WIDE_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# These read escapes or domain names, not the text of a file.
+_NOT_FOR_FILES = {"unicode_escape", "raw_unicode_escape", "idna", "punycode", "undefined"}
+_BOM = "\ufeff"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +140,7 @@ class SourceFile:
         self._sha256 = hashlib.sha256()
         self.bytes_read = 0
 
-    def __enter__(self) -> SourceFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *details: object) -> None:
@@ -175,3 +186,96 @@ class SourceFile:
     def _stamp(self) -> tuple[int, int]:
         status = os.fstat(self._file.fileno())
         return status.st_size, status.st_mtime_ns
+
+
+def check_encoding(encoding: str) -> str:
+    """The codec's own name for `encoding`, such as `utf-8` for `UTF8`.
+
+    Raises:
+        DataError: no encoding of text files has this name.
+    """
+    try:
+        "".encode(encoding)  # refuses codecs that do not turn bytes into text
+        name = codecs.lookup(encoding).name
+        codecs.getincrementaldecoder(encoding)
+    except (LookupError, ValueError) as error:
+        raise DataError(f"no text encoding is called '{shorten(encoding)}'; try utf-8") from error
+    if name == "utf-8-sig":  # a mark is dropped, and counted, under utf-8 as well
+        return "utf-8"
+    if name.replace("-", "_") in _NOT_FOR_FILES:
+        raise DataError(f"{name} does not encode text files; try utf-8")
+    return name
+
+
+class TextDecoder:
+    """Decodes one source: one byte order mark is dropped, line ends are kept.
+
+    Args:
+        where: the source, for errors.
+        encoding: as `check_encoding` returns it.
+        errors: `strict` raises; `replace` puts U+FFFD, `ignore` nothing, and both count.
+    """
+
+    def __init__(self, where: str, encoding: str, errors: str) -> None:
+        self._where = where
+        self._encoding = encoding
+        make = codecs.getincrementaldecoder(encoding)
+        self._decoder = make("strict" if errors == "strict" else "replace")
+        # What "replace" adds to what "ignore" leaves is the number of errors, whatever U+FFFD
+        # the text itself holds.
+        self._counter = None if errors == "strict" else make("ignore")
+        self._keep_counted = errors == "ignore"
+        self._bytes_fed = 0
+        self._started = False
+        self.bom_dropped = False
+        self.replaced = 0
+
+    def push(self, data: bytes, *, final: bool = False) -> str:
+        """The text of the next bytes; a character cut at their end waits for the next call.
+
+        The first call gets at least four bytes, or all there are: marks are looked for there.
+
+        Raises:
+            DecodingError: names the first byte that does not fit.
+            DataError: the file begins with the mark of another encoding.
+        """
+        if not self._bytes_fed:
+            self._look_for_marks(data)
+        self._bytes_fed += len(data)
+        try:
+            text = self._decoder.decode(data, final)
+        except UnicodeDecodeError as error:
+            raise self._located(error) from error
+        except UnicodeError as error:  # UTF-16 and UTF-32 without a mark where one is due
+            raise DecodingError(f"{self._where} is not {self._encoding}: {error}") from error
+        if self._counter is not None:
+            kept = self._counter.decode(data, final)
+            self.replaced += text.count("\ufffd") - kept.count("\ufffd")
+            text = kept if self._keep_counted else text
+        if text and not self._started:
+            self._started = True
+            if text[0] == _BOM and not self.bom_dropped:
+                self.bom_dropped = True
+                text = text[1:]
+        return text
+
+    def _look_for_marks(self, data: bytes) -> None:
+        wide = self._encoding.replace("_", "-").startswith(("utf-16", "utf-32"))
+        name = next((name for mark, name in _WIDE_MARKS if data.startswith(mark)), None)
+        if name and not wide:
+            raise DataError(
+                f"{self._where} begins with a {name.upper()} byte order mark, so it is not "
+                f"{self._encoding}; pass encoding={name}"
+            )
+        # The codec without a byte order in its name takes the mark away itself.
+        self.bom_dropped = bool(name) and self._encoding in {"utf-16", "utf-32"}
+
+    def _located(self, error: UnicodeDecodeError) -> DecodingError:
+        # The codec saw what it had kept from before, then the new bytes.
+        offset = self._bytes_fed - len(error.object) + error.start
+        value = error.object[error.start]
+        name = "UTF-8" if self._encoding == "utf-8" else self._encoding
+        return DecodingError(
+            f"{self._where} is not {name} at byte {offset} (0x{value:02X}: {error.reason}); "
+            "pass its encoding, such as encoding=cp1252 or encoding=latin-1, or errors=replace"
+        )

@@ -1,17 +1,14 @@
 """Which text goes to training and which to validation, and where long texts are cut."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from yocto_data.errors import DataError, ShortDataError
-from yocto_data.prep.documents import Corpus, ReadCounts
-from yocto_data.prep.options import PrepareOptions
+from yocto_data.prep.documents import Corpus, PrepareOptions, ReadCounts
 
 SplitName = Literal["train", "val"]
 
@@ -78,12 +75,11 @@ class FirstPass:
     documents: int = 0
     characters: int = 0
     control_characters: int = 0
-    val_documents: int = 0
     lowest: tuple[int, int] = (1 << 64, 0)  # the smallest hash of a document, and its number
     highest: tuple[int, int] = (-1, 0)
 
     @classmethod
-    def over(cls, corpus: Corpus, heartbeat: Callable[[], None]) -> FirstPass:
+    def over(cls, corpus: Corpus, heartbeat: Callable[[], None]) -> Self:
         """Read everything: count, check, and hash the sources.
 
         `heartbeat` is called for every block, so that a caller can show life, or raise to stop.
@@ -94,7 +90,6 @@ class FirstPass:
             for ordinal, document in enumerate(documents):
                 word = _word(corpus.options.seed, ordinal)
                 found.documents += 1
-                found.val_documents += _is_low(word, corpus.options.val_ratio)
                 found.lowest = min(found.lowest, (word, ordinal))
                 found.highest = max(found.highest, (word, ordinal))
                 for block in document.blocks:
@@ -122,7 +117,7 @@ class SplitPlan:
     exception: int | None = None
 
     @classmethod
-    def after(cls, found: FirstPass, options: PrepareOptions) -> SplitPlan:
+    def after(cls, found: FirstPass, options: PrepareOptions) -> Self:
         """Decide how to split; `auto` cuts one document by position, several are kept whole.
 
         Raises:
@@ -133,9 +128,9 @@ class SplitPlan:
             raise DataError("one document cannot be split by documents; use split_by=position")
         if options.split_by == "documents" or (options.split_by == "auto" and found.documents > 1):
             exception = None
-            if found.val_documents == 0:
+            if not _is_low(found.lowest[0], options.val_ratio):  # then no other hash is, either
                 exception = found.lowest[1]
-            elif found.val_documents == found.documents:
+            elif _is_low(found.highest[0], options.val_ratio):
                 exception = found.highest[1]
             return cls(options=options, exception=exception)
         cut = int(found.characters * (1 - options.val_ratio))

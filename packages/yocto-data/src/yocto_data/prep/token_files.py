@@ -1,18 +1,16 @@
 """A .bin file on the disk: written, mapped, and checked against the meta.json beside it."""
 
-from __future__ import annotations
-
+import codecs
 import hashlib
 import mmap
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 import numpy as np
 
 from yocto_data.errors import DataError, MissingMetaError, reason, shorten, writing
-from yocto_data.prep.decoding import foreign_format
 from yocto_data.prep.files import open_regular
 from yocto_data.prep.meta import DataMeta, SplitMeta, token_dtype
 
@@ -23,9 +21,17 @@ DtypeLike = str | np.dtype[np.unsignedinteger]
 
 _BLOCK_TOKENS = 1 << 20
 _HEAD_BYTES = 512
+_MAGIC = (
+    (b"\x1f\x8b", "gzip"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"%PDF", "a PDF"),
+    (b"version https://git-lfs", "a Git LFS pointer"),
+)
+_TEXT_CONTROLS = frozenset("\t\n\r\f\x1b")
 
 
-def load_bin(path: str | Path, dtype: DtypeLike | None = None) -> torch.LongTensor:
+def load_bin(path: str | Path, dtype: DtypeLike | None = None) -> "torch.LongTensor":
     """A whole .bin file as a tensor of int64, shape (n_tokens,): for small data.
 
     Raises:
@@ -82,7 +88,7 @@ class TokenFile:
         file.seek(0)
         if not size:
             problem = "is empty; run yocto-prepare again"
-        elif foreign := foreign_format(file.read(_HEAD_BYTES)):
+        elif foreign := _foreign_format(file.read(_HEAD_BYTES)):
             problem = f"is not a token file, it looks like {foreign}; run yocto-prepare on the text"
         elif record is not None:
             problem = f"has {size} bytes, meta.json records {record.bytes}; run yocto-prepare again"
@@ -184,6 +190,26 @@ def _element_type(dtype: DtypeLike | None, meta: DataMeta | None) -> np.dtype[np
     raise DataError(f"dtype must be uint16 or uint32, found {shorten(str(dtype))}")
 
 
+def _foreign_format(head: bytes) -> str | None:
+    """What the first bytes of a file look like; None where they could be tokens.
+
+    Text is told from tokens by being UTF-8 without NUL and other control characters: in a token
+    file of characters every second byte is 0, and in a larger vocabulary a control byte or a
+    broken sequence turns up within a few ids.
+    """
+    for magic, name in _MAGIC:
+        if head.startswith(magic):
+            return name
+    if head.lstrip()[:1] == b"<" and b"<html" in head.lower():
+        return "HTML"
+    try:  # a character may be cut at the end, which an incremental decoder lets pass
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return None
+    long_enough = len(head) >= 16
+    return "text" if long_enough and all(c >= " " or c in _TEXT_CONTROLS for c in text) else None
+
+
 class TokenWriter:
     """A new .bin file, counted and hashed as it is written; `new_directory` syncs it."""
 
@@ -197,7 +223,7 @@ class TokenWriter:
         with writing(path):
             self._file = path.open("xb")
 
-    def __enter__(self) -> TokenWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
@@ -223,7 +249,7 @@ class TokenWriter:
         self._sha256.update(data)
         self._bytes += len(data)
 
-    def record(self, *, counted: bool = True) -> SplitMeta:
+    def record(self) -> SplitMeta:
         """What meta.json says of the file."""
         return SplitMeta(
             file=self._path.name,
@@ -231,5 +257,5 @@ class TokenWriter:
             bytes=self._bytes,
             sha256=self._sha256.hexdigest(),
             max_id=self._max_id,
-            documents=self.documents if counted else None,
+            documents=self.documents or None,  # of imported files nobody counts them
         )

@@ -1,20 +1,26 @@
-"""Ids, texts and names as callers hand them in: checked once, before anything relies on them."""
+"""Ids, texts, names and files as callers hand them in: checked before anything relies on them."""
 
 import operator
 import re
+import stat
 from collections.abc import Collection, Iterable, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yocto_tokenizers.errors import TokenizerError, shown
+from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
 
 #: Token ids as they come in: lists, tuples, ranges, integer arrays, CPU tensors. One dimension.
 Ids: TypeAlias = Sequence[int] | NDArray[np.integer[Any]]
 
 #: Token ids as they go out: uint16 or uint32, shape (n,).
 IdArray: TypeAlias = NDArray[np.unsignedinteger[Any]]
+
+#: Larger than any tokenizer in use (the largest known tokenizer.json files have about 35 MB).
+MAX_FILE_BYTES = 64 << 20
 
 _NAME = re.compile(r"[^ ]{2,64}")
 
@@ -158,3 +164,32 @@ def checked_names(names: Iterable[object], *, reserved: Collection[str] = ()) ->
             raise TokenizerError(f"special token {shown(name)} is already defined; drop it")
         checked[name] = None
     return tuple(checked)
+
+
+def file_at(path: str | PathLike[str], name: str) -> Path:
+    """The path itself, or the file of that name in it, if it is a directory."""
+    try:
+        return Path(path) / name if Path(path).is_dir() else Path(path)
+    except OSError:  # a path that the system refuses: opening it says why
+        return Path(path)
+
+
+def read_bytes(path: str | PathLike[str]) -> bytes:
+    """The whole content of a regular file (reading a FIFO would block for ever).
+
+    Raises:
+        TokenizerFileError: it is missing, unreadable, not a regular file, or over the limit.
+    """
+    try:
+        status = Path(path).stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES:
+            return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # a ValueError: the path holds a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise TokenizerFileError(f"cannot read {shown(path)}: {reason}; check the path") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise TokenizerFileError(f"{shown(path)} is not a regular file; name a tokenizer file")
+    raise TokenizerFileError(
+        f"{shown(path)} has {status.st_size} bytes, more than any tokenizer ({MAX_FILE_BYTES}); "
+        "name a tokenizer file"
+    )

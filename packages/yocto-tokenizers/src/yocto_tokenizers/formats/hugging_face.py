@@ -13,12 +13,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Self, SupportsIndex
 
-from yocto_tokenizers.base import UNK, BaseTokenizer
+from yocto_tokenizers.base import UNK, BaseTokenizer, StreamDecoder
 from yocto_tokenizers.errors import TokenizerFileError, shown
-from yocto_tokenizers.fast.checks import Ids, checked_id, checked_ids, checked_unicode
-from yocto_tokenizers.formats.content import canonical_sha256, file_at, parse_json
+from yocto_tokenizers.fast.checks import Ids, checked_id, checked_ids, checked_unicode, file_at
 from yocto_tokenizers.formats.sentence_piece_model import SPACE_MARK, ModelContent, PieceType
-from yocto_tokenizers.streaming import StreamDecoder
+from yocto_tokenizers.formats.vocabulary import canonical_sha256, parse_json
 
 # The separators U+001C to U+001F are white space to Python and not to the other library's engine.
 _WORD_PATTERN = r"[\s\x1c-\x1f]+|[\w\p{M}]+|[^\w\s\p{M}\x1c-\x1f]"

@@ -6,8 +6,9 @@ from pathlib import Path
 from yocto_tokenizers.base import BaseTokenizer
 from yocto_tokenizers.char import CharTokenizer
 from yocto_tokenizers.errors import TokenizerFileError, shown
-from yocto_tokenizers.formats.content import file_at, parse_json, read_bytes
+from yocto_tokenizers.fast.checks import file_at, read_bytes
 from yocto_tokenizers.formats.hugging_face import HuggingFaceTokenizer, is_hugging_face
+from yocto_tokenizers.formats.vocabulary import parse_json
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
 from yocto_tokenizers.word_level import WordLevelTokenizer
 
@@ -56,8 +57,9 @@ def _the_file(path: str | PathLike[str]) -> Path:
             f"{shown(path)} holds no tokenizer; expected one of {', '.join(_FILE_NAMES)}"
         )
     if len(found) > 1:
-        names = [file.name for file in found]
+        names = " and ".join(file.name for file in found)
         raise TokenizerFileError(
-            f"{shown(path)} holds several tokenizers, {' and '.join(names)}; name one of them"
+            f"{shown(path)} holds several tokenizer files, {names}; give the path of the one that "
+            "belongs to the data or the model, or move the others away"
         )
     return found[0]

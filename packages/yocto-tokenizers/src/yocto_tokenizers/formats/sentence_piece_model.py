@@ -13,9 +13,9 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from yocto_tokenizers.base import BOS, EOS, UNK
 from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
+from yocto_tokenizers.fast.characters import additive_parts
 from yocto_tokenizers.fast.checks import checked_names, each_text
-from yocto_tokenizers.fast.splitting import additive_parts
-from yocto_tokenizers.formats.content import canonical_sha256
+from yocto_tokenizers.formats.vocabulary import canonical_sha256
 
 #: What sentencepiece writes in place of a space.
 SPACE_MARK: Final = "\u2581"

@@ -9,14 +9,14 @@
 repeat what `itos` says, for readers of the file.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from yocto_tokenizers.base import UNK, BaseTokenizer
 from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
-from yocto_tokenizers.formats.content import canonical_sha256, parse_json
 
 FORMAT_VERSION = 1
 
@@ -98,3 +98,32 @@ def _without(itos: Sequence[str], names: Sequence[str]) -> list[str]:
     """The strings that a class is given: those to which it does not itself assign an id."""
     numbered = {*names, UNK}
     return [string for string in itos if string not in numbered]
+
+
+def parse_json(content: bytes, source: str) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Args:
+        content: the bytes of the file.
+        source: what messages call it.
+
+    Raises:
+        TokenizerFileError: it is not JSON, or not an object.
+    """
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise TokenizerFileError(
+            f"{source} is not valid JSON ({error}); restore the file or prepare it again"
+        ) from error
+    if not isinstance(parsed, dict):
+        raise TokenizerFileError(
+            f"{source} is not a tokenizer: its JSON is a {type(parsed).__name__}, not an object"
+        )
+    return parsed
+
+
+def canonical_sha256(content: dict[str, Any]) -> str:
+    """sha256 (hex) of a JSON value in one fixed spelling, so that formatting does not matter."""
+    spelled = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(spelled.encode("ascii")).hexdigest()
