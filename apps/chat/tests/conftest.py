@@ -43,7 +43,7 @@ class Scripted:
     def stream(self, prompt: Sequence[int], max_new_tokens: int, **options: Any) -> Stream:
         self.calls.append({"prompt": list(prompt), "max": max_new_tokens, **options})
         script = self.scripts.pop(0) if self.scripts else ()
-        result = Stream(iter(()))
+        result = Stream(iter(()), finish_reason=None if max_new_tokens else "length")
         result.drawn = self._drawn(result, script, max_new_tokens)
         return result
 
@@ -89,23 +89,20 @@ class Talk:
         return self._out.getvalue()
 
 
-MakeTalk = Callable[..., Talk]
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tokenizer() -> CharTokenizer:
     """Printable ASCII and the newline."""
     return CharTokenizer(ALPHABET)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def chat_tokenizer() -> CharTokenizer:
     """The same with the tokens of a chat."""
     return CharTokenizer(ALPHABET, special_tokens=CHAT_TOKENS)
 
 
-@pytest.fixture
-def make_talk(tokenizer: CharTokenizer) -> MakeTalk:
+@pytest.fixture(scope="session")
+def make_talk(tokenizer: CharTokenizer) -> Callable[..., Talk]:
     """Makes a chat whose model says the scripts given, one after the other."""
 
     def make(
@@ -162,12 +159,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from yocto_model import GPT, GPTConfig
     from yocto_train import save_checkpoint
 
-    root = tmp_path_factory.mktemp("checkpoints")
+    root = tmp_path_factory.mktemp("work") / "checkpoints"
     tokenizer = CharTokenizer(ALPHABET)
     config = GPTConfig(
         vocab_size=tokenizer.vocab_size, block_size=128, n_layer=1, n_head=2, n_embd=16
     )
-    (root / "tiny").mkdir()
+    (root / "tiny").mkdir(parents=True)
     model = GPT(config, generator=torch.Generator().manual_seed(0))
     save_checkpoint(
         root / "tiny", model, {"step": 3}, tokenizer=tokenizer, data={}, val_loss=4.5,

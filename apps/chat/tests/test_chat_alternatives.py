@@ -1,7 +1,6 @@
 """/alts: stepping along a reply, and what its keys do."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 from unittest.mock import Mock
 
@@ -13,11 +12,9 @@ from yocto_chat.alternatives import Browser, choose, options_at
 from yocto_model import Token
 from yocto_tokenizers import CharTokenizer
 
-MakeTalk = Callable[..., Any]
-
 
 @pytest.fixture
-def talk(make_talk: MakeTalk) -> Any:
+def talk(make_talk: Any) -> Any:
     talk = make_talk(" abc.\n\n", " now.\n\n", "Z\n\n")
     talk.do("m")
     return talk
@@ -66,7 +63,7 @@ def test_keys(talk: Any, keys: str, place: int | None, chosen: int | None) -> No
     assert expected == found
 
 
-def test_tab_finds_a_surprise(make_talk: MakeTalk) -> None:
+def test_tab_finds_a_surprise(make_talk: Any) -> None:
     """The next place where the first choice was not taken; the end if there is none."""
     talk = make_talk(["a", "b", "\u2603", "d", "\n\n"])
     talk.do("m")
@@ -96,12 +93,34 @@ def test_what_is_drawn(talk: Any, unicode: bool) -> None:
 
 
 def test_a_choice_is_swapped_in(talk: Any) -> None:
-    """The tokens before the place stay, the chosen one follows, and the model goes on from it."""
+    """The tokens before the place stay, the chosen one follows, and the model goes on from them.
+
+    That is from the same ids, up to the same limit, and with a new seed.
+    """
     for place, letter, expected in ((2, "X", "aX now."), (3, "!", "aX!Z")):
         talk.chat.choose = Mock(return_value=(place, talk.generator.tokenizer.stoi[letter]))
         talk.do("/alts")
         assert talk.said == [expected]
     assert talk.generator.prompts()[1:] == ["User: m\nAssistant: aX", "User: m\nAssistant: aX!"]
+    first, *swapped = talk.generator.calls
+    assert [call["max"] for call in swapped] == [first["max"] - 3, first["max"] - 4]
+    assert len({call["seed"] for call in talk.generator.calls}) == 3
     talk.chat.choose = Mock(return_value=None)
     talk.do("/alts")
     assert talk.said == ["aX!Z"]
+
+
+@pytest.mark.parametrize(("place", "expected"), [(0, None), (1, "a"), (2, "ab")])
+@pytest.mark.parametrize("limit", [3, 100])  # the last place is the last that the limit allows
+def test_the_end_token_ends_the_reply(
+    make_talk: Any, chat_tokenizer: CharTokenizer, place: int, expected: str, limit: int
+) -> None:
+    """Nothing is drawn after it, nothing is shown of it, and the reply came to its own end."""
+    talk = make_talk("abc", "never", speaks=chat_tokenizer, max_new_tokens=limit)
+    talk.do("m")
+    talk.chat.choose = Mock(return_value=(place, chat_tokenizer.eos_id))
+    talk.do("/alts")
+    assert [expected] == talk.said
+    assert (talk.chat.last.finish, talk.chat.last.n_drawn) == ("stop", 0)
+    assert "</s>" not in talk.shown
+    assert "never" not in talk.shown

@@ -1,12 +1,13 @@
 """The command: flags, pipes, exit codes, and what is imported when."""
 
 import io
-import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -14,11 +15,9 @@ from unittest.mock import Mock
 import pytest
 from yocto_chat.app import ChatArguments, ConversationArguments, main
 from yocto_chat.session import converse, introduce
-from yocto_cli.arguments import dump_toml, flags_of, load
-from yocto_cli.model_arguments import SamplingArguments
+from yocto_cli.arguments import load
 from yocto_model import SamplingError
 
-MakeTalk = Callable[..., Any]
 Run = Callable[..., "Result"]
 
 
@@ -74,6 +73,7 @@ def test_what_is_piped_in(run: Run) -> None:
     whole = run("--seed", "7", stdin=b"/exit\nand more\n")
     assert (whole.code, whole.out != b"\n") == (0, True)
     assert whole.out == run("--seed", "7", stdin=b"/exit and more").out
+    assert run("--seed", "7", stdin=b"exit").out.strip()  # here it is no command
     result = run("--seed", "7", stdin=b"caf\xe9 \xf0\x9f")
     assert result.code == 0
     assert "- bytes that are not UTF-8 were replaced by U+FFFD -" in result.err
@@ -122,7 +122,7 @@ def test_a_damaged_checkpoint_is_not_passed_over_in_silence(
 
 
 def test_a_broken_model_is_failed_work(
-    run: Run, make_talk: MakeTalk, monkeypatch: pytest.MonkeyPatch
+    run: Run, make_talk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logits from which nothing can be drawn: exit code 1."""
     talk = make_talk("abc")
@@ -146,7 +146,7 @@ def test_a_smaller_window_is_kept_to(run: Run) -> None:
     assert "/128 · " in large.err
 
 
-def test_the_opening_is_short_and_honest(make_talk: MakeTalk) -> None:
+def test_the_opening_is_short_and_honest(make_talk: Any) -> None:
     """Who speaks, at which step, how large; what it is; and where it was better."""
     talk = make_talk(max_ctx_tokens=256)
     introduce(talk.chat)
@@ -160,7 +160,7 @@ def test_the_opening_is_short_and_honest(make_talk: MakeTalk) -> None:
     assert "Its loss was lowest at step 5: --ckpt " in talk.shown
 
 
-def test_the_loop(make_talk: MakeTalk) -> None:
+def test_the_loop(make_talk: Any) -> None:
     """Ctrl-C on an empty line says how to leave; errors are one line; Ctrl-D and /exit leave."""
     talk = make_talk(" ok\n\n")
     converse(talk.chat, Mock(side_effect=[KeyboardInterrupt, "hi", "", "/nothing", EOFError]))
@@ -172,23 +172,12 @@ def test_the_loop(make_talk: MakeTalk) -> None:
     assert talk.chat.finished
 
 
-def test_every_flag_can_be_parsed() -> None:
-    """Both spellings; the sampling flags are those of the other commands."""
-    assert {field.name for field in fields(SamplingArguments)} < set(flags_of(ChatArguments))
-    for spelling in ("--max_ctx_tokens", "--max-ctx-tokens"):
-        arguments = load(ChatArguments, [spelling, "9", "--no_history"], prog="yocto-chat")
-        assert arguments.conversation == ConversationArguments(max_ctx_tokens=9, history=False)
-
-
-def test_settings_can_be_kept_in_a_file(tmp_path: Path) -> None:
-    """--config reads what `dump_toml` writes."""
-    arguments = ChatArguments(
-        conversation=ConversationArguments(system_prompt='Be "kind".\n'),
-        sampling=SamplingArguments(stop=("\n", "é"), temperature=0.1, seed=7),
-    )
-    path = tmp_path / "chat.toml"
-    path.write_text(dump_toml(arguments), encoding="utf-8", newline="")
-    assert arguments == load(ChatArguments, ["--config", str(path)], prog="yocto-chat")
+def test_its_own_flags() -> None:
+    """As the documentation spells them."""
+    words = ["--max_ctx_tokens", "9", "--no_history", "--system_prompt=Be kind."]
+    arguments = load(ChatArguments, words, prog="yocto-chat")
+    expected = ConversationArguments(system_prompt="Be kind.", max_ctx_tokens=9, history=False)
+    assert expected == arguments.conversation
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--temprature", "1"], ["--config", "nowhere"]])
@@ -206,14 +195,16 @@ def test_help_and_typing_errors_import_nothing_heavy(words: list[str]) -> None:
     assert done.stdout.endswith("[]\n")
 
 
-def test_a_reader_that_leaves_is_no_error(checkpoints: Path) -> None:
-    """`yocto-chat | head -c 1` ends quietly, with 0."""
-    read, write = os.pipe()
-    os.close(read)
-    program = "import sys; from yocto_chat.app import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "--ckpt_dir", str(checkpoints)],
-        stdout=write, stderr=subprocess.PIPE, input=b"hello", check=False,
-    )  # fmt: skip
-    os.close(write)
-    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+def test_the_example_of_the_readme_runs(
+    run: Run, monkeypatch: pytest.MonkeyPatch, checkpoints: Path
+) -> None:
+    """As it stands there, in a directory with checkpoints: a reply on stdout."""
+    monkeypatch.chdir(checkpoints.parent)
+    readme = Path(__file__).parent.with_name("README.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```sh\n(.*?)```", readme, re.DOTALL)
+    echo, _, command = example.strip().partition(" | ")
+    name, *words = shlex.split(command)
+    assert name == "yocto-chat"
+    result = run(*words, stdin=f"{shlex.split(echo)[1]}\n".encode(), ckpt=False)
+    assert 1 < len(result.out) <= 61
+    assert "seed 7" in result.err

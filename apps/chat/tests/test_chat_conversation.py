@@ -32,30 +32,18 @@ conversations = st.builds(
     system=st.text(ALPHABET, max_size=8),
     turns=st.lists(turns, max_size=8).map(tuple),
     ).flatmap(lambda c: messages.map(c.asked))  # fmt: skip
-windows = st.integers(80, 400)
-limits = st.integers(1, 300)
-layouts = st.sampled_from(LAYOUTS)
 
 
 @pytest.mark.property
-@given(conversations, layouts, windows, limits)
-def test_prompt_and_reply_fit_the_window(
+@given(conversations, st.sampled_from(LAYOUTS), st.integers(80, 400), st.integers(1, 300))
+def test_prompt_and_reply_fill_the_window_and_no_more(
     conversation: Conversation, layout: PlainText, window: int, limit: int
 ) -> None:
-    """Prompt and the room for the reply never exceed the window, and there always is room."""
+    """The system text, the newest whole turns that fit, the last one, and room for the reply."""
     prompt = build_prompt(conversation, layout, window=window, max_new_tokens=limit)
     assert len(prompt.ids) + prompt.room <= window
     assert min(limit, window // 2) <= prompt.room <= limit
     assert prompt.room_is_window == (window - len(prompt.ids) <= limit)
-
-
-@pytest.mark.property
-@given(conversations, layouts, windows, limits)
-def test_whole_oldest_turns_are_dropped_and_no_others(
-    conversation: Conversation, layout: PlainText, window: int, limit: int
-) -> None:
-    """A prompt is the system text, the newest whole turns that fit, and the last; none is lost."""
-    prompt = build_prompt(conversation, layout, window=window, max_new_tokens=limit)
     head = layout.opening(conversation.system)
     *past, last = conversation.turns
     budget = window - min(limit, window // 2)

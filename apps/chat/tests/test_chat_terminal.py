@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ class Terminal:
     """A tmux of its own with one pane, in which a shell has started the chat."""
 
     def __init__(self, directory: Path, **environment: str) -> None:
+        self.go = directory / "go"  # what a reply to "slow" waits for
         # Not in `directory`: the path of a socket may have 107 bytes, and a test's can have more.
         self._socket = tempfile.TemporaryDirectory(prefix="yocto-", dir="/tmp")
         self._tmux = ("tmux", "-S", f"{self._socket.name}/socket", "-f", "/dev/null")
@@ -39,7 +41,7 @@ class Terminal:
         shell = f"cd {shlex.quote(str(directory))} && {assigned} exec bash --norc --noprofile -i"
         self._run("new-session", "-d", "-x", "80", "-y", "24", shell)
         self.wait("$")
-        self.type("clear; $CHAT; echo exit=$?")
+        self.type("clear; $CHAT")
 
     def _run(self, *arguments: str) -> str:
         done = subprocess.run(
@@ -62,15 +64,35 @@ class Terminal:
 
     def wait(self, *texts: str) -> str:
         """The screen as soon as all texts stand on it."""
-        return self.wait_until(lambda screen: all(text in screen for text in texts), str(texts))
+        return self.wait_until(lambda screen: all(text in screen for text in texts))
 
-    def wait_until(self, holds: Callable[[str], bool], what: str) -> str:
+    def wait_until(self, holds: Callable[[str], bool]) -> str:
         """The screen as soon as something holds of it."""
         end = time.monotonic() + _PATIENCE_SECONDS
         while not holds(screen := self.screen()):
-            assert time.monotonic() < end, f"waited for {what}; there stood:\n{screen}"
+            assert time.monotonic() < end, f"waited in vain; there stood:\n{screen}"
             time.sleep(0.05)
         return screen
+
+    def press_until(self, key: str, holds: Callable[[str], bool]) -> str:
+        """The screen as soon as a key, pressed again and again, has made something hold of it.
+
+        The key has to be repeated: one that comes too early may get lost, and presses that follow
+        each other faster than a handler runs count as one.
+        """
+
+        def pressed(screen: str) -> bool:
+            if not (done := holds(screen)):
+                self.keys(key)
+            return done
+
+        return self.wait_until(pressed)
+
+    def has_ended(self, code: int) -> None:
+        """The shell has the terminal again, with echo and whole lines, and got an exit code."""
+        self.wait_until(lambda screen: screen.rstrip().endswith("$"))
+        self.type("echo exit=$?; stty -a | grep -o -e '-*echo ' -e '-*icanon'")
+        self.wait(f"\nexit={code}\n", "\necho", "\nicanon")
 
     def resize(self, columns: int, rows: int) -> None:
         """Change the size of the window."""
@@ -82,33 +104,98 @@ class Terminal:
         self._socket.cleanup()
 
 
-def started(directory: Path) -> Iterator[Terminal]:
-    terminal = Terminal(directory, TERM="screen-256color")
-    try:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    """A chat for several tests: starting one takes seconds."""
+    with closing(Terminal(tmp_path_factory.mktemp("shared"), TERM="screen-256color")) as terminal:
         terminal.wait("ctx 0/2000")
         yield terminal
-    finally:
-        terminal.close()
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    yield from started(tmp_path)
+def terminal(shared: Terminal) -> Terminal:
+    """An empty window, and nothing said yet."""
+    shared.type("/reset")
+    shared.press_until("C-l", lambda screen: "/reset" not in screen)
+    shared.wait("ctx 0/2000")
+    return shared
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("shared")
+def test_typing_ahead_and_stopping_at_once(terminal: Terminal) -> None:
+    """What is typed during a reply waits for the next prompt; Ctrl-C twice does not wait at all."""
+    terminal.type("slow")
+    terminal.wait("\nbegun")
+    terminal.keys("ahead")
+    terminal.go.touch()
+    screen = terminal.wait("begun and done", "> ahead")
+    assert screen.count("ahead") == 1
+    terminal.go.unlink()
+    terminal.keys("C-c")
+    terminal.type("slow")
+    terminal.wait_until(lambda screen: screen.count("\nbegun") == 2)
+    terminal.keys("lost")
+    assert "lost" not in terminal.press_until("C-c", lambda screen: "(stopped)" in screen)
+    terminal.type("next")
+    terminal.wait("You said next.")
 
 
-@pytest.fixture(scope="module")
-def shared(directory: Path) -> Iterator[Terminal]:
-    """For tests that leave the chat running: starting one takes seconds."""
-    yield from started(directory)
+def test_a_hostile_model_and_a_narrow_window(terminal: Terminal) -> None:
+    """Nothing a model says acts on the terminal; lines are broken between words at any width."""
+    terminal.type("hostile")
+    screen = terminal.wait("␛[2J␛]0;pwned␇[/x]:smile:<D83D><202E>␍ end")
+    assert "> hostile" in screen
+    assert "pwned" not in terminal._run("display-message", "-p", "#{pane_title}")
+    terminal.resize(24, 40)
+    terminal.type("long")
+    screen = terminal.wait("word59")
+    words = [f"word{number}" for number in range(60)]
+    assert words == [word for line in screen.split("\n") for word in line.split() if word in words]
+    terminal.resize(1, 24)
+    terminal.type("/reset")
+    terminal.resize(80, 24)
+    terminal.wait("ctx 0/2000")
+    terminal.type("fine")
+    terminal.wait("ctx 36/2000")  # it has answered
+
+
+def test_suspending(terminal: Terminal) -> None:
+    """Ctrl-Z gives the shell a terminal that echoes; the reply goes on in the foreground."""
+    terminal.type("slow")
+    terminal.wait("\nbegun")
+    terminal.keys("C-z")
+    terminal.wait("Stopped")
+    terminal.type("stty -a | grep -o -e '-*echo '")
+    terminal.wait("\necho")
+    terminal.keys("clear", "Enter")
+    terminal.wait_until(lambda screen: "Stopped" not in screen)
+    terminal.type("fg")
+    terminal.go.touch()
+    terminal.wait("and done", "ctx 23/2000")
+    terminal.go.unlink()
+
+
+def test_a_dumb_terminal_and_being_terminated(tmp_path: Path) -> None:
+    """TERM=dumb: plain input, plain text; SIGTERM ends with 143 and a terminal that echoes."""
+    with closing(Terminal(tmp_path, TERM="dumb")) as terminal:
+        terminal.wait("\n>")
+        terminal.type("two\\")
+        terminal.type("lines")
+        terminal.wait("You said two lines.", "· stop")
+        terminal.type("/alts")
+        terminal.wait("this terminal cannot show it")
+        terminal.keys("C-c")
+        terminal.wait("Ctrl-D or /exit leaves")
+        terminal.type("slow")
+        terminal.wait("\nbegun")
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+        terminal.has_ended(143)
 
 
 def test_a_conversation(terminal: Terminal) -> None:
-    """Reply, stop and continue, completion, edit, alternatives, history, and a clean end."""
+    """Reply, stop and continue, completion, edit, alternatives, history, and a clean end.
+
+    It ends the chat that is shared, and so must stay the last one.
+    """
     terminal.type("hello")
     terminal.wait("You said hello.", "ctx 38/2000 · stop")
 
@@ -121,7 +208,7 @@ def test_a_conversation(terminal: Terminal) -> None:
     terminal.keys("Enter")
     terminal.wait("> /continue\n1 2 3 ")
     terminal.keys("C-c")
-    screen = terminal.wait_until(lambda screen: screen.count("(stopped)") == 2, "a second stop")
+    screen = terminal.wait_until(lambda screen: screen.count("(stopped)") == 2)
     counted = screen.partition("> /continue\n")[2].partition(" (stopped)")[0].split()
     assert [str(number + 1) for number in range(len(counted))] == counted
 
@@ -138,102 +225,13 @@ def test_a_conversation(terminal: Terminal) -> None:
     terminal.keys("Right", "Right", "Down")
     terminal.wait("token 3 of 15")
     terminal.keys("Enter")
-    terminal.wait_until(lambda screen: screen.count("seed ") >= 3, "the swapped reply")
+    terminal.wait_until(lambda screen: screen.count("seed ") >= 3)
 
     terminal.keys("C-c")
     terminal.wait("Ctrl-D or /exit leaves")
     terminal.keys("Up")
     terminal.wait("> /alts")
     terminal.keys("C-c")
-    terminal.wait_until(lambda screen: screen.count("> /alts") == 1, "a cleared line")
+    terminal.wait_until(lambda screen: screen.count("> /alts") == 1)
     terminal.keys("C-d")
-    terminal.wait("exit=0")
-    terminal.type("stty -a | grep -o -e '-*echo ' -e '-*icanon'")
-    terminal.wait("\necho", "\nicanon")
-
-
-def test_typing_ahead_and_stopping_at_once(shared: Terminal, directory: Path) -> None:
-    """What is typed during a reply waits for the next prompt; Ctrl-C twice does not wait at all."""
-    shared.type("slow")
-    shared.wait("\nbegun")
-    shared.keys("ahead")
-    (directory / "go").touch()
-    screen = shared.wait("begun and done", "> ahead")
-    assert screen.count("ahead") == 1
-    (directory / "go").unlink()
-    shared.keys("C-c")
-    shared.type("slow")
-    shared.wait_until(lambda screen: screen.count("\nbegun") == 2, "the second reply")
-    shared.keys("lost")
-
-    def press_on(screen: str) -> bool:
-        # Presses that follow each other faster than the handler runs count as one.
-        if "(stopped)" not in screen:
-            shared.keys("C-c")
-            return False
-        return True
-
-    assert "lost" not in shared.wait_until(press_on, "the stop")
-    shared.type("next")
-    shared.wait("You said next.")
-    shared.type("/reset")
-    shared.wait("ctx 0/2000")
-
-
-def test_a_hostile_model_and_a_narrow_window(shared: Terminal) -> None:
-    """Nothing a model says acts on the terminal; lines are broken between words at any width."""
-    shared.type("hostile")
-    screen = shared.wait("␛[2J␛]0;pwned␇[/x]:smile:<D83D><202E>␍ end")
-    assert "> hostile" in screen
-    assert "pwned" not in shared._run("display-message", "-p", "#{pane_title}")
-    shared.resize(24, 40)
-    shared.type("long")
-    screen = shared.wait("word59")
-    words = [f"word{number}" for number in range(60)]
-    assert words == [word for line in screen.split("\n") for word in line.split() if word in words]
-    shared.resize(1, 24)
-    shared.type("/reset")
-    shared.resize(80, 24)
-    shared.wait("ctx 0/2000")
-    shared.type("fine")
-    shared.wait("ctx 36/2000")  # it has answered
-
-
-def test_suspending_and_being_terminated(terminal: Terminal, tmp_path: Path) -> None:
-    """Ctrl-Z gives the shell a terminal that echoes; SIGTERM ends with 143 and one too."""
-    terminal.type("slow")
-    terminal.wait("\nbegun")
-    terminal.keys("C-z")
-    terminal.wait("Stopped")
-    terminal.type("stty -a | grep -o -e '-*echo '")
-    terminal.wait("\necho")
-    terminal.keys("clear", "Enter")
-    terminal.wait_until(lambda screen: "Stopped" not in screen, "a clear screen")
-    terminal.type("fg")
-    (tmp_path / "go").touch()
-    terminal.wait("and done")
-    (tmp_path / "go").unlink()
-    terminal.type("slow")
-    terminal.wait("\nbegun")
-    os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
-    terminal.type("clear; stty -a | grep -o -e '-*echo '; echo over")
-    terminal.wait("\nover")
-    assert "-echo" not in terminal.screen()
-
-
-def test_a_dumb_terminal(tmp_path: Path) -> None:
-    """TERM=dumb: plain input, plain text, no escape sequence at all."""
-    terminal = Terminal(tmp_path, TERM="dumb")
-    try:
-        terminal.wait("\n>")
-        terminal.type("two\\")
-        terminal.type("lines")
-        terminal.wait("You said two lines.", "· stop")
-        terminal.type("/alts")
-        terminal.wait("this terminal cannot show it")
-        terminal.keys("C-c")
-        terminal.wait("Ctrl-D or /exit leaves")
-        terminal.type("/exit")
-        terminal.wait("exit=0")
-    finally:
-        terminal.close()
+    terminal.has_ended(0)

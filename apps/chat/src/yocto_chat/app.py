@@ -48,12 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> None:
     arguments = load(ChatArguments, argv, prog=PROG, description=DESCRIPTION)
-    talk = arguments.conversation
-    if talk.max_ctx_tokens < 0:
+    if arguments.conversation.max_ctx_tokens < 0:
         raise UsageError("--max_ctx_tokens must be at least 0")
     from yocto_chat.session import run  # noqa: PLC0415 - brings torch in
 
-    run(
-        arguments.model, arguments.sampling,
-        system=talk.system_prompt, max_ctx_tokens=talk.max_ctx_tokens, keep_history=talk.history,
-    )  # fmt: skip
+    run(arguments)

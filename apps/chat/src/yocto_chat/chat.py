@@ -22,6 +22,7 @@ from yocto_chat.conversation import (
     build_prompt,
     known_part,
     layout_for,
+    seen_turns,
     unknown_characters,
 )
 from yocto_chat.generation import ChatModel, Generation
@@ -86,14 +87,9 @@ class Chat:
         """How much of the window is taken."""
         if self.last:
             return min(self.last.context_tokens, self.window)
-        total = len(self.layout.opening(self.conversation.system))
-        for turn in reversed(self.conversation.turns):
-            if turn.answered:
-                size = len(self.layout.past(turn))
-                if total + size > self.window:
-                    break
-                total += size
-        return total
+        head = len(self.layout.opening(self.conversation.system))
+        seen = seen_turns(self.conversation.turns, self.layout, self.window - head)
+        return head + sum(map(len, seen))
 
     def prompt(self, conversation: Conversation) -> Prompt:
         """What the model is given for a reply to the last turn of a conversation."""

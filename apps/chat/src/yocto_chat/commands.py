@@ -1,12 +1,12 @@
 """The commands of the chat: each a function, whose docstring is its help.
 
-`command` puts it into `COMMANDS`, from which /help, completion and suggestions derive. Names, types
+`Command` puts it into `COMMANDS`, from which /help, completion and suggestions derive. Names, types
 and ranges of the settings are those of the flags: `/set top_p 2` and `--top_p 2` are refused in the
 same words.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from yocto_cli.command import UsageError
 from yocto_cli.model_arguments import SamplingArguments
 from yocto_cli.screen.terminal import counted
 
-from yocto_chat import memorisation, tokens_view, transcript
+from yocto_chat import inside, transcript
 from yocto_chat.chat import Chat
 from yocto_chat.screen import Writer
 from yocto_chat.transcript import Transcript
@@ -33,6 +33,8 @@ SHORTCUTS = {
     "seed": "seed",
     "max": "max_new_tokens",
 }
+#: What people type before they know about the slash: alone on a line, these words are commands too.
+BARE = ("exit", "quit", "help")
 
 #: Does a command; gets what follows its name.
 Handler = Callable[[Chat, str], None]
@@ -61,46 +63,39 @@ def needs_alternatives(chat: Chat) -> str | None:
     return None if chat.last and chat.last.text else "there is no reply to step through; /retry"
 
 
-@dataclass(frozen=True)
+COMMANDS: list["Command"] = []
+
+
+@dataclass
 class Command:
-    """One command."""
+    """Makes the function under it a command, whose help is the function's docstring.
+
+    A command without `usage` takes nothing after its name.
+    """
 
     name: str  # without the slash
-    help: str  # in a line
-    handler: Handler
-    usage: str  # of what follows the name
-    aliases: tuple[str, ...]
-    needs: Need
-    completions: Sequence[str]  # for the word after the name
-    takes_path: bool  # whether a file's name follows
+    aliases: tuple[str, ...] = ()
+    _: KW_ONLY
+    usage: str = ""  # of what follows the name
+    needs: Need = lambda _chat: None
+    completions: Sequence[str] = ()  # for the word after the name
+    takes_path: bool = False  # whether a file's name follows
+    handler: Handler = field(init=False)
+
+    def __call__(self, handler: Handler) -> Handler:
+        self.handler = handler
+        COMMANDS.append(self)
+        return handler
+
+    @property
+    def help(self) -> str:
+        """In a line."""
+        return (self.handler.__doc__ or "").removesuffix(".")
 
     @property
     def synopsis(self) -> str:
         """`/undo [n]`."""
         return f"/{self.name} {self.usage}".rstrip()
-
-
-COMMANDS: list[Command] = []
-
-
-def command(
-    name: str,
-    *aliases: str,
-    usage: str = "",
-    needs: Need = lambda _chat: None,
-    completions: Sequence[str] = (),
-    takes_path: bool = False,
-) -> Callable[[Handler], Handler]:
-    """Make a function a command; one without `usage` takes nothing after its name."""
-
-    def register(handler: Handler) -> Handler:
-        help_ = (handler.__doc__ or "").removesuffix(".")
-        COMMANDS.append(
-            Command(name, help_, handler, usage, aliases, needs, completions, takes_path)
-        )
-        return handler
-
-    return register
 
 
 def find(name: str) -> Command:
@@ -118,9 +113,9 @@ def act(chat: Chat, line: str) -> None:
     `//` at the beginning sends a message that begins with a slash. A `UsageError` is shown to the
     user, and the conversation goes on.
     """
+    if line.strip() in BARE:
+        line = f"/{line.strip()}"
     if not line.startswith("/") or line.startswith("//"):
-        if line.strip() in ("exit", "quit", "bye", "help"):
-            chat.screen.notice(f"this goes to the model; the command is /{line.strip()}")
         chat.send(line.removeprefix("/") if line.startswith("//") else line)
         return
     name, _, rest = line[1:].partition(" ")
@@ -135,7 +130,7 @@ def act(chat: Chat, line: str) -> None:
 # --- the session ---------------------------------------------------------------------------------
 
 
-@command("help", "?", usage="[command]")
+@Command("help", ("?",), usage="[command]")
 def show_help(chat: Chat, text: str) -> None:
     """List the commands, or explain one."""
     if text:
@@ -146,19 +141,19 @@ def show_help(chat: Chat, text: str) -> None:
         return
     chat.screen.rows((c.synopsis, c.help) for c in COMMANDS if c.name not in SHORTCUTS)
     chat.screen.remark(
-        f"/{', /'.join(SHORTCUTS)} are short for /set. "
+        f"/{', /'.join(SHORTCUTS)} are short for /set; {', '.join(BARE)} need no slash. "
         'Enter sends; Alt-Enter, a \\ at the end, or """ make lines. Ctrl-C stops a reply, '
         "Ctrl-R searches, Ctrl-X Ctrl-E opens an editor. // begins a message with a slash."
     )
 
 
-@command("exit", "quit", "bye")
+@Command("exit", ("quit", "bye"))
 def leave(chat: Chat, _text: str) -> None:
     """Leave; Ctrl-D does too."""
     chat.finished = True
 
 
-@command("reset", "clear", "new")
+@Command("reset", ("clear", "new"))
 def reset(chat: Chat, _text: str) -> None:
     """Forget the turns; system text and settings stay."""
     forgotten = counted(len(chat.conversation.turns), "turn")
@@ -166,7 +161,7 @@ def reset(chat: Chat, _text: str) -> None:
     chat.screen.notice(f"{forgotten} forgotten")
 
 
-@command("system", usage="[text]", completions=("-",))
+@Command("system", usage="[text]", completions=("-",))
 def system(chat: Chat, text: str) -> None:
     """Show or set the text pinned in front; /system - removes it."""
     if text:
@@ -178,7 +173,7 @@ def system(chat: Chat, text: str) -> None:
 # --- settings ------------------------------------------------------------------------------------
 
 
-@command("set", usage="[name [value]]", completions=tuple(SETTINGS))
+@Command("set", usage="[name [value]]", completions=tuple(SETTINGS))
 def set_setting(chat: Chat, text: str) -> None:
     """Show or set how replies are drawn."""
     name, _, value = text.partition(" ")
@@ -195,7 +190,7 @@ def _setter(shortcut: str, name: str) -> None:
 
     handler.__doc__ = f"Show or set {name}."
     completions = (_RANDOM,) if name == "seed" else ()
-    command(shortcut, usage="[value]", completions=completions)(handler)
+    Command(shortcut, usage="[value]", completions=completions)(handler)
 
 
 for _shortcut, _name in SHORTCUTS.items():
@@ -229,13 +224,13 @@ def _shown(settings: SamplingArguments, names: Iterable[str]) -> list[str]:
 # --- turns ---------------------------------------------------------------------------------------
 
 
-@command("retry", usage="[seed]", needs=needs_turn)
+@Command("retry", usage="[seed]", needs=needs_turn)
 def retry(chat: Chat, text: str) -> None:
     """Answer the last message again, with a new seed."""
     chat.retry(changed(chat.settings, "seed", text).seed if text else None)
 
 
-@command("undo", usage="[n]", needs=needs_turn)
+@Command("undo", usage="[n]", needs=needs_turn)
 def undo(chat: Chat, text: str) -> None:
     """Take back the last turn, or the last n."""
     n_turns = Flag(name="/undo [n]: n", type=int).parse(text or "1")
@@ -246,14 +241,14 @@ def undo(chat: Chat, text: str) -> None:
     chat.screen.notice(f"{counted(n_turns, 'turn')} taken back, {n_before - n_turns} left")
 
 
-@command("edit", needs=needs_turn)
+@Command("edit", needs=needs_turn)
 def edit(chat: Chat, _text: str) -> None:
     """Take back the last message and change it."""
     chat.draft = chat.conversation.turns[-1].message
     chat.resume(chat.conversation.without_last())
 
 
-@command("continue", needs=needs_turn)
+@Command("continue", needs=needs_turn)
 def extend(chat: Chat, _text: str) -> None:
     """Go on with the last reply."""
     chat.extend()
@@ -262,7 +257,7 @@ def extend(chat: Chat, _text: str) -> None:
 # --- files ---------------------------------------------------------------------------------------
 
 
-@command("save", usage="[file]", needs=needs_reply, takes_path=True)
+@Command("save", usage="[file]", needs=needs_reply, takes_path=True)
 def save(chat: Chat, text: str) -> None:
     """Write the conversation to a file that training can read."""
     path = Path(text).expanduser() if text else transcript.free_name(Path())
@@ -273,7 +268,7 @@ def save(chat: Chat, text: str) -> None:
     chat.screen.notice(f"saved to {path}")
 
 
-@command("load", usage="file", takes_path=True)
+@Command("load", usage="file", takes_path=True)
 def load(chat: Chat, text: str) -> None:
     """Go on with a conversation that was saved."""
     if not text:
@@ -292,7 +287,7 @@ def load(chat: Chat, text: str) -> None:
 # --- looking inside ------------------------------------------------------------------------------
 
 
-@command("stats")
+@Command("stats")
 def stats(chat: Chat, _text: str) -> None:
     """Model, context, speed and settings."""
     model, last = chat.model, chat.last
@@ -310,18 +305,18 @@ def stats(chat: Chat, _text: str) -> None:
     chat.screen.rows([*rows, ("settings", ", ".join(_shown(chat.settings, SETTINGS)))])
 
 
-@command("tokens", usage="[text]")
+@Command("tokens", usage="[text]")
 def tokens(chat: Chat, text: str) -> None:
     """Show how the conversation, or a text, splits into tokens."""
     tokenizer = chat.model.tokenizer
-    view = tokens_view.of_text(tokenizer, text) if text else tokens_view.of_conversation(chat)
+    view = inside.of_text(tokenizer, text) if text else inside.of_conversation(chat)
     if not view.pieces:
         raise UsageError("there is nothing to split yet; /tokens text splits a text")
     chat.screen.styled(view.drawn(unicode=chat.screen.unicode, ansi=chat.screen.ansi))
     chat.screen.summary(*view.summary())
 
 
-@command("probs", usage="[on|off]", completions=("on", "off"))
+@Command("probs", usage="[on|off]", completions=("on", "off"))
 def probabilities(chat: Chat, text: str) -> None:
     """Tint replies by how likely each token was."""
     if text not in ("", "on", "off"):
@@ -340,17 +335,15 @@ def probabilities(chat: Chat, text: str) -> None:
         writer.end()
 
 
-@command("alts", needs=needs_alternatives)
+@Command("alts", needs=needs_alternatives)
 def alternatives(chat: Chat, _text: str) -> None:
     """See what else the last reply might have said, and swap."""
-    assert chat.choose is not None  # noqa: S101 - `needs_alternatives` has seen to both
-    assert chat.last is not None  # noqa: S101
-    choice = chat.choose(chat.last)
-    if choice is not None:
+    # `needs_alternatives` has seen to both.
+    if chat.choose and chat.last and (choice := chat.choose(chat.last)):
         chat.swap(*choice)
 
 
-@command("compare", usage="t1 t2 ...", needs=needs_turn)
+@Command("compare", usage="t1 t2 ...", needs=needs_turn)
 def compare(chat: Chat, text: str) -> None:
     """Answer at several temperatures, side by side."""
     values = text.split()
@@ -368,11 +361,11 @@ def compare(chat: Chat, text: str) -> None:
     chat.screen.summary(f"seed {seed}", "nothing of this is kept")
 
 
-@command("memorised", "memorized", needs=needs_reply)
+@Command("memorised", ("memorized",), needs=needs_reply)
 def memorised(chat: Chat, _text: str) -> None:
     """Show how much of the last reply is learned by heart."""
     reply = chat.conversation.turns[-1].reply
     assert reply is not None  # noqa: S101 - `needs_reply` has seen to it
-    text = memorisation.training_text(chat.model)
-    for line in memorisation.report(reply.text, text, unicode=chat.screen.unicode):
+    text = inside.training_text(chat.model)
+    for line in inside.report(reply.text, text, unicode=chat.screen.unicode):
         chat.screen.line(line)

@@ -13,6 +13,7 @@ one line per speaker, and a blank line where the conversation ends. Characters t
 never seen are left out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -197,27 +198,30 @@ def build_prompt(
     head = layout.opening(conversation.system)
     *past, last = conversation.turns
     tail, cut_tokens = layout.last(last).fitted(budget - len(head))
-    free = budget - len(head) - len(tail)
-    first, kept = len(past), []
-    # From the newest backwards, and no further than needed: a long past costs nothing.
-    for index in reversed(range(len(past))):
-        if not past[index].answered:
-            continue
-        ids = layout.past(past[index])
-        free -= len(ids)
-        if free < 0:
-            break
-        first = index
-        kept.append(ids)
-    ids = head + [token for part in reversed(kept) for token in part] + tail
+    seen = seen_turns(past, layout, budget - len(head) - len(tail))
+    ids = head + [token for part in seen for token in part] + tail
     left = window - len(ids)
     return Prompt(
         ids=ids,
         room=min(max_new_tokens, left),
         room_is_window=left <= max_new_tokens,
-        hidden_turns=sum(turn.answered for turn in past[:first]),
+        hidden_turns=sum(turn.answered for turn in past) - len(seen),
         cut_tokens=cut_tokens,
     )
+
+
+def seen_turns(turns: Sequence[Turn], layout: Layout, n_tokens: int) -> list[list[int]]:
+    """The ids of the newest whole turns that fit into `n_tokens`, in order."""
+    seen: list[list[int]] = []
+    # From the newest backwards, and no further than needed: a long past costs nothing.
+    for turn in reversed(turns):
+        if turn.answered:
+            ids = layout.past(turn)
+            n_tokens -= len(ids)
+            if n_tokens < 0:
+                break
+            seen.insert(0, ids)
+    return seen
 
 
 def joined_lines(text: str) -> str:

@@ -144,11 +144,12 @@ class Generation:
         try:
             for token in chain(self._kept, self._stream):
                 self._show(self._filter.push(token), write)
-                if self._filter.stopped or token.id == self._eos_id:
+                if ended := self._filter.stopped or token.id == self._eos_id:
                     break
                 if interrupted():
                     return
-            ended = self._filter.stopped or self._stream.finish_reason != "length"
+            else:
+                ended = self._stream.finish_reason != "length"
             self._show(self._filter.finish(torn=not ended), write)
             self.finish = "stop" if ended else "window" if self.prompt.room_is_window else "limit"
         finally:

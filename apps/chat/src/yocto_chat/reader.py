@@ -2,9 +2,15 @@
 
 Either way `read` gives one message or command. It raises KeyboardInterrupt for Ctrl-C on an empty
 line, and EOFError for Ctrl-D or when the terminal has gone.
+
+Messages are private: the file of the history is bounded and readable by its owner alone, and
+--no_history keeps none at all. A history that cannot be used is reported once, and the chat goes on
+without it.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
@@ -18,13 +24,14 @@ from prompt_toolkit.completion import (
 )
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition, is_searching
-from prompt_toolkit.history import History
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.styles import Style
 from yocto_cli.command import UsageError
 from yocto_cli.screen.terminal import no_colour, one_line, visible
+from yocto_data.prep.files import open_regular, replace_file
 
 from yocto_chat.chat import MAX_MESSAGE_CHARACTERS, Chat
 from yocto_chat.commands import COMMANDS, find
@@ -32,6 +39,8 @@ from yocto_chat.commands import COMMANDS, find
 _MENU_LINES = 5
 _PROMPT = "> "
 _QUOTES = '"""'
+_MAX_HISTORY_BYTES = 1 << 20
+_KEPT_HISTORY_BYTES = 1 << 19
 
 
 class PromptReader:
@@ -200,3 +209,66 @@ def message_of(text: str) -> str:
     if text.startswith(_QUOTES) and not goes_on(text):
         text = text.rstrip()[len(_QUOTES) : -len(_QUOTES)].strip("\n")
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+# --- what was typed before -----------------------------------------------------------------------
+
+
+class PrivateHistory(FileHistory):
+    """A FileHistory that survives a full disk and whatever others wrote into its file."""
+
+    def __init__(self, path: Path, *, warn: Callable[[str], None]) -> None:
+        super().__init__(path)
+        self._warn: Callable[[str], None] | None = warn
+
+    def load_history_strings(self) -> Iterable[str]:
+        """The entries, newest first, safe to show."""
+        return [visible(entry) for entry in super().load_history_strings()]
+
+    def store_string(self, string: str) -> None:
+        """Append an entry."""
+        try:
+            super().store_string(string.encode("utf-8", "replace").decode())
+        except OSError as error:
+            if self._warn:
+                self._warn(f"history is not kept: {error.strerror}")
+                self._warn = None
+
+
+def history_path() -> Path:
+    """Where the history is: `$XDG_STATE_HOME/yocto/history`, by default in `~/.local/state`."""
+    # A relative path there is to be ignored, says the XDG Base Directory Specification.
+    base = Path(os.environ.get("XDG_STATE_HOME", ""))
+    base = base if base.is_absolute() else Path("~/.local/state").expanduser()
+    return base / "yocto" / "history"
+
+
+def open_history(path: Path | None, *, warn: Callable[[str], None]) -> History:
+    """The history at `path`; without one that can be used, it lasts as long as the process."""
+    if path is None:
+        return InMemoryHistory()
+    try:
+        _prepare(path)
+    except OSError as error:
+        warn(f"history is not kept: {path}: {error.strerror or error}")
+        return InMemoryHistory()
+    return PrivateHistory(path, warn=warn)
+
+
+def _prepare(path: Path) -> None:
+    """Make the file, or make the existing one private and short."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    umask = os.umask(0o077)  # nothing that is made here is ever readable by others
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, flags))
+        path.chmod(0o600)
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size <= _MAX_HISTORY_BYTES:
+                return
+            file.seek(-_KEPT_HISTORY_BYTES, os.SEEK_END)
+            tail = file.read()
+        # An entry begins with a line "# time", after an empty one; what precedes the first is cut.
+        replace_file(path, tail[max(0, tail.find(b"\n# ")) :])
+    finally:
+        os.umask(umask)

@@ -1,6 +1,7 @@
 """Screen: the one place of the chat that prints, and that makes text safe to print.
 
-Replies are written as they come; tables are laid out by rich. Whatever came from a model, a file or
+Replies are written as they come, and their lines are broken between words all the same; tables are
+laid out by rich. Whatever came from a model, a file or
 a user is handed over as it is: it becomes visible here, and only here.
 """
 
@@ -8,10 +9,12 @@ import contextlib
 import math
 import os
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import NamedTuple, TextIO
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from yocto_cli.screen.terminal import (
@@ -24,12 +27,14 @@ from yocto_cli.screen.terminal import (
 )
 from yocto_model import Token
 
-from yocto_chat.wrapping import Piece, WordWrap
+#: Text, and its style: parameters of Select Graphic Rendition (ECMA-48, 8.3.117) or "" for plain.
+Piece = tuple[str, str]
 
 # Bold, dim and reverse are not colours: they stay where NO_COLOR is set.
 BOLD, DIM, REVERSE = "1", "2", "7"
 _WIDTH_ELSEWHERE = 80
 _NEVER_WRAPPED = 1 << 30
+_TAB_CELLS = 8
 #: A column narrower than this reads badly: the texts are stacked instead.
 _NARROWEST_COLUMN = 22
 #: How much of a reply is repeated, dimmed, where it is continued.
@@ -116,10 +121,8 @@ class Screen:
     def columns(self, texts: Sequence[tuple[str, str]]) -> None:
         """Pairs of title and text in columns, or one below the other."""
         if self.width // len(texts) < _NARROWEST_COLUMN:
-            stacked: list[RenderableType] = []
-            for title, text in texts:
-                stacked += [Text(visible(title), style="bold"), Text(visible(text)), Text()]
-            self._draw(Group(*stacked[:-1]))
+            for number, (title, text) in enumerate(texts):
+                self.styled([("\n" * bool(number) + title + "\n", BOLD), (text, "")])
             return
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
         for title, _ in texts:
@@ -146,7 +149,7 @@ class Screen:
         # In its last column a terminal waits with the line break, and counting cells goes wrong.
         return max(1, self.width - 1) if is_terminal(self._out) else _NEVER_WRAPPED
 
-    def _draw(self, renderable: RenderableType) -> None:
+    def _draw(self, table: Table) -> None:
         console = Console(
             file=self._out,
             width=self.width,
@@ -154,23 +157,31 @@ class Screen:
             no_color=not self.colour,
             safe_box=not self.unicode,
         )
-        console.print(renderable)
+        console.print(table)
         self._out.flush()
 
 
 class Writer:
-    """Writes text piece by piece, breaking lines between words; `tinted` by likelihood."""
+    """Writes text piece by piece, breaking lines between words; `tinted` by likelihood.
+
+    A word is held back until the space after it comes; only then is it known on which line it goes.
+    A character of two cells does not wait: scripts that have them put no spaces between words.
+    """
 
     def __init__(self, screen: Screen, *, tinted: bool = False) -> None:
         self._screen, self._tinted = screen, tinted
         self._visible = VisibleStream()
-        self._wrap = WordWrap()
+        self._cells = screen.line_cells  # of a line
+        self._column = 0  # cells used on the current line
+        self._word: list[Piece] = []
+        self._word_cells = 0
 
     def put(self, text: str, style: str = "") -> None:
         """Write text as soon as its words are whole."""
         style = style if self._screen.ansi else ""
-        cells = self._screen.line_cells
-        self._screen.write(self._wrap.push(self._visible.push(text), cells=cells, style=style))
+        self._cells = self._screen.line_cells
+        safe = self._visible.push(text)
+        self._write([piece for character in safe for piece in self._placed(character, style)])
 
     def token(self, token: Token) -> None:
         if self._tinted and token.logprob is not None:
@@ -186,15 +197,55 @@ class Writer:
         self.put(text, DIM)
 
     def mark(self, text: str) -> None:
-        self._flush()
-        self.put(f" {text}" if self._wrap.column else text, DIM)
+        self._write(self._released())
+        self.put(f" {text}" if self._column else text, DIM)
 
     def end(self, *, blank: bool = False) -> None:
         """End the last line; one on which nothing stands only if `blank`."""
-        self._flush()
-        if self._wrap.column or blank:
+        self._write(self._released())
+        if self._column or blank:
             self._screen.write("\n")
-            self._wrap.column = 0
+            self._column = 0
 
-    def _flush(self) -> None:
-        self._screen.write(self._wrap.flush(cells=self._screen.line_cells))
+    def _placed(self, character: str, style: str) -> list[Piece]:
+        """What to write now that this character has come."""
+        if character.isspace():
+            return [*self._released(), *self._space(character, style)]
+        cells = cell_len(character)
+        out: list[Piece] = []
+        if cells > 1 or self._word_cells + cells > self._cells:
+            out = self._released()
+        self._word.append((character, style))
+        self._word_cells += cells
+        return out + self._released() if cells > 1 else out
+
+    def _space(self, character: str, style: str) -> list[Piece]:
+        if character == "\n":
+            self._column = 0
+            return [("\n", "")]
+        tab = _TAB_CELLS - self._column % _TAB_CELLS
+        self._column += tab if character == "\t" else cell_len(character)
+        if self._column <= self._cells:
+            return [(character, style)]
+        self._column = self._cells  # the line is full: the next word begins another
+        return []
+
+    def _released(self) -> list[Piece]:
+        """The word that was held back."""
+        out, self._word = self._word, []
+        self._column += self._word_cells
+        if self._column > self._cells and self._column > self._word_cells:
+            out.insert(0, ("\n", ""))
+            self._column = self._word_cells
+        self._word_cells = 0
+        return out
+
+    def _write(self, pieces: list[Piece]) -> None:
+        """Write the pieces, with escape sequences around those that have a style."""
+        runs = [
+            (style, "".join(text for text, _ in run))
+            for style, run in groupby(pieces, lambda p: p[1])
+        ]
+        self._screen.write(
+            "".join(f"\x1b[{style}m{text}\x1b[0m" if style else text for style, text in runs)
+        )

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 from yocto_cli.command import UsageError, WorkFailedError
-from yocto_cli.model_arguments import ModelArguments, SamplingArguments
 from yocto_cli.screen.terminal import is_terminal
 from yocto_model import ModelError, Token
 from yocto_tokenizers import TokenizerError
 
+from yocto_chat.app import ChatArguments
 from yocto_chat.chat import Chat
 from yocto_chat.commands import act
 from yocto_chat.generation import open_model
@@ -21,30 +21,22 @@ _MAX_STDIN_BYTES = 1 << 20
 _SMALL_PARAMETERS = 100_000_000
 
 
-def run(
-    model: ModelArguments,
-    sampling: SamplingArguments,
-    *,
-    system: str,
-    max_ctx_tokens: int,
-    keep_history: bool,
-) -> None:
+def run(arguments: ChatArguments) -> None:
     """Talk, or answer what is piped in."""
+    talk, sampling = arguments.conversation, arguments.sampling
     interactive = is_terminal(sys.stdin) and is_terminal(sys.stdout)
     screen = Screen(sys.stdout if interactive else sys.stderr)
     message = "" if interactive else read_message(screen)
     if problems := sampling.problems():
         raise UsageError("; ".join(problems))
-    opened = open_model(model)
+    opened = open_model(arguments.model)
     for remark in opened.remarks:
         screen.notice(remark)
-    if max_ctx_tokens > opened.block_size:
-        screen.notice(
-            f"--max_ctx_tokens {max_ctx_tokens}: the model sees {opened.block_size} at most"
-        )
-    chat = Chat(opened, sampling, screen=screen, max_ctx_tokens=max_ctx_tokens, system=system)
+    if (wished := talk.max_ctx_tokens) > opened.block_size:
+        screen.notice(f"--max_ctx_tokens {wished}: the model sees {opened.block_size} at most")
+    chat = Chat(opened, sampling, screen=screen, max_ctx_tokens=wished, system=talk.system_prompt)
     if interactive:
-        read = reader_for(chat, keep_history=keep_history)
+        read = reader_for(chat, keep_history=talk.history)
         introduce(chat)
         converse(chat, read)
     else:
@@ -56,15 +48,14 @@ def run(
 
 def reader_for(chat: Chat, *, keep_history: bool) -> Callable[[], str]:
     """What reads a line from this terminal; where /alts can be shown, the chat learns how."""
-    from yocto_chat.alternatives import choose  # noqa: PLC0415 - a pipe needs no prompt_toolkit
-    from yocto_chat.history import history_path, open_history  # noqa: PLC0415 - the same
-    from yocto_chat.reader import PromptReader, read_plainly  # noqa: PLC0415 - the same
+    from yocto_chat import reader  # noqa: PLC0415 - a pipe needs no prompt_toolkit
+    from yocto_chat.alternatives import choose  # noqa: PLC0415 - the same
 
     if os.environ.get("TERM") == "dumb":
-        return partial(read_plainly, chat)
+        return partial(reader.read_plainly, chat)
     chat.choose = partial(choose, tokenizer=chat.model.tokenizer, unicode=chat.screen.unicode)
-    path = history_path() if keep_history else None
-    return PromptReader(chat, open_history(path, warn=chat.screen.notice)).read
+    path = reader.history_path() if keep_history else None
+    return reader.PromptReader(chat, reader.open_history(path, warn=chat.screen.notice)).read
 
 
 def introduce(chat: Chat) -> None:

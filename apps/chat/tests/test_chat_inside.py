@@ -1,6 +1,5 @@
 """The memorisation meter."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from yocto_chat.memorisation import longest_stretch, report, training_text
+from yocto_chat.inside import longest_stretch, report, training_text
 from yocto_cli.command import UsageError
 from yocto_data import prepare
 from yocto_tokenizers import CharTokenizer
-
-MakeTalk = Callable[..., Any]
 
 
 @pytest.mark.property
@@ -36,7 +33,7 @@ def test_the_report_shows_share_and_stretch() -> None:
 
 
 @pytest.fixture
-def trained(make_talk: MakeTalk, tmp_path: Path) -> Any:
+def trained(make_talk: Any, tmp_path: Path) -> Any:
     """A model with a run directory that names its data."""
     text = tmp_path / "text.txt"
     text.write_text("abc " * 50)
@@ -56,8 +53,8 @@ def test_the_training_text_is_found_through_the_run(trained: Any) -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (None, "cannot read"),
-        ("not toml", "cannot read"),
+        (None, "cannot be found: cannot read"),
+        ("not toml", "cannot be found: "),
         ("", "does not name the training data"),
         ('data_dir = "/nowhere"', "the training text cannot be read"),
     ],

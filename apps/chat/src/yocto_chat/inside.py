@@ -1,0 +1,162 @@
+"""Looking inside: /tokens, how a text splits; /memorised, what may have been learned by heart.
+
+Meters of memorisation often use a suffix array, which takes longer to build than to search without
+one: a reply has a few hundred characters, and looking for a stretch of it is one pass over the text
+at the speed of memory.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from yocto_cli.arguments import load
+from yocto_cli.command import UsageError
+from yocto_cli.screen.terminal import counted, one_line
+from yocto_cli.train_settings import TrainArguments
+from yocto_data import DataError, DataMeta, load_bin
+from yocto_tokenizers import Tokenizer
+
+from yocto_chat.chat import Chat
+from yocto_chat.conversation import known_part, unknown_characters
+from yocto_chat.generation import ChatModel
+from yocto_chat.screen import BOLD, DIM, REVERSE, Piece
+
+_MOST_SHOWN_TOKENS = 4_000
+_BOUNDARY = "the model sees what follows"
+_MOST_SEARCHED_TOKENS = 100_000_000
+_METER_CELLS = 30
+_MOST_QUOTED_CHARACTERS = 200
+
+
+# --- tokens --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokensView:
+    """Tokens as text."""
+
+    pieces: list[str]  # the text of each token
+    characters: int  # how many the tokens stand for
+    unknown: list[str] = field(default_factory=list)  # characters that no token stands for
+    hidden: range = range(0)  # indices of pieces that the model no longer sees
+
+    def summary(self) -> list[str]:
+        """The view in numbers."""
+        count = len(self.pieces)
+        found = [counted(count, "token"), f"{self.characters / count:.2f} characters per token"]
+        if self.hidden:
+            found.append(f"{len(self.hidden):,} no longer visible to the model")
+        if self.unknown:
+            found.append(f"unknown: {' '.join(map(repr, self.unknown))}")
+        return found
+
+    def drawn(self, *, unicode: bool, ansi: bool) -> Iterator[Piece]:
+        """The tokens, light and dark in turn, or (not `ansi`) with bars between; the last 4,000."""
+        skipped = max(0, len(self.pieces) - _MOST_SHOWN_TOKENS)
+        if skipped:
+            yield f"... {skipped:,} tokens left out ...\n", DIM
+        rule, mark = ("─" * 4, "¶") if unicode else ("-" * 4, "\\n")
+        for index in range(skipped, len(self.pieces)):
+            if self.hidden and index == self.hidden.stop:
+                yield f"\n{rule} {_BOUNDARY} {rule}\n", BOLD
+            head, newline, tail = self.pieces[index].partition("\n")
+            styles = ["", REVERSE][index % 2], DIM if index in self.hidden else ""
+            yield head + mark * bool(newline), ";".join(filter(None, styles))
+            yield newline + tail + ("" if ansi or newline else "|"), ""
+
+
+def of_text(tokenizer: Tokenizer, text: str) -> TokensView:
+    """The tokens of a text, and the characters in it that the model does not know."""
+    known = known_part(tokenizer, text)
+    return TokensView(
+        pieces=_pieces(tokenizer, tokenizer.encode(known)),
+        characters=len(known),
+        unknown=unknown_characters(tokenizer, text),
+    )
+
+
+def of_conversation(chat: Chat) -> TokensView:
+    """The tokens of all turns as the model is given them, and of those it no longer sees."""
+    conversation, layout, tokenizer = chat.conversation, chat.layout, chat.model.tokenizer
+    ids, hidden = layout.opening(conversation.system), range(0)
+    if conversation.turns:
+        *past, last = conversation.turns
+        parts = [layout.past(turn) for turn in past if turn.answered]
+        n_hidden = chat.prompt(conversation.answered(None)).hidden_turns
+        hidden = range(len(ids), len(ids) + sum(map(len, parts[:n_hidden])))
+        ids = [*ids, *(token for part in parts for token in part), *layout.last(last).ids]
+    return TokensView(
+        pieces=_pieces(tokenizer, ids), characters=len(tokenizer.decode(ids)), hidden=hidden
+    )
+
+
+def _pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
+    names = {token: name for name, token in tokenizer.special_tokens.items()}
+    return [
+        names.get(token) or tokenizer.decode_bytes([token]).decode("utf-8", "replace")
+        for token in ids
+    ]
+
+
+# --- memorisation --------------------------------------------------------------------------------
+
+
+def training_text(model: ChatModel) -> str:
+    """The text the model was trained on: the training split that its run's config.toml names.
+
+    Raises:
+        UsageError: the run does not say, or the data is gone, or differs.
+    """
+    if model.run is None:
+        raise UsageError("this model does not say what it was trained on")
+    config = model.run / "config.toml"
+    try:
+        named = load(TrainArguments, ["--config", str(config)], prog="yocto-train").data.data_dir
+    except UsageError as error:
+        raise UsageError(f"the training text cannot be found: {error}") from error
+    if not named:
+        raise UsageError(f"{config} does not name the training data")
+    data_dir = Path(named).expanduser()
+    try:
+        meta = DataMeta.load(data_dir)
+        if meta.tokenizer.fingerprint != model.tokenizer.fingerprint():
+            raise UsageError(f"{data_dir} is not what this model was trained on")
+        if meta.train.tokens > _MOST_SEARCHED_TOKENS:
+            raise UsageError(
+                f"the training text is too long to search: {meta.train.tokens:,} tokens"
+            )
+        ids = load_bin(data_dir / meta.train.file)
+    except DataError as error:
+        raise UsageError(f"the training text cannot be read: {error}") from error
+    return model.tokenizer.decode(ids.numpy())
+
+
+def longest_stretch(reply: str, text: str) -> tuple[int, int]:
+    """Begin and end, in `reply`, of its longest part that is a part of `text` too.
+
+    Each step either lengthens the stretch that has been found or moves on by one character, so
+    there are at most `2 * len(reply)` searches.
+    """
+    best = (0, 0)
+    begin = 0
+    while begin + (length := best[1] - best[0]) < len(reply):
+        end = begin + length + 1
+        if reply[begin:end] in text:
+            best = (begin, end)
+        else:
+            begin += 1
+    return best
+
+
+def report(reply: str, text: str, *, unicode: bool) -> list[str]:
+    """What the meter says: a bar, numbers, and the stretch itself."""
+    begin, end = longest_stretch(reply, text)
+    length = end - begin
+    full, empty = ("█", "░") if unicode else ("#", ".")
+    cells = round(length / max(1, len(reply)) * _METER_CELLS)
+    more = "..." if length > _MOST_QUOTED_CHARACTERS else ""
+    return [
+        f"{full * cells}{empty * (_METER_CELLS - cells)} {length} of {len(reply)} characters",
+        "are the longest stretch that the training text holds word for word:",
+        f'"{one_line(reply[begin:end][:_MOST_QUOTED_CHARACTERS])}{more}"',
+    ]
