@@ -18,8 +18,8 @@ import time
 from collections.abc import Iterator
 
 from common import machine, prepared, trainer
+from yocto_cli.screen.curve import History
 from yocto_cli.screen.display import FRAME_RATE, LiveDisplay
-from yocto_cli.screen.history import History
 from yocto_cli.screen.ladder import Baseline
 from yocto_train import Event, Run, StepDone, Trainer
 

@@ -1,5 +1,8 @@
 """Shared by the tests of this package: small files, and commands run in this process."""
 
+import io
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +45,36 @@ def run(capsys: pytest.CaptureFixture[str]) -> Runner:
         return Result(code, out, err)
 
     return runner
+
+
+class Terminal(io.TextIOWrapper):
+    """A terminal that remembers what it was sent."""
+
+    def __init__(self) -> None:
+        self._sent = io.BytesIO()
+        super().__init__(self._sent, encoding="utf-8", write_through=True)
+
+    def isatty(self) -> bool:
+        return True
+
+    def text(self) -> str:
+        return self._sent.getvalue().decode()
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Terminal]:
+    """Makes stdout a terminal, with nobody at the keyboard."""
+
+    def make(no_color: str = "", term: str = "xterm-256color") -> Terminal:
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setattr(sys, "stdin", io.StringIO())
+        for name, value in (("NO_COLOR", no_color), ("TERM", term)):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((80, 24)))
+        return terminal
+
+    return make
 
 
 @pytest.fixture
@@ -91,14 +124,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             torch.manual_seed(step)
             (root / name).mkdir(exist_ok=True)
             save_checkpoint(
-                root / name,
-                GPT(config),
-                {"step": step},
-                tokenizer=tokenizer,
-                data={},
-                val_loss=3.5 - step / 10,
-                environment={},
-            )
+                root / name, GPT(config), {"step": step}, tokenizer=tokenizer, data={},
+                val_loss=3.5 - step / 10, environment={},
+            )  # fmt: skip
         Run(root / name).point("latest", root / name / "step-00000010")
     return root
 
@@ -139,11 +167,9 @@ def make_trainer(char_data: Path, tmp_path: Path) -> "Callable[..., Trainer]":
             GPT(config, generator=torch.Generator().manual_seed(1)),
             TokenDataset(char_data / "train.bin", config.block_size),
             TokenDataset(char_data / "val.bin", config.block_size),
-            TrainConfig(**{**defaults, **settings}),
-            run=Run(tmp_path / "runs" / "tiny"),
-            tokenizer=tokenizer,
-            device="cpu",
-        )
+            TrainConfig(**{**defaults, **settings}), run=Run(tmp_path / "runs" / "tiny"),
+            tokenizer=tokenizer, device="cpu",
+        )  # fmt: skip
 
     return make
 

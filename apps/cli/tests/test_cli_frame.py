@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+from yocto_cli.screen.curve import History, Sample
 from yocto_cli.screen.frame import Frame
-from yocto_cli.screen.history import History, Sample
 from yocto_cli.screen.ladder import Baseline
 from yocto_cli.screen.terminal import one_line
 from yocto_train import StepDone, TrainConfig

@@ -13,44 +13,14 @@ from unittest.mock import Mock
 
 import pytest
 from yocto_cli.screen import display, keyboard
+from yocto_cli.screen.curve import History
 from yocto_cli.screen.display import LinePrinter, LiveDisplay, make_display
-from yocto_cli.screen.history import History
 from yocto_cli.screen.keyboard import Keyboard, in_foreground, suspendable
 from yocto_cli.screen.ladder import Baseline
 from yocto_train import Run, Saved, Trainer
 
 BASELINES = (Baseline(name="uniform", loss=3.0),)
 SAVED = Saved(step=1, path=Path("s"), is_best=False, notes=("cannot remove \x1b[2J",))
-
-
-class Terminal(io.TextIOWrapper):
-    """A terminal that remembers what it was sent."""
-
-    def __init__(self) -> None:
-        self._sent = io.BytesIO()
-        super().__init__(self._sent, encoding="utf-8", write_through=True)
-
-    def isatty(self) -> bool:
-        return True
-
-    def text(self) -> str:
-        return self._sent.getvalue().decode()
-
-
-@pytest.fixture
-def screen(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes stdout a terminal, with nobody at the keyboard."""
-
-    def make(no_color: str = "", term: str = "xterm-256color") -> Terminal:
-        terminal = Terminal()
-        monkeypatch.setattr(sys, "stdout", terminal)
-        monkeypatch.setattr(sys, "stdin", io.StringIO())
-        for name, value in (("NO_COLOR", no_color), ("TERM", term)):
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((80, 24)))
-        return terminal
-
-    return make
 
 
 @pytest.fixture

@@ -80,15 +80,12 @@ def test_a_short_run_does_not_even_try(minutes: float, plain: float, data: Any) 
     assert machine.compilations == 0
 
 
-@pytest.mark.parametrize(
-    ("plain", "compiled", "max_iters", "answer"),
-    [
-        (1.0, 0.5, 2_000, "on"),
-        (1.0, 1.0, 2_000, "off"),
-        (0.1, 0.01, 2_000, None),  # over in 200 seconds
-        (9.0, 0.01, 999, None),  # to time a step takes as long as many of them
-    ],
-)
+@pytest.mark.parametrize(("plain", "compiled", "max_iters", "answer"), [
+    (1.0, 0.5, 2_000, "on"),
+    (1.0, 1.0, 2_000, "off"),
+    (0.1, 0.01, 2_000, None),  # over in 200 seconds
+    (9.0, 0.01, 999, None),  # to time a step takes as long as many of them
+])  # fmt: skip
 def test_given_steps(
     plain: float, compiled: float, max_iters: int, answer: str | None, data: Any
 ) -> None:

@@ -3,15 +3,13 @@
 import dataclasses
 import html.parser
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yocto_cli.report import page as module
-from yocto_cli.report.page import Report, page, write_report
-from yocto_cli.screen.history import History, Sample
+from yocto_cli.report.page import Report, page
+from yocto_cli.screen.curve import History, Sample
 from yocto_cli.screen.ladder import Baseline
 
 HOSTILE = "</p><script>alert(1)</script>&amp;\"'<img src=x onerror=y>\x1b[2J\ud800"
@@ -115,17 +113,3 @@ def test_of_many_samples_some_are_shown() -> None:
     steps = [s for s in samples if f"step {s.step}t" in text]
     assert 24 == len(steps)
     assert (1, 500) == (steps[0].step, steps[-1].step)
-
-
-def test_a_page_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure leaves the old page, and nothing beside it."""
-    write_report(tmp_path, report(name="old"))
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="space"):
-        write_report(tmp_path, report(name="new"))
-    assert [module.NAME] == [path.name for path in tmp_path.iterdir()]
-    assert "<h1>old</h1>" in (tmp_path / module.NAME).read_text(encoding="utf-8")

@@ -14,10 +14,7 @@ import yocto_model.fast.inference
 from yocto_cli import models, sample
 from yocto_cli.model_arguments import ModelArguments, SamplingArguments
 from yocto_cli.sample import main, stats_line
-from yocto_model import SamplingError, SamplingOptions, TextGenerator, Token
-
-Refused = Callable[[Callable[..., int], Sequence[str]], str]
-
+from yocto_model import SamplingOptions, TextGenerator, Token
 
 Pipe = Callable[[bytes], None]
 
@@ -117,78 +114,58 @@ def test_a_timelapse_shows_every_step_with_one_seed(run: Any, runs: Path) -> Non
     assert expected == run(main, [*words, f"--timelapse={runs / 'char'}"]).out
 
 
-@pytest.mark.parametrize(
-    "named",
-    [
-        "",
-        "/step-00000010",
-        "/step-00000010/model.pt",
-        "/latest",
-        "/latest.pt",
-        "/step-00000010/model.safetensors",
-    ],
-)
+@pytest.mark.parametrize("named", [
+    "", "/step-00000010", "/step-00000010/model.pt", "/latest", "/latest.pt",
+    "/step-00000010/model.safetensors",
+])  # fmt: skip
 def test_matching_flags_are_welcome(named: str, run: Any, runs: Path) -> None:
     """A run, a step or a file; mode and tokenizer may be said where they are true."""
     step = runs / "char" / "step-00000010"
     words = [
-        f"--ckpt={runs / 'char'}{named}",
-        "--mode=char",
-        f"--vocab_path={step / 'vocab.json'}",
-        f"--tokenizer_path={step}",
-        "--max_new_tokens=3",
-        "--seed=1",
-        "--device=cpu",
-    ]
+        f"--ckpt={runs / 'char'}{named}", "--mode=char", f"--vocab_path={step / 'vocab.json'}",
+        f"--tokenizer_path={step}", "--max_new_tokens=3", "--seed=1", "--device=cpu",
+    ]  # fmt: skip
     expected = run(main, [f"--ckpt={runs / 'char'}", "--max_new_tokens=3", "--seed=1"]).out
     assert expected == run(main, words).out
 
 
-@pytest.mark.parametrize(
-    ("words", "what"),
-    [
-        ("--ckpt_dir={runs}/none", "no checkpoint in"),
-        ("--ckpt={runs}/none", "does not exist"),
-        ("--ckpt={runs}", "holds runs; name one, the newest is "),
-        ("--ckpt={runs}/char/vocab.json", "does not exist"),
-        ("--ckpt={runs}/char --mode=token", "--mode token, but"),
-        ("--ckpt={runs}/bpe --mode=char", "--mode char, but"),
-        ("--ckpt={runs}/char --tokenizer_path={runs}/bpe/step-00000005", "not the one of"),
-        ("--ckpt={runs}/char --vocab_path={runs}/bpe/step-00000005", "--tokenizer_path"),
-        ("--vocab_path={runs}/char/step-00000005 --tokenizer_path={runs}/bpe/step-00000005", "two"),
-        ("--ckpt={runs}/char --tokenizer_path={runs}/none", "none"),
-        ("--ckpt={runs}/char --prompt=é", "'é' (U+00E9) is not among the model's 23 characters"),
-        ("--ckpt={runs}/char --prompt=\x1b", "'\u241b' (U+001B) is not among"),
-        ("--ckpt={runs}/char --device=cuda:9", "is not available; choose from cpu"),
-        ("--ckpt={runs}/char --device=tpu", "is not available; choose from cpu"),
-        ("--ckpt={runs}/char --prompt=a --prompt_file=b", "use only one of --prompt and"),
-        ("--ckpt={runs}/char --prompt_file={runs}/none", "No such file"),
-        ("--ckpt={runs}/char --prompt_file={runs}", "not a regular file"),
-        ("--ckpt={runs}/char --timelapse={runs}/char", "leave --ckpt and --num_samples out"),
-        ("--timelapse={runs}", "no checkpoint in"),
-        ("--dtype=int4", "--dtype must be one of auto, float32"),
-        ("--num_samples=0", "--num_samples must be at least 1"),
-        ("--temperature=-1", "--temperature must be"),
-        ("--temperature=nan", "--temperature needs a finite number"),
-        ("--top_k=-1", "--top_k must be"),
-        ("--top_k=2.5", "--top_k needs a whole number"),
-        ("--top_p=0", "--top_p must be"),
-        ("--top_p=1.1", "--top_p must be"),
-        ("--min_p=2", "--min_p must be"),
-        ("--repetition_penalty=0", "--repetition_penalty must be"),
-        ("--max_new_tokens=0", "--max_new_tokens must be at least 1"),
-        ("--seed=-1", "--seed must be"),
-        (f"--seed={2**64}", "--seed must be"),
-        ("--stop=", "--stop must not be empty"),
-        ("--temperature=-1 --top_p=2 --seed=-1", "; --seed must be"),
-    ],
-)
-def test_what_cannot_be_is_refused(words: str, what: str, refused: Refused, runs: Path) -> None:
+OUT_OF_RANGE = [
+    ("--num_samples", 0), ("--temperature", -1), ("--top_k", -1), ("--top_p", 0), ("--top_p", 1.1),
+    ("--min_p", 2), ("--repetition_penalty", 0), ("--max_new_tokens", 0), ("--seed", -1),
+    ("--seed", 2**64), ("--stop", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "what"), [
+    ("--ckpt_dir={runs}/none", "no checkpoint in"),
+    ("--ckpt={runs}/none", "does not exist"),
+    ("--ckpt={runs}/a\0b", "a\u2400b"),
+    ("--ckpt={runs}", "holds runs; name one, the newest is "),
+    ("--ckpt={runs}/char/vocab.json", "does not exist"),
+    ("--ckpt={runs}/char --mode=token", "--mode token, but"),
+    ("--ckpt={runs}/bpe --mode=char", "--mode char, but"),
+    ("--ckpt={runs}/char --tokenizer_path={runs}/bpe/step-00000005", "not the one of"),
+    ("--ckpt={runs}/char --vocab_path={runs}/bpe/step-00000005", "--tokenizer_path"),
+    ("--vocab_path={runs}/char/step-00000005 --tokenizer_path={runs}/bpe/step-00000005", "two"),
+    ("--ckpt={runs}/char --tokenizer_path={runs}/none", "none"),
+    ("--ckpt={runs}/char --prompt=é", "'é' (U+00E9) is not among the model's 23 characters"),
+    ("--ckpt={runs}/char --prompt=\x1b", "'\u241b' (U+001B) is not among"),
+    ("--ckpt={runs}/char --device=cuda:9", "is not available; choose from cpu"),
+    ("--ckpt={runs}/char --device=tpu", "is not available; choose from cpu"),
+    ("--ckpt={runs}/char --prompt=a --prompt_file=b", "use only one of --prompt and"),
+    ("--ckpt={runs}/char --prompt_file={runs}/none", "No such file"),
+    ("--ckpt={runs}/char --prompt_file={runs}", "not a regular file"),
+    ("--ckpt={runs}/char --timelapse={runs}/char", "leave --ckpt and --num_samples out"),
+    ("--timelapse={runs}", "no checkpoint in"),
+    *((f"{flag}={value}", f"{flag} must ") for flag, value in OUT_OF_RANGE),
+    ("--temperature=-1 --top_p=2 --seed=-1", "; --seed must be"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused(words: str, what: str, refused: Any, runs: Path) -> None:
     """Before any text is written: exit code 2 and one line that says what to change."""
     assert what in refused(main, words.format(runs=runs).split())
 
 
-def test_a_piped_prompt_must_be_a_short_text(refused: Refused, runs: Path, pipe_in: Pipe) -> None:
+def test_a_piped_prompt_must_be_a_short_text(refused: Any, runs: Path, pipe_in: Pipe) -> None:
     """Binary, not UTF-8, or far too long."""
     for content, what in (
         (b"ab\0", "stdin is binary"),
@@ -199,28 +176,11 @@ def test_a_piped_prompt_must_be_a_short_text(refused: Refused, runs: Path, pipe_
         assert what in refused(main, [f"--ckpt={runs / 'char'}"])
 
 
-def test_a_damaged_checkpoint_is_refused(refused: Refused, runs: Path, tmp_path: Path) -> None:
-    """A flipped byte in the model, and a name that no system call takes."""
-    import shutil
-
-    step = tmp_path / "run" / "step-00000005"
-    shutil.copytree(runs / "char" / "step-00000005", step)
-    content = bytearray((step / "model.safetensors").read_bytes())
-    content[len(content) // 2] ^= 1
-    (step / "model.safetensors").write_bytes(content)
-    assert "damaged" in refused(main, [f"--ckpt={step}"])
-    for name in ("a\0b", "x" * 5000):
-        refused(main, [f"--ckpt={tmp_path / name}"])
-
-
-@pytest.mark.parametrize(
-    ("words", "note"),
-    [
-        ("--temperature=0 --top_k=3", "temperature 0 picks the likeliest token"),
-        ("--top_k=1000000000", "top_k 1000000000 is all of the model's 23 tokens"),
-        ("--prompt=" + "w" * 30, "does not see the first 16 of the prompt's 30 tokens"),
-    ],
-)
+@pytest.mark.parametrize(("words", "note"), [
+    ("--temperature=0 --top_k=3", "temperature 0 picks the likeliest token"),
+    ("--top_k=1000000000", "top_k 1000000000 is all of the model's 23 tokens"),
+    ("--prompt=" + "w" * 30, "does not see the first 16 of the prompt's 30 tokens"),
+])  # fmt: skip
 def test_what_changes_nothing_or_is_not_seen_is_said(
     words: str, note: str, run: Any, runs: Path
 ) -> None:
@@ -251,27 +211,17 @@ NASTY = ("\x1b", "[2J", "[/x]", ":smile:", "\x9b", "👩", "\u202e", "e\u0301")
 
 
 def test_text_is_exact_in_a_pipe_and_harmless_on_a_terminal(
-    run: Any, runs: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, runs: Path, screen: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that writes escape codes, markup and half an emoji moves nothing on the screen."""
     write(NASTY, monkeypatch)
     words = [f"--ckpt={runs / 'char'}", "--prompt=we"]
     assert "we" + "".join(NASTY) + "\n" == run(main, words).out
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
-    assert main(words) == 0
-    expected = "we\u241b[2J[/x]:smile:<009B>👩<202E>e\u0301\n"
-    assert expected == terminal.getvalue()
-    monkeypatch.delenv("NO_COLOR")
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
-    assert main(words) == 0
-    assert f"\x1b[2mwe\x1b[22m{expected[2:]}" == terminal.getvalue()
+    shown = "\u241b[2J[/x]:smile:<009B>👩<202E>e\u0301\n"
+    for no_color, prompt in (("1", "we"), ("", "\x1b[2mwe\x1b[22m")):
+        terminal = screen(no_color)
+        assert main(words) == 0
+        assert prompt + shown == terminal.text()
 
 
 def test_ctrl_c_keeps_what_was_written(
@@ -282,16 +232,6 @@ def test_ctrl_c_keeps_what_was_written(
     result = run(main, [f"--timelapse={runs / 'char'}", "--seed=1"])
     assert (130, "--- step 5, val loss 3.000\none\n") == (result.code, result.out)
     assert re.search(r"seed 1 . stopped$", result.err, re.MULTILINE)
-
-
-def test_a_model_that_breaks_while_writing_is_exit_code_1(
-    run: Any, runs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The flags were right, the work failed."""
-    write(["one", SamplingError("the model's output is not finite")], monkeypatch)
-    result = run(main, [f"--ckpt={runs / 'char'}"])
-    assert (1, "one\n") == (result.code, result.out)
-    assert result.err.endswith("yocto-sample: error: the model's output is not finite\n")
 
 
 def test_sampling_flags_are_the_models_options() -> None:
@@ -318,22 +258,20 @@ WORDS = ["--prompt=we", "--max_new_tokens=9", "--seed=3"]
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 def test_each_dtype_writes_and_is_named(dtype: str, run: Any, runs: Path) -> None:
-    """The model's line ends in the weights' kind, or a note says what took its place."""
+    """The model's line ends in the weights' kind, or a note says what took its place.
+
+    A small model stays as it was trained: without the flag it is float32, on every machine.
+    """
+    plain = run(main, [*WORDS, f"--ckpt={runs / 'char'}"])
     result = run(main, [*WORDS, f"--ckpt={runs / 'char'}", f"--dtype={dtype}"])
     assert result.code == 0
+    assert ", float32 weights\n" in plain.err
+    assert dtype != "float32" or plain.out == result.out
     line, *notes = result.err.splitlines()
     kind = re.fullmatch(r".*, (\w+) weights", line)
     assert kind
     if kind[1] != dtype:
         assert notes[0].startswith(f"note: --dtype {dtype} is {kind[1]} on this machine: ")
-
-
-def test_a_small_model_stays_as_it_was_trained(run: Any, runs: Path) -> None:
-    """Without the flag such a model is float32: the same text on every machine of its kind."""
-    plain = run(main, [*WORDS, f"--ckpt={runs / 'char'}"])
-    asked = run(main, [*WORDS, f"--ckpt={runs / 'char'}", "--dtype=float32"])
-    assert ", float32 weights\n" in plain.err
-    assert asked.out == plain.out
 
 
 def test_what_cannot_be_had_is_said(run: Any, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yocto_cli import training_loop
+from yocto_cli.report.recorder import Recorder
 from yocto_data.prep import files
 from yocto_model import GPT, TextGenerator
 from yocto_train import Evaluated, Run, Trainer
@@ -65,7 +65,7 @@ def test_a_second_ctrl_c_stops_at_once(
     training: Any, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing more is saved, and the last checkpoint is named."""
-    plain = training_loop._Recorder.record
+    plain = Recorder.record
 
     def record(self: Any, event: Any) -> None:
         plain(self, event)
@@ -73,7 +73,7 @@ def test_a_second_ctrl_c_stops_at_once(
             os.kill(os.getpid(), signal.SIGINT)
             before(files, "rename", lambda _: os.kill(os.getpid(), signal.SIGINT), monkeypatch)
 
-    monkeypatch.setattr(training_loop._Recorder, "record", record)
+    monkeypatch.setattr(Recorder, "record", record)
     done = training("--max_iters=8", "--eval_interval=2", "--sample_interval=0")
     assert done.code == 1
     assert "stopped at once, without saving; the last checkpoint is" in done.err

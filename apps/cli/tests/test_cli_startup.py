@@ -1,19 +1,26 @@
-"""Commands as processes: what is imported when, and what pipes and full disks do."""
+"""Commands as processes: imports, signals, pipes, full disks; and the example of the README."""
 
 import os
-import signal
+import re
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
-from yocto_cli import sample
+import yocto_cli
+from yocto_cli import prepare, sample, train
 
 # Buffered, as for a user: some machines that run tests set PYTHONUNBUFFERED.
 ENVIRONMENT = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
+README = Path(__file__).parent.parent / "README.md"
+COMMANDS = {
+    "yocto-prepare": prepare.main, "yocto-train": train.main, "yocto-sample": sample.main,
+}  # fmt: skip
 LATE = ("torch", "numpy", "sentencepiece", "prompt_toolkit", "rich.live", "yocto_train.trainer")
 
 
@@ -25,54 +32,45 @@ def code(command: str) -> list[str]:
 
 def finish(words: Sequence[str | Path], **options: object) -> "subprocess.CompletedProcess[bytes]":
     chosen: dict[str, Any] = {
-        "capture_output": True,
-        "stdin": subprocess.DEVNULL,
-        "env": ENVIRONMENT,
-        **options,
-    }
+        "capture_output": True, "stdin": subprocess.DEVNULL, "env": ENVIRONMENT, **options,
+    }  # fmt: skip
     done: subprocess.CompletedProcess[bytes]
     done = subprocess.run([*map(str, words)], timeout=120, check=False, **chosen)
     return done
 
 
-@pytest.mark.parametrize(
-    ("command", "words", "exit_code"),
-    [
-        ("prepare", ["--help"], 0),
-        ("prepare", ["bpe", "--help"], 0),
-        ("prepare", ["chr"], 2),
-        ("prepare", ["char", "--text_pth", "x"], 2),
-        ("train", ["--help"], 0),
-        ("train", ["--max_itrs", "5"], 2),
-        ("sample", ["--help"], 0),
-        ("sample", ["--temprature", "1"], 2),
-        ("sample", ["--config", "nowhere.toml"], 2),
-        ("sample", ["--prompt_file", "nowhere.txt"], 2),
-    ],
-)
-def test_help_and_typing_errors_import_nothing_heavy(
-    command: str, words: list[str], exit_code: int
-) -> None:
+@pytest.mark.parametrize(("words", "exit_code"), [
+    ("prepare --help", 0), ("prepare bpe --help", 0), ("prepare chr", 2),
+    ("prepare char --text_pth x", 2), ("train --help", 0), ("train --max_itrs 5", 2),
+    ("sample --help", 0), ("sample --temprature 1", 2), ("sample --config nowhere.toml", 2),
+    ("sample --prompt_file nowhere.txt", 2),
+])  # fmt: skip
+def test_help_and_typing_errors_import_nothing_heavy(words: str, exit_code: int) -> None:
     """Torch and its like come in only after the words have been understood."""
+    command, *rest = words.split()
     program = (
         f"import sys; from yocto_cli.{command} import main\n"
         "try: end = main()\n"
         "except SystemExit as stop: end = stop.code\n"
         f"sys.exit([end or 0, [m for m in {LATE} if m in sys.modules]])"
     )
-    done = finish([sys.executable, "-c", program, *words])
+    done = finish([sys.executable, "-c", program, *rest])
     assert f"[{exit_code}, []]" == done.stderr.decode().splitlines()[-1]
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "sample"])
-def test_help_into_a_closed_pipe_is_quiet(command: str) -> None:
-    """As in `yocto-train --help | head -1`, but with a reader that is gone for certain."""
+@pytest.fixture
+def unread() -> Iterator[dict[str, Any]]:
+    """Options for `finish`: stdout is a pipe whose reader is gone for certain."""
     reader, writer = os.pipe()
     os.close(reader)
-    done = finish(
-        [*code(command), "--help"], stdout=writer, stderr=subprocess.PIPE, capture_output=False
-    )
+    yield {"stdout": writer, "stderr": subprocess.PIPE, "capture_output": False}
     os.close(writer)
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "sample"])
+def test_help_into_a_closed_pipe_is_quiet(command: str, unread: Any) -> None:
+    """As in `yocto-train --help | head -1`."""
+    done = finish([*code(command), "--help"], **unread)
     assert (0, b"") == (done.returncode, done.stderr)
 
 
@@ -87,25 +85,15 @@ def test_help_and_errors_fit_any_encoding(encoding: str) -> None:
     assert 1 == done.stderr.count(b"\n")
 
 
-def test_errors_hold_no_colours_even_for_a_terminal(tmp_path: Path) -> None:
-    """FORCE_COLOR and the like change the help, never the one line."""
-    environment = {**ENVIRONMENT, "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
-    done = finish([*code("sample"), "--lr"], env=environment)
-    assert b"yocto-sample: error: unknown flag --lr; see yocto-sample --help\n" == done.stderr
-
-
-def test_a_sample_into_a_closed_pipe_or_a_full_disk(runs: Path) -> None:
+def test_a_sample_into_a_closed_pipe_or_a_full_disk(runs: Path, unread: Any) -> None:
     """A reader that has gone is no failure; a disk that is full is one, in one line."""
     words = [*code("sample"), f"--ckpt={runs / 'char'}", "--max_new_tokens=9"]
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = finish(words, stdout=writer, stderr=subprocess.PIPE, capture_output=False)
-    os.close(writer)
+    done = finish(words, **unread)
     assert done.returncode == 0
     assert b"error" not in done.stderr
     if Path("/dev/full").exists():
         with Path("/dev/full").open("wb") as full:
-            done = finish(words, stdout=full, stderr=subprocess.PIPE, capture_output=False)
+            done = finish(words, **{**unread, "stdout": full})
         assert done.returncode == 1
         assert b"yocto-sample: error: No space left on device" in done.stderr.splitlines()[-1]
         assert b"Traceback" not in done.stderr
@@ -130,19 +118,6 @@ def test_a_prompt_comes_through_a_real_pipe(runs: Path, run: Any) -> None:
     assert piped.stdout.startswith(b"we")
 
 
-def test_ctrl_c_ends_a_sample_with_its_exit_code(runs: Path) -> None:
-    """The text so far is whole lines, and there is no traceback."""
-    words = [*code("sample"), f"--ckpt={runs / 'char'}", "--max_new_tokens=100000000"]
-    with subprocess.Popen(words, stdout=-1, stderr=-1, env=ENVIRONMENT) as process:
-        assert process.stdout is not None
-        process.stdout.read(20)  # it is writing now
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert out.endswith(b"\n")
-    assert b"Traceback" not in err
-
-
 def test_sigterm_leaves_no_half_made_data(tmp_path: Path) -> None:
     """A preparation that is stopped removes what it had begun."""
     text = tmp_path / "text.txt"
@@ -158,3 +133,71 @@ def test_sigterm_leaves_no_half_made_data(tmp_path: Path) -> None:
         process.communicate(timeout=60)
     assert process.returncode == 143
     assert ["text.txt"] == [path.name for path in tmp_path.iterdir()]
+
+
+# --- what installed commands run first -----------------------------------------------------------
+
+INTERRUPT = "import os, signal; os.kill(os.getpid(), signal.SIGINT)\n"
+
+
+def started(home: Path, content: str) -> Any:
+    """A process that starts the module `command` with this content."""
+    (home / "command.py").write_text(content)
+    (home / "imported.py").write_text(INTERRUPT)
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from yocto_cli import start; start('command', 'yocto-x')"
+    )
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(home), *sys.path])}
+    return finish([sys.executable, "-c", program], env=environment, text=True)
+
+
+COMMAND = "from yocto_cli.command import run_command\n"
+RUN = "def main(): return run_command(work, prog='yocto-x', argv=[])\n"
+
+
+@pytest.mark.parametrize("content", [
+    INTERRUPT,
+    f"{COMMAND}def work(_): import imported\n{RUN}",
+    f"{COMMAND}def work(_):\n    {INTERRUPT}{RUN}",
+    f"{COMMAND}try: import imported\nexcept BaseException: pass\ndef work(_): pass\n{RUN}",
+])  # fmt: skip
+def test_ctrl_c_is_quiet(content: str, tmp_path: Path) -> None:
+    """While the command is imported, while it imports, while it works; nobody can swallow it."""
+    done = started(tmp_path, content)
+    assert (130, "", "yocto-x: stopped\n") == (done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_the_exit_code_is_what_main_returns(code: int, tmp_path: Path) -> None:
+    """And a Ctrl-C while Python takes itself apart no longer changes it."""
+    late = f"import atexit\natexit.register(lambda: exec({INTERRUPT!r}))\n"
+    done = started(tmp_path, f"{late}def main(): return {code}\n")
+    assert (code, "") == (done.returncode, done.stderr)
+
+
+def test_the_commands_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each script of the package starts the module of its name."""
+    calls: list[tuple[str, str]] = []
+    monkeypatch.setattr(yocto_cli, "start", lambda *words: calls.append(words))
+    for script in metadata.distribution("yocto-cli").entry_points:
+        script.load()()
+        assert (f"yocto_cli.{script.name.removeprefix('yocto-')}", script.name) == calls[-1]
+    assert 3 == len(calls)
+
+
+def test_the_example_runs(
+    run: Any, poem: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its commands, in order, in an empty directory with a book in it."""
+    monkeypatch.chdir(tmp_path)
+    poem.rename("book.txt")
+    found = re.search(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    for line in found[1].splitlines():
+        program, *words = shlex.split(line)
+        result = run(COMMANDS[program], words)
+        assert result.code == 0, result.err
+    assert result.out.startswith("The soul")
+    assert Path("data/book/vocab.json").is_file()
+    assert Path("checkpoints/book").is_dir()

@@ -5,14 +5,15 @@ import re
 import subprocess
 import sys
 import unicodedata
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from yocto_cli.screen import terminal
 from yocto_cli.screen.terminal import (
+    ProgressBar,
     VisibleStream,
-    can_show,
     dim,
     duration,
     has_colour,
@@ -86,36 +87,22 @@ def test_one_line_is_one_line(text: str) -> None:
     assert not re.search(r"[\n\t\x1b]", one_line(text))
 
 
-class Terminal(io.StringIO):
-    """Something that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colour_is_for_terminals_that_want_it(screen: Any) -> None:
     """NO_COLOR counts when it is not empty, a dumb terminal has none, a file never does."""
     for no_color, term, expected in (
         ("", "xterm", True), ("1", "xterm", False), ("", "dumb", False),
     ):  # fmt: skip
-        monkeypatch.setenv("NO_COLOR", no_color)
-        monkeypatch.setenv("TERM", term)
-        assert expected == has_colour(Terminal())
-        assert ("\x1b[2mx\x1b[22m" if expected else "x") == dim("x", Terminal())
+        stream = screen(no_color, term)
+        assert expected == has_colour(stream)
+        assert ("\x1b[2mx\x1b[22m" if expected else "x") == dim("x", stream)
         assert "x" == dim("x", io.StringIO())
 
 
-def test_a_closed_stream_is_not_a_terminal() -> None:
+def test_a_closed_stream_is_not_a_terminal(screen: Any) -> None:
     """Asking must not fail."""
-    stream = Terminal()
+    stream = screen()
     stream.close()
     assert not any(map(terminal.is_terminal, (stream, None)))
-
-
-def test_what_an_encoding_can_show() -> None:
-    """Borders and braille are chosen by asking."""
-    for encoding, expected in (("utf-8", True), ("ascii", False)):
-        assert expected == can_show(io.TextIOWrapper(io.BytesIO(), encoding=encoding), "⠿╭")
 
 
 def test_what_is_said_is_visible(capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,3 +127,18 @@ def test_a_stdout_that_fails_does_not_stop_the_work(where: str) -> None:
 def test_durations(seconds: float, expected: str) -> None:
     """Two units at most."""
     assert expected == duration(seconds)
+
+
+def test_progress_is_lines_off_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At most one in some seconds, without escapes or carriage returns."""
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr("yocto_cli.screen.terminal.time.monotonic", lambda: float(next(clock)))
+    with ProgressBar() as progress:
+        for done in range(0, 10_000_000, 1_000_000):
+            progress.update("encoding", done, 10_000_000)
+        progress.update("learning", 5, 0)
+    err = capsys.readouterr().err
+    assert 2 <= err.count("\n") <= 5
+    assert re.fullmatch(r"((encoding: \d+%|learning:) \d+\.\d MB\n)+", err)

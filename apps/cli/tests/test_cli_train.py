@@ -2,19 +2,25 @@
 
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
-from yocto_cli import models, train
+from yocto_cli import train
 from yocto_cli.arguments import flags_of
-from yocto_cli.model_arguments import ModelArguments
-from yocto_cli.report import tensorboard
-from yocto_cli.train_settings import TrainArguments, settings
-from yocto_model import GPT
-from yocto_train import RECIPES, Checkpoint, Run
+from yocto_cli.command import UsageError
+from yocto_cli.train_settings import DataFlags, TrainArguments, settings
+from yocto_cli.training import data_directory, open_data
+from yocto_data import DataMeta
+from yocto_train import RECIPES, Run
+
+
+def rows_of(run: Path, event: str) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl for one kind of event."""
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [row for row in rows if row["event"] == event]
 
 
 def test_lines_and_files_agree(training: Any, home: Path) -> None:
@@ -23,13 +29,10 @@ def test_lines_and_files_agree(training: Any, home: Path) -> None:
     assert done.code == 0, done.err
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.out)
     run = home / "checkpoints" / "poem"
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    steps = [row for row in rows if row["event"] == "stepdone"]
-    lines = re.findall(r"^step=(\d+) loss=([\d.]+) ", done.out, re.MULTILINE)
-    assert [(str(row["step"]), f"{row['loss']:.4f}") for row in steps] == lines
-    evaluated = [row for row in rows if row["event"] == "evaluated"]
-    lines = re.findall(r"^step=(\d+) val_loss=([\d.]+) ", done.out, re.MULTILINE)
-    assert [(str(row["step"]), f"{row['loss']:.4f}") for row in evaluated] == lines
+    for event, name in (("stepdone", "loss"), ("evaluated", "val_loss")):
+        lines = re.findall(rf"^step=(\d+) {name}=([\d.]+) ", done.out, re.MULTILINE)
+        expected = [(str(row["step"]), f"{row['loss']:.4f}") for row in rows_of(run, event)]
+        assert expected == lines
     assert done.out.splitlines()[-1].startswith("talk:   uv run yocto-chat --ckpt checkpoints/poem")
     assert "<h1>poem</h1>" in (run / "report.html").read_text()
     assert "finished · step 8 of 8" in (run / "report.html").read_text()
@@ -39,10 +42,8 @@ def test_a_short_run_is_not_spent_on_evaluations(training: Any, home: Path) -> N
     """Up to 25 steps there is one evaluation, one sample, one checkpoint: at the end."""
     assert training("--max_iters=20").code == 0
     run = home / "checkpoints" / "poem"
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    kinds = [(row["event"], row["step"]) for row in rows]
-    assert [20] == [step for kind, step in kinds if kind == "evaluated"]
-    assert [20] == [step for kind, step in kinds if kind == "saved"]
+    for event in ("evaluated", "saved"):
+        assert [20] == [row["step"] for row in rows_of(run, event)]
     assert 1 == len((run / "samples.jsonl").read_text().splitlines())
 
 
@@ -61,14 +62,14 @@ def test_resuming_from_a_step(training: Any, run: Any, home: Path) -> None:
     """--resume takes a run, one of its steps, or a pointer; what is later is put aside."""
     assert training("--max_iters=6", "--eval_interval=2", "--dropout=0").code == 0
     path = home / "checkpoints" / "poem"
-    whole = evaluations(path)
+    whole = [row["loss"] for row in rows_of(path, "evaluated")]
     done = run(train.main, ["--resume", "checkpoints/poem/step-00000004"])
     assert done.code == 0, done.err
     assert "after step 4" in done.out
-    assert whole == evaluations(path)
+    assert whole == [row["loss"] for row in rows_of(path, "evaluated")]
     assert 1 == len(list(path.glob("step-00000006.old-*")))
     again = run(train.main, ["--resume=checkpoints/poem/latest.pt"])
-    assert "it is finished; --max_iters above 6 goes on with it" in again.out
+    assert "the run is finished; to train longer, give --max_iters above 6" in again.out
 
 
 def test_what_a_search_for_a_checkpoint_passed_over_is_said(
@@ -83,27 +84,18 @@ def test_what_a_search_for_a_checkpoint_passed_over_is_said(
     assert "after step 2" in done.out
 
 
-def evaluations(run: Path) -> list[tuple[int, float]]:
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [(row["step"], row["loss"]) for row in rows if row["event"] == "evaluated"]
-
-
-def test_the_configuration_of_a_run_trains_it_again(training: Any, run: Any, home: Path) -> None:
-    """Under a new name, with the same losses to the bit; flags change parts of it."""
-    assert training("--max_iters=4", "--eval_interval=2", "--run_name=first").code == 0
-    again = run(train.main, ["--config", "checkpoints/first/config.toml"])
-    assert again.code == 0, again.err
-    runs = home / "checkpoints"
-    assert evaluations(runs / "first") == evaluations(runs / "poem")
-    changed = ["--config=checkpoints/first/config.toml", "--run_name=other", "--seed=7"]
-    assert run(train.main, changed).code == 0
-    assert evaluations(runs / "first") != evaluations(runs / "other")
-
-
-@pytest.mark.parametrize("name", ["nowhere", "step-00000001", "poem/best.pt"])
-def test_nothing_to_resume(refused: Any, home: Path, name: str) -> None:
-    """A missing run is never a silent fresh start."""
-    assert "nothing to resume" in refused(train.main, [f"--resume={name}"])
+@pytest.mark.parametrize(("words", "what"), [
+    ("--list", "no run in checkpoints; train one: uv run yocto-train"),
+    ("--parallel=ddp", "uv run torchrun --nproc-per-node 2 --no-python yocto-train --parallel ddp"),
+    *((f"--resume={name}", "nothing to resume") for name in ("none", "step-00000001", "x/best.pt")),
+    *((f"--run_name={name}", f"--run_name {name} must be the name of one directory")
+      for name in ("a/b", "a/", "/a", "..", ".")),
+])  # fmt: skip
+def test_what_cannot_be_is_refused(
+    words: str, what: str, refused: Any, char_data: Path, home: Path
+) -> None:
+    """Before anything is made; a missing run is never a silent fresh start."""
+    assert what in refused(train.main, [f"--data_dir={char_data}", "--max_iters=2", words])
     assert [] == list(home.iterdir())
 
 
@@ -112,14 +104,6 @@ def test_a_time_is_not_resumed(refused: Any, training: Any, home: Path) -> None:
     assert training("--max_iters=2", "--eval_interval=2").code == 0
     said = refused(train.main, ["--resume", "checkpoints/poem", "--minutes=1"])
     assert "give --max_iters instead" in said
-
-
-@pytest.mark.parametrize("name", ["a/b", "a/", "/a", "..", "."])
-def test_a_run_name_is_one_name(refused: Any, char_data: Path, home: Path, name: str) -> None:
-    """A path as --run_name is refused as such, before anything is made."""
-    said = refused(train.main, [f"--data_dir={char_data}", "--max_iters=2", f"--run_name={name}"])
-    assert f"--run_name {name} must be the name of one directory" in said
-    assert not (home / "checkpoints").exists()
 
 
 def test_a_directory_of_that_name(refused: Any, training: Any, char_data: Path, home: Path) -> None:
@@ -140,43 +124,14 @@ def test_the_list_of_runs(training: Any, run: Any, home: Path) -> None:
     (home / "checkpoints" / "begun" / "config.toml").touch()
     done = run(train.main, ["--list"])
     assert done.code == 0, done.err
-    best = min(
-        row["loss"]
-        for line in (home / "checkpoints" / "good" / "metrics.jsonl").read_text().splitlines()
-        if (row := json.loads(line))["event"] == "evaluated"
-    )
-    assert re.search(
-        rf"^good +val loss {best:.4f} +0\.00M +4/4 steps +\d+s ago$", done.out, re.MULTILINE
-    )
+    best = min(row["loss"] for row in rows_of(home / "checkpoints" / "good", "evaluated"))
+    line = rf"^good +val loss {best:.4f} +0\.00M +4/4 steps +\d+s ago$"
+    assert re.search(line, done.out, re.MULTILINE)
     assert "uv run yocto-chat --ckpt checkpoints/good\n" in done.out
     assert re.search(r"^torn .*\n  broken: .*model.safetensors is damaged", done.out, re.MULTILINE)
     assert "--ckpt checkpoints/torn" not in done.out
     assert re.search(r"^begun +no checkpoint", done.out, re.MULTILINE)
     assert "no run" not in done.out
-
-
-def test_a_model_is_opened_while_it_is_pruned(
-    training: Any, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A checkpoint that a training removes while it is read is replaced by the one named then."""
-    assert training("--max_iters=4", "--eval_interval=2").code == 0
-    run = Run(home / "checkpoints" / "poem")
-    load_model = Checkpoint.load_model
-
-    def pruned_first(checkpoint: Checkpoint, **options: Any) -> GPT:
-        if checkpoint.step == 4:
-            run.point("latest", run.path / "step-00000002")
-            shutil.rmtree(checkpoint.directory)
-        return load_model(checkpoint, **options)
-
-    monkeypatch.setattr(Checkpoint, "load_model", pruned_first)
-    checkpoint, _ = models.load_generator(ModelArguments(ckpt=str(run.path)))
-    assert 2 == checkpoint.step
-
-
-def test_a_list_of_nothing(refused: Any, home: Path) -> None:
-    """It says how to get a run."""
-    assert "no run in checkpoints; train one: uv run yocto-train" in refused(train.main, ["--list"])
 
 
 def test_presets_are_recipes() -> None:
@@ -210,20 +165,6 @@ def test_two_trainings_at_once_have_two_names(
     assert ["poem", "poem-002"] == sorted(path.name for path in (home / "checkpoints").iterdir())
 
 
-def test_a_text_that_is_too_short_is_named(refused: Any, home: Path) -> None:
-    """Nothing is prepared, and the message speaks of the text and not of a file of ours."""
-    (home / "short.txt").write_text("Hello there, world.")
-    words = refused(train.main, ["--text_path=short.txt"])
-    assert "yocto-train: error: short.txt is too short" in words
-    assert ["short.txt"] == [path.name for path in home.iterdir()]
-
-
-def test_parallel_needs_torchrun(refused: Any, home: Path, char_data: Path) -> None:
-    """Alone it would silently be no parallel training; the command to type is given."""
-    said = refused(train.main, ["--parallel=ddp", f"--data_dir={char_data}"])
-    assert "run: uv run torchrun --nproc-per-node 2 --no-python yocto-train --parallel ddp" in said
-
-
 def test_tensorboard_is_an_extra(
     refused: Any, home: Path, char_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,33 +179,17 @@ def test_tensorboard_gets_the_figures(
     training: Any, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same values as metrics.jsonl, in the run's directory; closed at the end."""
-    written: list[Any] = []
-
-    class Writer:
-        def __init__(self, path: str, *, purge_step: int | None) -> None:
-            written.append((path, purge_step))
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            written.append((name, step, value))
-
-        def add_text(self, name: str, text: str, step: int) -> None:
-            written.append((name, step))
-
-        def close(self) -> None:
-            written.append("closed")
-
-    monkeypatch.setattr(tensorboard, "require", lambda: Writer)
+    writer = Mock()
+    monkeypatch.setattr("yocto_cli.training.tensorboard", lambda: writer)
     assert training("--tensorboard", "--max_iters=4", "--log_interval=2").code == 0
-    lines = (home / "checkpoints" / "poem" / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert ("checkpoints/poem/tensorboard", None) == written[0]
-    for row in rows:
-        if row["event"] == "stepdone":
-            assert ("train/loss", row["step"], row["loss"]) in written
-        if row["event"] == "evaluated":
-            assert ("val/loss", row["step"], row["loss"]) in written
-    assert ("sample", 4) in written
-    assert "closed" == written[-1]
+    assert call("checkpoints/poem/tensorboard", purge_step=None) == writer.call_args
+    figures = [figure.args for figure in writer.return_value.add_scalar.call_args_list]
+    for event, split in (("stepdone", "train"), ("evaluated", "val")):
+        for row in rows_of(home / "checkpoints" / "poem", event):
+            assert (f"{split}/loss", row["loss"], row["step"]) in figures
+    ((name, _, step),) = (text.args for text in writer.return_value.add_text.call_args_list)
+    assert ("sample", 4) == (name, step)
+    assert call.close() == writer.return_value.method_calls[-1]
 
 
 def test_a_full_disk_is_said_once(training: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,3 +204,84 @@ def test_a_full_disk_is_said_once(training: Any, monkeypatch: pytest.MonkeyPatch
     assert done.code == 0
     for file in ("metrics.jsonl", "samples.jsonl", "report.html"):
         assert 1 == done.out.count(f"warning: cannot write {file}: No space left on device")
+
+
+# --- its data: prepared once, again when it is asked for otherwise -------------------------------
+
+TEXT = "A lamp was asked what it is for.\nFor going round, said the lamp.\n" * 60
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("lamp.txt").write_text(TEXT, encoding="utf-8")
+    return "lamp.txt"
+
+
+def test_what_is_prepared_is_used_again_and_never_replaced(text: str) -> None:
+    """Another text of that name, or another part for validation, gets a directory of its own."""
+    first = data_directory(DataFlags(text_path=text))
+    assert first == Path("data/lamp-char")
+    before = {path: path.read_bytes() for path in first.iterdir()}
+    more = data_directory(DataFlags(text_path=text, val_ratio=0.3))
+    assert DataMeta.load(more).val.tokens > 2 * DataMeta.load(first).val.tokens
+    Path("other").mkdir()
+    Path("other/lamp.txt").write_text(TEXT[::-1], encoding="utf-8")
+    other = data_directory(DataFlags(text_path="other/lamp.txt"))
+    assert [more, other] == [Path("data/lamp-char-002"), Path("data/lamp-char-003")]
+    assert first == data_directory(DataFlags(text_path=text))
+    assert more == data_directory(DataFlags(text_path=text, val_ratio=0.3))
+    assert other == data_directory(DataFlags(text_path="other/lamp.txt"))
+    assert before == {path: path.read_bytes() for path in first.iterdir()}
+
+
+def test_several_files_are_prepared_once(text: str) -> None:
+    """A directory or a glob means the same files each time; no name of ours holds a star."""
+    Path("texts").mkdir()
+    for name in ("a.txt", "b.txt"):
+        Path("texts", name).write_text(TEXT + name)
+    for named, expected in (("texts", "data/texts-char"), ("texts/*.txt", "data/texts-char")):
+        assert data_directory(DataFlags(text_path=named)) == Path(expected)
+    assert ["texts-char"] == [path.name for path in Path("data").iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("made", "what"),
+    [(None, "does not exist"), ("file", "is a file"), ("directory", "holds no meta.json")],
+)
+def test_data_that_is_not_prepared_is_said_to_be_so(
+    made: str | None, what: str, tmp_path: Path
+) -> None:
+    """The commonest mistake, a text as --data_dir, is told with the flag for texts."""
+    path = tmp_path / "here"
+    if made == "file":
+        path.write_text(TEXT)
+    elif made:
+        path.mkdir()
+    with pytest.raises(UsageError, match=f"--data_dir .*{what}.*give it as --text_path"):
+        open_data(DataFlags(data_dir=str(path)), path)
+
+
+def test_data_of_another_text_is_not_replaced(text: str) -> None:
+    """In a directory that was named; the error says both ways out."""
+    directory = data_directory(DataFlags(text_path=text, data_dir="mine"))
+    before = (directory / "meta.json").read_bytes()
+    Path("other.txt").write_text(TEXT[::-1], encoding="utf-8")
+    for flags in (
+        DataFlags(text_path="other.txt", data_dir="mine"),
+        DataFlags(text_path=text, data_dir="mine", val_ratio=0.3),
+    ):
+        with pytest.raises(UsageError, match=r"^mine was not prepared from .*another --data_dir"):
+            data_directory(flags)
+    assert before == (directory / "meta.json").read_bytes()
+
+
+def test_another_encoding_is_told_with_the_command_for_it(text: str) -> None:
+    """Only flags that the named command has."""
+    Path(text).write_bytes(TEXT.replace("lamp", "lämp").encode("latin-1"))
+    with pytest.raises(
+        UsageError,
+        match=r"^lamp\.txt is not UTF-8 .*; prepare it .*yocto-prepare char --text_path lamp\.txt "
+        r"--out_dir data/lamp-char --encoding latin-1, then give --data_dir data/lamp-char$",
+    ):
+        data_directory(DataFlags(text_path=text))

@@ -5,6 +5,6 @@ __all__ = ["main"]
 
 def main() -> None:
     """The command, as it is installed; nothing heavy is imported before Ctrl-C is quiet."""
-    from yocto_cli.entry import start  # noqa: PLC0415 - importing the package costs nothing
+    from yocto_cli import start  # noqa: PLC0415 - importing the package costs nothing
 
     start("yocto_chat.app", "yocto-chat")

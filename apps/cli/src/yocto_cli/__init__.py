@@ -1,1 +1,66 @@
-"""The commands of yocto: prepare, train, sample."""
+"""The commands of yocto: prepare, train, sample; and what they run first when installed.
+
+A Ctrl-C is quiet even while modules are imported. Imports take up to seconds, and an interrupt in
+the middle of one ends in a traceback of somebody else's module, or in a module that is half there.
+So during imports it ends the process at once; anywhere else it is the KeyboardInterrupt that
+commands expect. For this the package itself imports next to nothing.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+
+__all__ = ["prepare_command", "sample_command", "start", "train_command"]
+
+_STOPPED = 130
+
+
+def prepare_command() -> None:
+    """yocto-prepare."""
+    start("yocto_cli.prepare", "yocto-prepare")
+
+
+def train_command() -> None:
+    """yocto-train."""
+    start("yocto_cli.train", "yocto-train")
+
+
+def sample_command() -> None:
+    """yocto-sample."""
+    start("yocto_cli.sample", "yocto-sample")
+
+
+def start(module: str, prog: str) -> None:
+    """Run the `main` of a module, and exit with what it returns.
+
+    Args:
+        module: imported here, so that its imports are covered, too.
+        prog: the command's name.
+    """
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        del number
+        if _is_importing(frame):
+            # Nothing of ours is half done during an import. Python's own way out would run into
+            # what is half imported.
+            os.write(2, f"{prog}: stopped\n".encode())
+            os._exit(_STOPPED)
+        raise KeyboardInterrupt
+
+    # A background job of a shell without job control ignores Ctrl-C, and should go on doing so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupted)
+    code = importlib.import_module(module).main()
+    # The work is done; what is left is Python taking itself apart.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

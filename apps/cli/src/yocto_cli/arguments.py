@@ -242,9 +242,8 @@ def load_one_of(
         return first, parsers[first].load(commands[first], argv[1:])
     choices = f"choose {', '.join(commands)}"
     if first and not first.startswith("-"):
-        raise UsageError(
-            f"unknown command {first!r}{suggestion(first, commands) or f'; {choices}'}"
-        )
+        hint = suggestion(first, commands) or f"; {choices}"
+        raise UsageError(f"unknown command {first!r}{hint}")
     if first.startswith(("-h", "--help", "--print")):
         root.load(CommandArguments, argv[:2])  # prints, and exits
     raise UsageError(f"the first word must name a command: {choices}; see {prog} --help")

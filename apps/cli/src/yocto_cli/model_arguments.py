@@ -1,6 +1,9 @@
 """The flags that name a model and say how it draws tokens: the same for every command.
 
-Nothing here imports torch before `open` is called.
+`--tokenizer_path`, `--vocab_path` and `--mode` are three ways to say what files know already. Where
+they are given and contradict, or contradict what is found, the command refuses.
+
+Nothing here imports NumPy before a tokenizer is loaded, or torch before a model is opened.
 """
 
 import dataclasses
@@ -16,6 +19,7 @@ from yocto_cli.command import UsageError
 
 if TYPE_CHECKING:
     from yocto_model import TextGenerator
+    from yocto_tokenizers import Tokenizer
     from yocto_train import Checkpoint
 
 _OPTIONS = {field.name: field for field in dataclasses.fields(SamplingOptions)}
@@ -30,6 +34,62 @@ class TokenizerFlags:
     vocab_path: str | None = flag(None, "the same, for a vocabulary of characters")
 
 
+def named_tokenizer(tokenizer_path: str | None, vocab_path: str | None) -> "Tokenizer | None":
+    """The tokenizer that the user names, or None.
+
+    Raises:
+        UsageError: they name two that differ, or `--vocab_path` is not a vocabulary of characters.
+        TokenizerError: a file cannot be read.
+    """
+    from yocto_tokenizers import load_tokenizer  # noqa: PLC0415 - brings NumPy in
+
+    by_vocab = None if vocab_path is None else load_tokenizer(vocab_path)
+    by_path = None if tokenizer_path is None else load_tokenizer(tokenizer_path)
+    if by_vocab is not None and by_vocab.kind != "char":
+        raise UsageError(
+            f"--vocab_path {vocab_path} is a {by_vocab.kind} tokenizer, not a vocabulary of "
+            "characters; give it as --tokenizer_path"
+        )
+    both = [each.fingerprint() for each in (by_vocab, by_path) if each is not None]
+    if len(set(both)) > 1:
+        raise UsageError("--tokenizer_path and --vocab_path name two tokenizers; keep one")
+    return by_path if by_vocab is None else by_vocab
+
+
+def matching_tokenizer(
+    named: "Tokenizer | None", own: "Tokenizer | None", *, mode: str | None,
+    fingerprint: str | None, where: str,
+) -> "Tokenizer":  # fmt: skip
+    """The tokenizer of data or of a checkpoint, unless the flags contradict it.
+
+    Args:
+        named: by the user.
+        own: what lies beside the ids.
+        mode: what --mode says.
+        fingerprint: of the tokenizer that made the ids, as far as it is known.
+        where: what it belongs to, for messages.
+
+    Raises:
+        UsageError: there is none, or the flags contradict what is found.
+    """
+    tokenizer = named or own
+    if tokenizer is None:
+        raise UsageError(f"{where} holds no tokenizer; name it with --tokenizer_path")
+    if fingerprint not in (None, tokenizer.fingerprint()):
+        raise UsageError(
+            f"the named {tokenizer.kind} tokenizer ({tokenizer.vocab_size} ids) is not the one of "
+            f"{where}; leave the flag out"
+        )
+    found = "char" if tokenizer.kind == "char" else "token"
+    if mode not in (None, found):
+        units = "characters" if found == "char" else "tokens"
+        raise UsageError(
+            f"--mode {mode}, but {where} is made of {tokenizer.vocab_size} {units} "
+            f"({tokenizer.kind}); leave --mode out"
+        )
+    return tokenizer
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelArguments(TokenizerFlags):
     """Which model; without flags, the newest run's newest checkpoint."""
@@ -42,11 +102,7 @@ class ModelArguments(TokenizerFlags):
     )
 
     def open(self, *, ckpt: str | None = None) -> "tuple[Checkpoint, TextGenerator]":
-        """Open what the flags name; see `models.load_generator` for what it raises.
-
-        Args:
-            ckpt: replaces the flag.
-        """
+        """Open what the flags name, or `ckpt`; see `models.load_generator` for what it raises."""
         from yocto_cli.models import load_generator  # noqa: PLC0415 - brings torch in
 
         return load_generator(self if ckpt is None else dataclasses.replace(self, ckpt=ckpt))

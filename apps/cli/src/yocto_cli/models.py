@@ -8,8 +8,7 @@ from yocto_tokenizers import TokenizerError, UnknownCharacterError
 from yocto_train import Checkpoint, open_model, place
 
 from yocto_cli.command import UsageError
-from yocto_cli.model_arguments import ModelArguments
-from yocto_cli.tokenizer_flags import matching_tokenizer, named_tokenizer
+from yocto_cli.model_arguments import ModelArguments, matching_tokenizer, named_tokenizer
 
 
 def load_generator(named: ModelArguments) -> tuple[Checkpoint, TextGenerator]:
@@ -23,11 +22,11 @@ def load_generator(named: ModelArguments) -> tuple[Checkpoint, TextGenerator]:
     device = place(named.device, "auto").device
     tokenizer = named_tokenizer(named.tokenizer_path, named.vocab_path)
     opened = open_model(named.ckpt, root=named.ckpt_dir, device=device)
-    checkpoint, where = opened.checkpoint, str(opened.checkpoint.directory)
-    trained_with = checkpoint.manifest.tokenizer
+    checkpoint = opened.checkpoint
     tokenizer = matching_tokenizer(
-        tokenizer, opened.tokenizer, mode=named.mode, fingerprint=trained_with, where=where
-    )
+        tokenizer, opened.tokenizer, mode=named.mode, where=str(checkpoint.directory),
+        fingerprint=checkpoint.manifest.tokenizer,
+    )  # fmt: skip
     return checkpoint, TextGenerator(inference_copy(opened.model, named.dtype), tokenizer)
 
 

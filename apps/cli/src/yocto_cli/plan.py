@@ -43,6 +43,10 @@ class Data(NamedTuple):
         """Tokens in the shorter split."""
         return min(self.meta.train.tokens, self.meta.val.tokens)
 
+    def settings(self, given: Given) -> tuple[GPTConfig, TrainConfig]:
+        """What flags amount to with this data; see `train_settings.settings`."""
+        return settings(given, vocab_size=self.meta.vocab_size, shortest_split=self.shortest)
+
     def open(self, block_size: int) -> tuple[TokenDataset, TokenDataset]:
         """The splits to train on and to validate, in windows of a length."""
         return (
@@ -103,14 +107,11 @@ def _fitted(
 def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float) -> str:
     """What --plan prints of memory and time."""
     needed = memory_bytes(
-        n_parameters=model.n_parameters,
-        n_layer=model.n_layer,
-        n_embd=model.n_embd,
-        n_hidden=model.hidden,
-        vocab_size=model.vocab_size,
+        n_parameters=model.n_parameters, n_layer=model.n_layer, n_embd=model.n_embd,
+        n_hidden=model.hidden, vocab_size=model.vocab_size,
         tokens=train.batch_size // train.accumulate * model.block_size,
         grad_checkpointing=train.grad_checkpointing,
-    )
+    )  # fmt: skip
     minutes = seconds_per_step * train.max_iters / 60
     return (
         f"memory  about {needed / 2**20:,.0f} MiB in addition to torch itself\n"
@@ -121,7 +122,7 @@ def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float) -> 
 
 def _with_precision(given: Given, data: Data) -> dict[str, Any]:
     """The flags with a precision for "auto" on a CPU, so that config.toml repeats the run."""
-    model, train = _settings(given, data)
+    model, train = data.settings(given)
     placement = place(given["device"], train.precision)
     if train.precision != "auto" or placement.device.type != "cpu":
         return {**given}
@@ -131,7 +132,7 @@ def _with_precision(given: Given, data: Data) -> dict[str, Any]:
 
 def _with_compile(given: dict[str, Any], data: Data) -> dict[str, Any]:
     """The flags with compiling decided, for a run whose steps are given and are many."""
-    iters = _settings(given, data)[1].max_iters
+    iters = data.settings(given)[1].max_iters
     if iters < _COMPILE_ITERS or not _may_compile(given, data):
         return given
     plain, _ = _measure({**given, "compile": "off"}, {}, data, repeats=2)
@@ -144,7 +145,7 @@ def _with_compile(given: dict[str, Any], data: Data) -> dict[str, Any]:
 
 def _may_compile(given: Given, data: Data) -> bool:
     """Whether it is to be found out if compiling pays."""
-    return _settings(given, data)[1].compile == "auto"
+    return data.settings(given)[1].compile == "auto"
 
 
 def _worth_trying_from(given: Given) -> float:
@@ -160,15 +161,11 @@ def _measured_compiled(
     return _measure({**given, "compile": "on"}, size, data)
 
 
-def _settings(given: Given, data: Data) -> tuple[GPTConfig, TrainConfig]:
-    return settings(given, vocab_size=data.meta.vocab_size, shortest_split=data.shortest)
-
-
 def _measure(
     given: Given, size: Mapping[str, Any], data: Data, *, repeats: int = 8
 ) -> tuple[Candidate, float]:
     """A size's candidate, and the seconds that it took to get a trainer of it ready."""
-    model, train = _settings(given, data)
+    model, train = data.settings(given)
     train_data, val_data = data.open(model.block_size)
     begun = time.perf_counter()
     gpt = GPT(model, generator=torch.Generator().manual_seed(0))
@@ -176,12 +173,10 @@ def _measure(
     ready = time.perf_counter() - begun
     seconds = probe.time_step(repeats)
     tokens = train.batch_size * model.block_size
+    # A forward pass is about a third of a step.
+    evaluation = data.meta.val.tokens / tokens * seconds / 3
     candidate = Candidate(
-        size=size,
-        n_parameters=model.n_parameters,
-        seconds_per_step=seconds,
-        tokens_per_step=tokens,
-        # A forward pass is about a third of a step.
-        evaluation_seconds=data.meta.val.tokens / tokens * seconds / 3,
-    )
+        size=size, n_parameters=model.n_parameters, seconds_per_step=seconds,
+        tokens_per_step=tokens, evaluation_seconds=evaluation,
+    )  # fmt: skip
     return candidate, ready

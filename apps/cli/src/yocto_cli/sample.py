@@ -1,15 +1,17 @@
 """yocto-sample: a model continues a prompt."""
 
+import os
+import stat
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yocto_cli.arguments import CommandArguments, flag, load
 from yocto_cli.command import UsageError, run_command
 from yocto_cli.model_arguments import ModelArguments, SamplingArguments
-from yocto_cli.prompts import read_prompts
 from yocto_cli.screen.terminal import VisibleStream, can_show, counted, dim, is_terminal, visible
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ Examples:
   {PROG}
   {PROG} --prompt "The soul" --max_new_tokens 200 --temperature 0.8 --seed 7
   echo "The soul" | {PROG} --num_samples 3 > samples.txt"""
+_LIMIT_PROMPT_BYTES = 1 << 20
 _ROWS_AT_ONCE = 32  # a batch costs memory, and larger ones are hardly faster
 
 
@@ -67,11 +70,9 @@ def _main(argv: list[str]) -> int:
 
 
 def _introduce(
-    arguments: SampleArguments,
-    checkpoint: "Checkpoint",
-    generator: "TextGenerator",
+    arguments: SampleArguments, checkpoint: "Checkpoint", generator: "TextGenerator",
     prompts: Sequence[str],
-) -> list[list[int]]:
+) -> list[list[int]]:  # fmt: skip
     """The prompts' ids; says which model it is, and what is worth knowing."""
     from yocto_cli import models  # noqa: PLC0415 - brings torch in
 
@@ -143,22 +144,17 @@ def _stream(
 
 
 def _write_batches(
-    arguments: SampleArguments,
-    generator: "TextGenerator",
-    rows: Sequence[tuple[str, list[int]]],
+    arguments: SampleArguments, generator: "TextGenerator", rows: Sequence[tuple[str, list[int]]],
     seed: int,
-) -> None:
+) -> None:  # fmt: skip
     """Print a continuation of each row, made many at a time: each is the text it is alone."""
     sampling, n_tokens, started = arguments.sampling, 0, time.perf_counter()
     for first in range(0, len(rows), _ROWS_AT_ONCE):
         batch = rows[first : first + _ROWS_AT_ONCE]
         completions = generator.batch(
-            [ids for _, ids in batch],
-            sampling.max_new_tokens,
-            options=sampling.options(),
-            stop=sampling.stop,
-            seed=seed + first,
-        )
+            [ids for _, ids in batch], sampling.max_new_tokens, options=sampling.options(),
+            stop=sampling.stop, seed=seed + first,
+        )  # fmt: skip
         for number, (row, completion) in enumerate(zip(batch, completions, strict=True), first):
             if number:
                 print("---")
@@ -185,3 +181,61 @@ def stats_line(n_tokens: int, seconds: float, seed: str, end: str) -> str:
 def talk(line: str) -> None:
     """A line for people, faint, on stderr."""
     print(dim(visible(line), sys.stderr), file=sys.stderr, flush=True)
+
+
+# --- where prompts come from: a flag, a file, or a pipe -----------------------------------------
+
+
+def read_prompts(prompts: Sequence[str], prompt_file: str | None) -> list[str]:
+    r"""The prompts: one empty text where none is given.
+
+    Files and stdin are read as a chat reads a message: line ends become `\n`, and one at the very
+    end is dropped, since editors and `echo` add it.
+
+    Raises:
+        UsageError: both flags are given, or what was named is not a text of at most 1 MiB.
+    """
+    if prompts and prompt_file is not None:
+        raise UsageError("use only one of --prompt and --prompt_file")
+    if prompts:
+        return list(prompts)
+    if prompt_file is not None:
+        return [_text_of(_read_file(prompt_file), f"--prompt_file {prompt_file}")]
+    return [
+        _text_of(sys.stdin.buffer.read(_LIMIT_PROMPT_BYTES + 1), "stdin")
+        if _stdin_has_text()
+        else ""
+    ]
+
+
+def _stdin_has_text() -> bool:
+    """Whether stdin is a pipe or a file; a terminal or the null device is not a prompt."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):  # closed, or replaced by something without one
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        if Path(path).exists() and not Path(path).is_file():  # a FIFO would block
+            raise UsageError(f"--prompt_file {path} is not a regular file; name a text")
+        with Path(path).open("rb") as file:
+            return file.read(_LIMIT_PROMPT_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot read --prompt_file {path}: {reason}; check the path") from error
+
+
+def _text_of(content: bytes, where: str) -> str:
+    if len(content) > _LIMIT_PROMPT_BYTES:
+        raise UsageError(f"{where} holds more than 1 MiB; a prompt is a short text")
+    if b"\0" in content:
+        raise UsageError(f"{where} is binary, not text; give a text as the prompt")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.start} (0x{content[error.start]:02X})"
+        raise UsageError(f"{where} is not UTF-8 at {byte}; convert it to UTF-8") from error
+    return text.replace("\r\n", "\n").removesuffix("\n")

@@ -30,7 +30,7 @@ def run(argv: list[str]) -> int:
     """Parse, prepare, train; returns the exit code."""
     arguments = load(TrainArguments, argv, prog=PROG, description=_DESCRIPTION)
     if arguments.run.list:
-        from yocto_cli.runs import print_runs  # noqa: PLC0415 - brings torch in
+        from yocto_cli.report.summary import print_runs  # noqa: PLC0415 - brings torch in
 
         return print_runs(Path(arguments.run.ckpt_dir))
     resume = _to_resume(arguments.run)

@@ -127,8 +127,7 @@ def given_flags(arguments: TrainArguments) -> dict[str, Any]:
 
 def recipe_name(given: Mapping[str, Any]) -> str:
     """The key in RECIPES of what the flags start from."""
-    name: str = given.get("preset") or given.get("arch") or "modern"
-    return name
+    return given.get("preset") or given.get("arch") or "modern"
 
 
 def settings(

@@ -6,8 +6,11 @@ This module is imported after the flags have been parsed: it brings torch in.
 import contextlib
 import itertools
 import re
+import signal
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.distributed import is_torchelastic_launched
@@ -16,16 +19,19 @@ from yocto_data.prep.files import open_regular, sha256_of
 from yocto_data.prep.sources import expand_sources
 from yocto_model import GPT
 from yocto_tokenizers import CharTokenizer, Tokenizer, load_tokenizer
-from yocto_train import Checkpoint, Run, Trainer, World, joined
+from yocto_train import Checkpoint, Run, StepDone, Stopped, Trainer, World, joined
 
 from yocto_cli.arguments import dump_toml
-from yocto_cli.command import UsageError, describe_error, next_command
+from yocto_cli.command import UsageError, WorkFailedError, describe_error, handling, next_command
+from yocto_cli.model_arguments import matching_tokenizer, named_tokenizer
 from yocto_cli.plan import Data, described, planned
-from yocto_cli.preparing import check_target, prepare_texts
-from yocto_cli.report import tensorboard
-from yocto_cli.report.summary import resumed, summary
+from yocto_cli.prepare import check_target, prepare_texts
+from yocto_cli.report.recorder import Recorder, tensorboard
+from yocto_cli.report.summary import About, farewell, resumed, summary
+from yocto_cli.screen.curve import History
+from yocto_cli.screen.display import Display, LinePrinter, make_display
+from yocto_cli.screen.ladder import ladder_of
 from yocto_cli.screen.terminal import say
-from yocto_cli.tokenizer_flags import matching_tokenizer, named_tokenizer
 from yocto_cli.train_settings import (
     DEFAULT_TEXT,
     TORCHRUN,
@@ -35,9 +41,10 @@ from yocto_cli.train_settings import (
     given_flags,
     resolved,
     run_directory,
-    settings,
 )
-from yocto_cli.training_loop import train
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _SHORTEST_CONTEXT = 8
 _VAL_RATIO = 0.1
@@ -53,13 +60,12 @@ def start(arguments: TrainArguments, resume: Path | None) -> int:
     """
     parallel, given = arguments.run.parallel, given_flags(arguments)
     if parallel and not is_torchelastic_launched():
-        raise UsageError(
-            f"--parallel {parallel} needs torchrun; run: {TORCHRUN} --parallel {parallel}"
-        )
+        command = f"{TORCHRUN} --parallel {parallel}"
+        raise UsageError(f"--parallel {parallel} needs torchrun; run: {command}")
     if resume is not None and "minutes" in given:
         raise UsageError("--resume continues up to a step; give --max_iters instead of --minutes")
     if arguments.run.tensorboard:
-        tensorboard.require()  # before any work
+        tensorboard()  # before any work
     with joined(parallel or "ddp", device=arguments.run.device) as world:
         try:
             return _train(arguments, given, resume, world)
@@ -78,7 +84,7 @@ def _train(
         verify_tokens(data_dir / name)
     if resume is None:
         given = world.on_main(lambda: planned(given, data))
-    model, config = settings(given, vocab_size=data.meta.vocab_size, shortest_split=data.shortest)
+    model, config = data.settings(given)
     if config.compile == "on" and world.is_main:
         say("compiling the model; this takes up to a minute")
     claims = resume is None and not arguments.run.plan
@@ -88,15 +94,9 @@ def _train(
             until_locked.callback(_remove_if_empty, run.path)
         train_data, val_data = data.open(model.block_size)
         trainer = Trainer(
-            GPT(model, generator=torch.Generator().manual_seed(config.seed)),
-            train_data,
-            val_data,
-            config,
-            run=run,
-            tokenizer=tokenizer,
-            device=arguments.run.device,
-            world=world,
-        )
+            GPT(model, generator=torch.Generator().manual_seed(config.seed)), train_data, val_data,
+            config, run=run, tokenizer=tokenizer, device=arguments.run.device, world=world,
+        )  # fmt: skip
         if arguments.run.plan:
             seconds = trainer.time_step()  # by all processes: each step is shared
             if world.is_main:
@@ -108,14 +108,9 @@ def _train(
 
 
 def _recorded(
-    trainer: Trainer,
-    run: Run,
-    data_dir: Path,
-    resume: Path | None,
-    *,
-    config: str,
+    trainer: Trainer, run: Run, data_dir: Path, resume: Path | None, *, config: str,
     for_tensorboard: bool,
-) -> int:
+) -> int:  # fmt: skip
     """Restore what is to be restored, say what will happen, and train, as the run's only writer."""
     world = trainer.world
     with world.lock(run), contextlib.ExitStack() as stack:
@@ -128,10 +123,79 @@ def _recorded(
         if world.is_main:
             run.write_config(config)
             say("\n".join(lines))
-            if for_tensorboard:
+            if for_tensorboard:  # what an earlier attempt wrote later than this step is hidden
                 step = trainer.progress.step
-                board = stack.enter_context(tensorboard.opened(run.path, step=step))
-        return train(trainer, run, config=config, data_dir=data_dir, board=board)
+                board = tensorboard()(
+                    str(run.path / "tensorboard"), purge_step=step + 1 if step else None
+                )
+                stack.callback(board.close)
+        return run_to_end(trainer, run, config=config, data_dir=data_dir, board=board)
+
+
+def run_to_end(
+    trainer: Trainer, run: Run, *, config: str, data_dir: Path, board: "SummaryWriter | None" = None
+) -> int:
+    """Run the trainer to its end; returns the exit code.
+
+    Args:
+        trainer: ready, and restored if it is to be.
+        run: its directory, locked.
+        config: the text of config.toml.
+        data_dir: where the data is.
+        board: torch's writer for TensorBoard, if it is wanted.
+    """
+    if not trainer.world.is_main:  # one of the processes speaks and writes for all of them
+        with _stop_signals(trainer, run) as caught:
+            for _ in trainer.run():
+                pass
+        return _exit_code(caught)
+    history, stopped = History.of(run), False
+    vocab_size = trainer.model.config.vocab_size
+    is_char = getattr(trainer.tokenizer, "kind", None) == "char"
+    datasets = trainer.train_data, trainer.val_data
+    baselines = ladder_of(*datasets, vocab_size=vocab_size, characters=is_char)
+    about = About(config=config, data_dir=data_dir, baselines=baselines)
+    recorder = Recorder(trainer, run, history, about, board)
+    display: Display = LinePrinter()
+    if trainer.world.size == 1:
+        display = make_display(trainer, run, history=history, baselines=baselines)
+    with _stop_signals(trainer, run) as caught, display:
+        for event in trainer.run():
+            is_last = isinstance(event, StepDone) and event.step == trainer.config.max_iters
+            if is_last and trainer.config.sample_interval:
+                trainer.request_sample()  # what the finished model writes is worth seeing
+            recorder.record(event)
+            display.show(event)
+            stopped = isinstance(event, Stopped) and event.reason == "requested"
+    say(farewell(trainer, run, stopped=stopped))
+    return _exit_code(caught)
+
+
+def _exit_code(caught: list[int]) -> int:
+    """130 after Ctrl-C, 143 after SIGTERM or a terminal that was closed, 0 otherwise."""
+    if not caught:
+        return 0
+    return 128 + (signal.SIGINT if caught[0] == signal.SIGINT else signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _stop_signals(trainer: Trainer, run: Run) -> Iterator[list[int]]:
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a request to stop; yields what was caught.
+
+    A second Ctrl-C stops at once, without saving.
+    """
+    caught: list[int] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if caught and number == signal.SIGINT:
+            saved = run.pointed("latest")
+            where = f"the last checkpoint is {saved}" if saved else "nothing was saved"
+            raise WorkFailedError(f"stopped at once, without saving; {where}")
+        caught.append(int(number))
+        trainer.request_stop()
+
+    with handling(("SIGINT", "SIGTERM", "SIGHUP"), handle):
+        yield caught
 
 
 # --- the run's directory -------------------------------------------------------------------------
@@ -228,12 +292,9 @@ def _prepare(text: Path, directory: Path, val_ratio: float | None) -> None:
     check_target(directory, force=False, val_ratio=ratio)
     try:
         prepare_texts(
-            str(text),
-            directory,
-            learn=CharTokenizer.train,
-            block_size=_SHORTEST_CONTEXT,
+            str(text), directory, learn=CharTokenizer.train, block_size=_SHORTEST_CONTEXT,
             val_ratio=ratio,
-        )
+        )  # fmt: skip
     except ShortDataError as error:
         raise UsageError(
             f"{text} is too short: a model needs some thousand characters to learn from, and a "

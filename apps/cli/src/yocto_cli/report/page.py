@@ -14,8 +14,7 @@ from string import Template
 
 from yocto_data.prep.files import replace_file
 
-from yocto_cli.screen.curve import Chart, Points, Scale
-from yocto_cli.screen.history import History, Sample
+from yocto_cli.screen.curve import Chart, History, Points, Sample, Scale
 from yocto_cli.screen.ladder import Baseline
 from yocto_cli.screen.terminal import visible
 

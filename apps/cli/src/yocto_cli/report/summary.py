@@ -1,18 +1,20 @@
-"""What yocto-train says before and after a run, and what its report tells."""
+"""What yocto-train says of runs: before and after one, in its report, and in the list of all."""
 
 import dataclasses
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from yocto_model import ARCHITECTURES, GPTConfig
-from yocto_train import Checkpoint, Event, Run, Stopped, Trainer
+from yocto_train import Checkpoint, CheckpointError, Event, Run, Stopped, Trainer
 
-from yocto_cli.command import next_command
+from yocto_cli.command import UsageError, next_command
 from yocto_cli.report.page import Report
-from yocto_cli.screen.history import History
+from yocto_cli.screen.curve import History
 from yocto_cli.screen.ladder import Baseline
-from yocto_cli.screen.terminal import counted
+from yocto_cli.screen.terminal import counted, dim, duration, one_line, say, visible
 
 _STATES = {
     "finished": "finished",
@@ -24,6 +26,7 @@ _HARMLESS = {
     "log_interval", "eval_interval", "eval_iters", "save_interval", "keep", "patience",
     "sample_interval", "sample_prompt", "sample_tokens",
 }  # fmt: skip
+_MARKS = ("config.toml", "metrics.jsonl", "latest")  # of which every run has one
 
 
 def summary(trainer: Trainer, run: Run, data_dir: Path) -> str:
@@ -76,22 +79,17 @@ def report_of(trainer: Trainer, run: Run, history: History, about: About, event:
     is_char = getattr(trainer.tokenizer, "kind", None) == "char"
     state = _STATES[event.reason] if isinstance(event, Stopped) else "training"
     return Report(
-        name=run.name,
-        status=f"{state} · step {progress.step:,} of {max_iters:,}",
-        history=history,
-        baselines=about.baselines,
-        max_iters=max_iters,
-        best_step=progress.best_step,
-        best_loss=progress.best_loss,
-        unit="character" if is_char else "token",
-        n_parameters=trainer.model.config.n_parameters,
+        name=run.name, status=f"{state} · step {progress.step:,} of {max_iters:,}",
+        history=history, baselines=about.baselines, max_iters=max_iters,
+        best_step=progress.best_step, best_loss=progress.best_loss,
+        unit="character" if is_char else "token", n_parameters=trainer.model.config.n_parameters,
         details=[*_details(trainer, about.data_dir).items(), ("seed", str(trainer.config.seed))],
         commands=[
             ("Talk to it", next_command("yocto-chat", "--ckpt", _ckpt_for_chat(trainer, run))),
             ("Watch it learn", next_command("yocto-sample", "--timelapse", str(run.path))),
         ],
         config=about.config,
-    )
+    )  # fmt: skip
 
 
 def resumed(
@@ -102,9 +100,9 @@ def resumed(
     lines.append(f"resuming {checkpoint.run} after step {checkpoint.step}")
     lines += [f"  {name}: {old} -> {new}" for name, (old, new) in changes.items()]
     if set(changes) - _HARMLESS:
-        lines.append("  so the run is no longer the one it would have been uninterrupted")
+        lines.append("  so the results will differ from those of a run without these changes")
     if checkpoint.step >= max_iters:
-        lines.append(f"it is finished; --max_iters above {max_iters} goes on with it")
+        lines.append(f"the run is finished; to train longer, give --max_iters above {max_iters}")
     return "\n".join(lines)
 
 
@@ -124,3 +122,74 @@ def _ckpt_for_chat(trainer: Trainer, run: Run) -> str:
     """The run, or its best.pt where the last step is not the best and the best is still there."""
     is_last = trainer.progress.best_step in (None, trainer.progress.step)
     return str(run.path if is_last or run.pointed("best") is None else run.path / "best.pt")
+
+
+# --- yocto-train --list --------------------------------------------------------------------------
+
+
+def print_runs(root: Path) -> int:
+    """Print the runs in a directory, the newest first; returns the exit code.
+
+    Raises:
+        UsageError: there are none.
+    """
+    found = sorted(map(described, _runs_in(root)), reverse=True)
+    if not found:
+        raise UsageError(f"no run in {root}; train one: uv run yocto-train")
+    width = max(len(one_line(name)) for _, name, *_ in found)
+    for written, name, columns, problem, command in found:
+        age = f"{duration(time.time() - written)} ago"
+        say(f"{one_line(name):<{width}}  {columns}  {age:>10}")
+        if problem:
+            say(f"  {problem}")
+        if command:
+            print(dim(f"  {visible(command)}", sys.stdout))
+    return 0
+
+
+def described(run: Run) -> tuple[float, str, str, str, str]:
+    """When a run was written to, its name, its figures, what is wrong, the command to talk to it.
+
+    The figures are the lowest validation loss, the number of parameters and the steps. Nothing in
+    the run's files is taken for granted.
+    """
+    history = History.of(run)
+    loss = f"val loss {min(history.evaluations.values()):.4f}" if history.evaluations else ""
+    size = "" if history.n_parameters is None else f"{history.n_parameters / 1e6:.2f}M"
+    written, steps, problem, command = run.path.stat().st_mtime, "no checkpoint", "", ""
+    try:
+        checkpoint = run.latest(to_resume=False)
+    except CheckpointError as error:
+        # Without any step, its training has just begun, or ended before the first save.
+        problem = f"broken: {error}" if _has_steps(run) else ""
+    else:
+        written = checkpoint.directory.stat().st_mtime
+        steps = f"{checkpoint.step}{'' if history.max_iters is None else f'/{history.max_iters}'}"
+        steps += " steps"
+        is_best = run.pointed("best") in (None, checkpoint.directory)
+        ckpt = run.path if is_best else run.path / "best"
+        command = next_command("yocto-chat", "--ckpt", str(ckpt))
+        if checkpoint.skipped:
+            problem = f"broken, and passed over: {'; '.join(checkpoint.skipped)}"
+    return written, run.name, f"{loss:<15}  {size:>8}  {steps:>17}", problem, command
+
+
+def _runs_in(root: Path) -> list[Run]:
+    try:
+        found = [Run(path) for path in root.iterdir() if path.is_dir()]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {root}: {error}; check --ckpt_dir") from error
+    return [
+        run
+        for run in found
+        if any((run.path / mark).exists() for mark in _MARKS) or _has_steps(run)
+    ]
+
+
+def _has_steps(run: Run) -> bool:
+    try:
+        return bool(run.steps())
+    except CheckpointError:  # it cannot be read
+        return False

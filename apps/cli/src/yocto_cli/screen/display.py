@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.live import Live
 from yocto_train import Evaluated, Event, Run, Sampled, Saved, StepDone, Trainer
 
+from yocto_cli.screen.curve import History
 from yocto_cli.screen.frame import Frame
-from yocto_cli.screen.history import History
 from yocto_cli.screen.keyboard import Keyboard, in_foreground, suspendable
 from yocto_cli.screen.ladder import Baseline
 from yocto_cli.screen.terminal import is_terminal, one_line, say
@@ -31,15 +31,11 @@ def make_display(
 
     The owner of `history` keeps it up to date; `baselines` are the loss ladder.
     """
-    if wants_screen():
+    # It must be able to move its cursor, and not belong to another job.
+    capable = os.environ.get("TERM", "") not in ("", "dumb", "unknown") or os.name == "nt"
+    if is_terminal(sys.stdout) and capable and in_foreground(sys.stdout):
         return LiveDisplay(trainer, run, history=history, baselines=baselines)
     return LinePrinter()
-
-
-def wants_screen() -> bool:
-    """Whether stdout is a terminal that can move its cursor, and this process its foreground."""
-    capable = os.environ.get("TERM", "") not in ("", "dumb", "unknown") or os.name == "nt"
-    return is_terminal(sys.stdout) and capable and in_foreground(sys.stdout)
 
 
 class LinePrinter:

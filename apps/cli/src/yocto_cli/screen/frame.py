@@ -24,8 +24,7 @@ from rich.table import Table
 from rich.text import Text
 from yocto_train import Evaluated, StepDone, Trainer, lr_factor
 
-from yocto_cli.screen.curve import MARK, Chart
-from yocto_cli.screen.history import History
+from yocto_cli.screen.curve import MARK, Chart, History
 from yocto_cli.screen.ladder import Baseline
 from yocto_cli.screen.terminal import can_show, counted, duration, encodable, one_line, visible
 

@@ -7,11 +7,10 @@ validation split, as the trained model is; scored on the text it counted, it wou
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from yocto_data import TokenDataset
 
 Ids = NDArray[np.unsignedinteger]
 
@@ -91,9 +90,9 @@ def _parts(ids: Ids) -> Iterator[Ids]:
         yield ids[start : start + length + 1]
 
 
-def ladder_of_files(
-    train: Path, val: Path, *, dtype: np.dtype[Any], vocab_size: int, characters: bool
+def ladder_of(
+    train: TokenDataset, val: TokenDataset, *, vocab_size: int, characters: bool
 ) -> tuple[Baseline, ...]:
-    """The ladder of two token files, which are mapped and not read whole."""
-    mapped = [np.memmap(path, dtype=dtype, mode="r") for path in (train, val)]
-    return ladder(mapped[0], mapped[1], vocab_size=vocab_size, characters=characters)
+    """The ladder of two datasets, whose files are mapped and not read whole."""
+    counted, scored = (np.memmap(data.path, dtype=data.dtype, mode="r") for data in (train, val))
+    return ladder(counted, scored, vocab_size=vocab_size, characters=characters)

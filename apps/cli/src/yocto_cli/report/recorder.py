@@ -1,0 +1,83 @@
+"""The trainer's events on disk: the run's files, its report, and TensorBoard's as an extra."""
+
+import contextlib
+import dataclasses
+import importlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from yocto_train import Evaluated, Event, Run, Sampled, StepDone, Stopped, Trainer
+
+from yocto_cli.command import UsageError
+from yocto_cli.report import page
+from yocto_cli.report.summary import About, report_of
+from yocto_cli.screen.curve import History
+from yocto_cli.screen.terminal import say, visible
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+# The figures of an event, under the split that they are about.
+_FIGURES: dict[type[Event], tuple[str, tuple[str, ...]]] = {
+    StepDone: ("train", ("loss", "smoothed_loss", "lr", "grad_norm", "tokens_per_second")),
+    Evaluated: ("val", ("loss", "bits_per_byte")),
+}
+
+
+@dataclasses.dataclass
+class Recorder:
+    """Writes events to the run's files, its history and its report; a full disk is said once."""
+
+    trainer: Trainer
+    run: Run
+    history: History
+    about: About
+    board: "SummaryWriter | None" = None
+    failed: set[str] = dataclasses.field(default_factory=set)
+
+    def record(self, event: Event) -> None:
+        """Take in one event."""
+        self.history.take(event)
+        file = "samples.jsonl" if isinstance(event, Sampled) else "metrics.jsonl"
+        row: dict[str, Any] = {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
+        if "path" in row:
+            row["path"] = row["path"].name
+        with self._tolerating(file):
+            self.run.record(file, row)
+        if isinstance(event, Evaluated | Sampled | Stopped):
+            with self._tolerating(page.NAME):
+                found = report_of(self.trainer, self.run, self.history, self.about, event)
+                page.write_report(self.run.path, found)
+        if self.board is not None:
+            with self._tolerating("the files of TensorBoard"):
+                _show_on(self.board, event)
+
+    @contextlib.contextmanager
+    def _tolerating(self, file: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if file not in self.failed:
+                say(f"warning: cannot write {file}: {error.strerror}; training goes on without it")
+            self.failed.add(file)
+
+
+def _show_on(board: "SummaryWriter", event: Event) -> None:
+    split, names = _FIGURES.get(type(event), ("", ()))
+    for name in names:
+        if (value := getattr(event, name)) is not None:
+            board.add_scalar(f"{split}/{name}", value, event.step)
+    if isinstance(event, Sampled):
+        text = visible(event.text).replace("\n", "\n    ")
+        board.add_text("sample", f"    {text}", event.step)
+
+
+def tensorboard() -> "type[SummaryWriter]":
+    """Torch's writer; a UsageError says where to get it."""
+    try:
+        importlib.import_module("tensorboard")  # torch's writer is made of it
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        install = "uv pip install 'yocto-cli[tensorboard]'"
+        raise UsageError(f"--tensorboard needs TensorBoard; install it: {install}") from error
+    return SummaryWriter
