@@ -1,4 +1,7 @@
-"""What this package's tests share: tiny models of every variant, and a tamed random generator."""
+"""What this package's tests share: tiny models of every variant, and a tamed random generator.
+
+Tests compare by `torch.allclose` or NumPy: `torch.testing` imports a compiler, several seconds.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +10,7 @@ import pytest
 import torch
 from hypothesis import register_random
 from hypothesis import strategies as st
+from torch import Tensor
 from yocto_model import GPT, GPTConfig
 
 
@@ -84,3 +88,21 @@ def make_model() -> Callable[[GPTConfig, int], GPT]:
         return model
 
     return make
+
+
+@pytest.fixture
+def counting() -> Callable[[GPT], list[int]]:
+    """Watch a model: the list to which every pass from now on adds how many tokens it read."""
+
+    def watch(model: GPT) -> list[int]:
+        read: list[int] = []
+        forward = model.hidden_states
+
+        def hidden_states(idx: Tensor, **more: Any) -> Tensor:
+            read.append(idx.shape[1])
+            return forward(idx, **more)
+
+        model.hidden_states = hidden_states  # type: ignore[method-assign] # to watch it
+        return read
+
+    return watch

@@ -1,8 +1,10 @@
-"""GPTConfig: what it accepts, what it refuses and how, and the sizes it derives."""
+"""Settings: what they accept, what they refuse and how, and that they come without torch."""
 
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yocto_model import ARCHITECTURES, GPT, ConfigError, GPTConfig
+from yocto_model import ARCHITECTURES, GPT, ConfigError, GPTConfig, SamplingOptions
 
 FIELDS = [field.name for field in dataclasses.fields(GPTConfig)]
 
@@ -77,44 +79,44 @@ def test_any_fields_give_a_config_or_one_line(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "named"),
+    ("field", "values"),
     [
-        ({"n_layer": 0}, "n_layer"),
-        ({"n_layer": -1}, "n_layer"),
-        ({"n_layer": 2**31 + 1}, "n_layer"),
-        ({"n_layer": 1.5}, "n_layer"),
-        ({"n_layer": True}, "n_layer"),
-        ({"n_layer": "4"}, "n_layer"),
-        ({"vocab_size": None}, "vocab_size"),
-        ({"block_size": 0}, "block_size"),
-        ({"n_hidden": 0}, "n_hidden"),
-        ({"dropout": 1.0}, "dropout"),
-        ({"dropout": -0.1}, "dropout"),
-        ({"dropout": math.nan}, "dropout"),
-        ({"norm": "batchnorm"}, "layernorm, rmsnorm"),
-        ({"norm_eps": 0.0}, "norm_eps"),
-        ({"rotary_base": math.inf}, "rotary_base"),
-        ({"rotary_base": 0.5}, "rotary_base"),
-        ({"head_dim": 0}, "head_dim"),
-        ({"head_dim": 7, "positions": "rotary"}, "even head width, not 7"),
-        ({"bias": 1}, "bias"),
+        ("n_layer", [0, -1, 2**31 + 1, 1.5, True, "4"]),
+        ("vocab_size", [None]),
+        ("block_size", [0]),
+        ("n_hidden", [0]),
+        ("head_dim", [0]),
+        ("dropout", [1.0, -0.1, math.nan]),
+        ("norm_eps", [0.0]),
+        ("rotary_base", [math.inf, 0.5]),
+        ("bias", [1]),
+        ("norm", ["batchnorm"]),
+        ("n_layers", [3]),
+    ],
+)
+def test_a_field_out_of_range_is_named(field: str, values: list[Any]) -> None:
+    """C12: a setting that makes no sense is refused, and the message says which."""
+    for value in values:
+        with pytest.raises(ConfigError, match=rf"^({field} must be |unknown field .*'{field}')"):
+            GPTConfig.from_dict({field: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
         ({"n_head": 5}, "n_embd 768 is not a multiple of n_head 5"),
         ({"n_kv_head": 5}, "n_head 12 is not a multiple of n_kv_head 5"),
         ({"n_kv_head": 24}, "n_head 12 is not a multiple of n_kv_head 24"),
-        ({"n_embd": 12, "positions": "rotary"}, "even head width"),
-        ({"n_layers": 3}, "n_layers"),
+        ({"head_dim": 7, "positions": "rotary"}, "even head width, not 7"),
+        ({"n_embd": 12, "positions": "rotary"}, "even head width, not 1"),
+        ({"norm": "batchnorm"}, "must be one of layernorm, rmsnorm, not 'batchnorm'"),
+        ({"n_layer": 0, "dropout": 2.0}, r"n_layer.*dropout"),
     ],
 )
-def test_a_field_out_of_range_is_named(fields: dict[str, Any], named: str) -> None:
-    """C12: a setting that makes no sense is refused, and the message says which."""
-    with pytest.raises(ConfigError, match=named):
+def test_what_cannot_be_together_is_said(fields: dict[str, Any], said: str) -> None:
+    """C12: contradictions with both sizes, choices with all of them, all problems at once."""
+    with pytest.raises(ConfigError, match=said):
         GPTConfig.from_dict(fields)
-
-
-def test_all_problems_are_said_at_once() -> None:
-    """Two wrong fields are one error that names both."""
-    with pytest.raises(ConfigError, match=r"n_layer.*dropout"):
-        GPTConfig(n_layer=0, dropout=2.0)
 
 
 @pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
@@ -153,3 +155,22 @@ def test_the_hidden_width_costs_the_same_with_a_gate(
     config = GPTConfig.from_dict({"activation": activation, "n_embd": n_embd, "n_head": 4})
     assert expected == config.hidden
     assert config.replace(n_hidden=5).hidden == 5
+
+
+def test_settings_come_without_torch() -> None:
+    """A command line can list its flags before it waits for torch; other names are refused."""
+    script = (
+        "import sys, yocto_model, yocto_model.config, yocto_model.settings as settings\n"
+        "from yocto_model import GPTConfig, ModelConfig, ModelError, SamplingOptions\n"
+        "assert GPTConfig is ModelConfig and settings.problems(SamplingOptions()) == []\n"
+        "assert not hasattr(yocto_model, 'Nothing') and issubclass(ModelError, ValueError)\n"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("owner", [GPTConfig, SamplingOptions])
+def test_every_setting_has_help(owner: type[GPTConfig | SamplingOptions]) -> None:
+    """One sentence each, from which flags are made."""
+    for field in dataclasses.fields(owner):
+        assert 10 < len(field.metadata["help"]) < 100, field.name

@@ -87,7 +87,7 @@ def test_weights_are_kept_or_converted(
         assert (wanted or stored) == got[name].dtype
         # The tables are computed anew, not rounded to what was stored.
         tolerance = 1e-2 if name in ("cos", "sin") else 0.0
-        torch.testing.assert_close(got[name], weight.to(got[name].dtype), rtol=0, atol=tolerance)
+        assert torch.allclose(got[name], weight.to(got[name].dtype), rtol=0, atol=tolerance), name
 
 
 def test_mixed_dtypes_lose_nothing(saved: Saved, tmp_path: Path) -> None:
@@ -150,32 +150,26 @@ def test_loading_draws_no_random_numbers(saved: Saved) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_loading_imports_no_compiler(saved: Saved) -> None:
-    """Loading and generating stay clear of the parts of torch that take seconds to import."""
-    script = (
-        "import sys, yocto_model; model = yocto_model.GPT.load(sys.argv[1]); "
-        "model.generate([[1], [1, 2]], 3); sys.exit('sympy' in sys.modules)"
-    )
-    command = [sys.executable, "-c", script, str(saved(MODERN))]
-    assert subprocess.run(command, check=False, timeout=300).returncode == 0
-
-
-MEMORY = """
-import resource, sys, torch
+LOADING = """
+import resource, sys
 from yocto_model import GPT
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+GPT.load(sys.argv[1]).generate([[1], [1, 2]], 3)
 before = peak()
-model = GPT.load(sys.argv[1])
-print((peak() - before) / sum(4 * p.numel() for p in model.parameters()))
+model = GPT.load(sys.argv[2])
+print((peak() - before) / sum(4 * p.numel() for p in model.parameters()), "sympy" in sys.modules)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts kilobytes as Linux does")
-def test_loading_holds_the_weights_once(tmp_path: Path) -> None:
-    """At its peak little more memory than the weights need, not a second copy of them."""
-    GPT(GPTConfig.from_arch("modern", n_layer=24, n_embd=384, vocab_size=999)).save(tmp_path)
-    run = [sys.executable, "-c", MEMORY, str(tmp_path)]
-    assert float(subprocess.run(run, check=True, capture_output=True).stdout) < 1.4
+def test_loading_costs_what_it_must(saved: Saved, tmp_path: Path) -> None:
+    """At its peak the weights, not two copies; and parts of torch slow to import stay out."""
+    GPT(GPTConfig.from_arch("modern", n_layer=24, n_embd=192, vocab_size=999)).save(tmp_path)
+    run = [sys.executable, "-c", LOADING, str(saved(MODERN)), str(tmp_path)]
+    out = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+    copies, has_compiler = out.split()
+    assert float(copies) < 1.4
+    assert has_compiler == "False"
 
 
 def test_a_failed_write_is_the_systems_error(tmp_path: Path) -> None:
@@ -219,12 +213,19 @@ def test_a_failed_write_is_the_systems_error(tmp_path: Path) -> None:
         (MODERN, {"rms_norm_eps": -1}, "norm_eps must be"),
         (MODERN, {"yocto": [1]}, "'yocto'"),
         (MODERN, {"yocto": {"n_layers": 3}}, "unknown field of GPTConfig: 'n_layers'"),
+        # C12: refused by range, or because the files do not bring that many weights.
+        (TINY, {"n_layer": 10**9}, "its settings need"),
+        (TINY, {"n_layer": 0}, "n_layer must be"),
+        (TINY, {"n_embd": 10**6, "n_head": 10**5}, "its settings need"),
+        (TINY, {"vocab_size": 10**9}, "its settings need 4,000,"),
+        (MODERN, {"num_hidden_layers": 2**31}, "its settings need"),
+        (MODERN, {"max_position_embeddings": 2**31}, "34 GB for positions alone"),
     ],
 )
-def test_what_is_not_computed_is_refused_by_name(
+def test_settings_that_cannot_be_are_refused_by_name(
     saved: Saved, tmp_path: Path, config: GPTConfig, changes: dict[str, Any], said: str
 ) -> None:
-    """A field that asks for another computation is named, not ignored."""
+    """A field that asks for another computation or for absurd sizes is named, not ignored."""
     assert said in refusal(copied(saved(config), tmp_path, **changes))
 
 
@@ -381,24 +382,6 @@ def test_biases_that_the_settings_deny_are_not_dropped(saved: Saved, tmp_path: P
     """A gpt2 without biases is stored with zeros; if another program trained them, we say so."""
     folder = copied(saved(TINY.replace(bias=False)), tmp_path)
     assert "has biases" in refusal(with_weights(folder, **{BIAS: torch.ones(4)}))
-
-
-@pytest.mark.parametrize(
-    ("config", "changes", "said"),
-    [
-        (TINY, {"n_layer": 10**9}, "its settings need"),
-        (TINY, {"n_layer": 0}, "n_layer must be"),
-        (TINY, {"n_embd": 10**6, "n_head": 10**5}, "its settings need"),
-        (TINY, {"vocab_size": 10**9}, "its settings need 4,000,"),
-        (MODERN, {"num_hidden_layers": 2**31}, "its settings need"),
-        (MODERN, {"max_position_embeddings": 2**31}, "34 GB for positions alone"),
-    ],
-)
-def test_absurd_settings_build_nothing(
-    saved: Saved, tmp_path: Path, config: GPTConfig, changes: dict[str, Any], said: str
-) -> None:
-    """C12: refused by range, or because the files do not bring that many weights."""
-    assert said in refusal(copied(saved(config), tmp_path, **changes))
 
 
 def test_layers_are_not_built_without_weights(saved: Saved, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from yocto_model import GPT, GPTConfig, KVCache
@@ -22,8 +22,9 @@ with warnings.catch_warnings():
 MakeModel = Callable[[GPTConfig, int], GPT]
 SEEDS = st.integers(0, 2**40)
 BOOLEANS = st.booleans()
+# Each example writes and reads three folders: a quarter of the usual number.
+fewer = settings(max_examples=max(1, settings().max_examples // 4))
 FAMILIES = ["gpt2", "llama", "qwen2", "qwen3"]
-LLAMA = {"vocab_size": 30, "block_size": 12, "n_layer": 3, "n_head": 6, "n_kv_head": 2}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -93,6 +94,7 @@ def opened(directory: Path, family: str) -> Any:
 
 @pytest.mark.property
 @pytest.mark.parametrize("family", FAMILIES)
+@fewer
 @given(data=st.data(), seed=SEEDS)
 def test_a_folder_of_ours_is_theirs_and_back(
     make_model: MakeModel, family: str, data: st.DataObject, seed: int
@@ -157,20 +159,6 @@ def test_a_folder_of_theirs_is_ours_and_back(
         close(expected, model(idx))
         model.save(tmp_path / "ours")
         close(expected, opened(tmp_path / "ours", family)(idx).logits)
-
-
-def test_our_greedy_text_is_theirs(make_model: MakeModel, tmp_path: Path) -> None:
-    """Generated with both caches, the likeliest continuation is the same."""
-    gpt2 = GPTConfig(vocab_size=30, block_size=12, n_layer=3, n_head=3, n_embd=24)
-    grouped = GPTConfig.from_arch("modern", **LLAMA, n_embd=48)
-    for family, config in (("gpt2", gpt2), ("qwen3", grouped)):
-        model = make_model(config, 1).float()
-        model.save(tmp_path / family)
-        other, ids = opened(tmp_path / family, family), torch.tensor([[1, 2, 3]])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            expected = other.generate(ids, max_new_tokens=9, do_sample=False, pad_token_id=0)
-        assert expected.tolist() == model.generate(ids, 9, temperature=0).tolist()
 
 
 @pytest.mark.property

@@ -12,7 +12,6 @@ from torch import Tensor
 from yocto_model import SamplingError, SamplingOptions
 from yocto_model.sampling import (
     draw,
-    filter_logits,
     keep_min_p,
     keep_top_k,
     keep_top_p,
@@ -142,17 +141,6 @@ def test_a_draw_inverts_the_distribution(row: list[float], u: float) -> None:
     assert u < sum(table[: token + 1]) + 1e-12
 
 
-@pytest.mark.property
-@given(row=LIVE)
-def test_even_draws_give_the_distribution(row: list[float]) -> None:
-    """A thousand evenly spaced u: each id comes as often as it should, give or take 1."""
-    n = 1_000
-    u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    counts = draw(one_row(row).expand(n, -1), u).bincount(minlength=len(row)).tolist()
-    for count, probability in zip(counts, probabilities(row), strict=True):
-        assert n * probability == pytest.approx(count, abs=1.01)
-
-
 # --- all together ----------------------------------------------------------------------------
 
 OPTIONS = st.builds(
@@ -249,16 +237,6 @@ def test_a_row_does_not_know_its_neighbours(
         for b in range(len(rows))
     ]
     assert single == batch
-
-
-def test_filters_see_what_the_filter_before_left() -> None:
-    """Top-p counts among the top k, min-p comes after the temperature and does not feed top-p."""
-    row = one_row([math.log(x) for x in (0.4, 0.3, 0.2, 0.1)])
-    assert {0} == kept(filter_logits(row, SamplingOptions(top_k=2, top_p=0.55), [[]]))
-    assert {0, 1} == kept(filter_logits(row, SamplingOptions(top_p=0.55), [[]]))
-    assert {0, 1, 2} == kept(filter_logits(row, SamplingOptions(top_p=0.75, min_p=0.45), [[]]))
-    assert {0, 1} == kept(filter_logits(row, SamplingOptions(min_p=0.6), [[]]))
-    assert {0} == kept(filter_logits(row, SamplingOptions(min_p=0.6, temperature=0.5), [[]]))
 
 
 # --- what is refused -------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from yocto_model import (
     GPT,
@@ -14,6 +14,7 @@ from yocto_model import (
     InputError,
     SamplingError,
     SamplingOptions,
+    StopFilter,
     TextGenerator,
     Token,
 )
@@ -64,6 +65,66 @@ def generator(make_model: MakeModel) -> TextGenerator:
 def before_first_stop(stops: Sequence[str], text: str) -> tuple[str, bool]:
     places = [(text.index(stop) + len(stop), text.index(stop)) for stop in stops if stop in text]
     return (text[: min(places)[1]], True) if places else (text, False)
+
+
+# --- stop strings -----------------------------------------------------------------------------
+
+
+def through(stops: Sequence[str], pieces: Iterable[str]) -> tuple[list[Token], list[Token], bool]:
+    """What a filter lets out as tokens come, what at the end, and whether it stopped."""
+    stop_filter, shown = StopFilter(stops), []
+    for number, piece in enumerate(pieces):
+        shown += stop_filter.push(Token(id=number, text=piece))
+        if stop_filter.stopped:
+            break
+    return shown, stop_filter.finish(), stop_filter.stopped
+
+
+@pytest.mark.property
+@given(stops=STOPS, pieces=st.lists(st.text("ab\né", max_size=5), max_size=8))
+@example(stops=["abc", "b"], pieces=["abc"])
+@example(stops=["abc", "b"], pieces=["a", "b", "c"])
+@example(stops=["b", "ab"], pieces=["a", "b"])
+@example(stops=["aab"], pieces=["a", "a", "a", "b"])
+@example(stops=["User:"], pieces=["Us", "er", ": Us"])
+def test_how_a_text_is_cut_up_does_not_matter(stops: list[str], pieces: list[str]) -> None:
+    """What comes out is the text up to the stop that is complete first, whatever the pieces."""
+    expected, stopped = before_first_stop(stops, "".join(pieces))
+    shown, rest, was_stopped = through(stops, pieces)
+    assert (expected, stopped) == (joined(shown + rest), was_stopped)
+    assert list(range(len(shown + rest))) == [token.id for token in shown + rest]
+
+
+@pytest.mark.property
+@given(stops=STOPS, pieces=st.lists(st.text("ab", max_size=3), max_size=6))
+@example(stops=["ab"], pieces=["aa"])
+def test_no_more_is_held_back_than_could_become_a_stop(stops: list[str], pieces: list[str]) -> None:
+    """After each token, only those are inside that reach into a tail that begins a stop string."""
+    text = "".join(pieces)
+    assume(not before_first_stop(stops, text)[1])
+    shown = through(stops, pieces)[0]
+    tails = [text[-n:] for n in range(1, len(text) + 1)]
+    held = [tail for tail in tails if any(stop.startswith(tail) for stop in stops)]
+    ends = [len("".join(pieces[:n])) for n in range(len(pieces) + 1)]
+    limit = len(text) - max(map(len, held), default=0)
+    assert max(n for n, end in enumerate(ends) if end <= limit) == len(shown)
+
+
+def test_a_text_that_is_cut_off_shows_no_torn_stop() -> None:
+    """Where the length ends a text, the caller may leave out what began like a stop string."""
+    for torn, expected in ((False, "aU"), (True, "a")):
+        stop_filter = StopFilter(["User:"])
+        out = stop_filter.push(Token(id=0, text="aU")) + stop_filter.finish(torn=torn)
+        assert expected == joined(out)
+
+
+def test_one_string_is_one_stop() -> None:
+    """`stop="ab"` means "ab", not "a" or "b"."""
+    shown, rest, _ = through("ab", ["baab"])
+    assert joined(shown + rest) == "ba"
+    for empty in ("", ["a", ""]):
+        with pytest.raises(InputError, match="must not be empty"):
+            StopFilter(empty)
 
 
 # --- streams ---------------------------------------------------------------------------------
@@ -124,15 +185,6 @@ def test_the_end_token_ends_the_text(
 
 
 @pytest.mark.property
-@given(seed=SEEDS, n=st.integers(1, 40))
-def test_a_reader_may_leave_after_any_token(generator: TextGenerator, seed: int, n: int) -> None:
-    """Where nothing can become a stop string, no token is held back, even one without text."""
-    out = generator.stream("ab", n, stop="\0", seed=seed)
-    for count, _ in enumerate(out, start=1):
-        assert count == len(out.tokens)
-
-
-@pytest.mark.property
 @given(seed=SEEDS, n=st.integers(0, 20), stops=STOPS, data=st.data())
 @example(seed=0, n=20, stops=[], data=None)
 def test_a_batch_is_its_prompts_one_by_one(
@@ -154,26 +206,12 @@ def test_a_batch_is_its_prompts_one_by_one(
         assert alone.prompt_ids == completion.prompt_ids
 
 
-def test_an_end_token_at_once_is_an_empty_reply(make_model: MakeModel) -> None:
-    """P5: no text, one token, reason "eos"."""
-    model = make_model(GPT2.replace(tie_weights=False), 0)
-    with torch.no_grad():
-        model.ln_f.get_parameter("weight").zero_()
-        model.ln_f.get_parameter("bias").fill_(1)
-        model.head.weight[EOS] += 100
-    out = TextGenerator(model, WithEos()).stream("a", 50)
-    assert [Token(id=EOS, text="")] == list(out) == out.tokens
-    assert out.finish_reason == "eos"
-
-
 def test_a_running_stream_has_no_reason_yet(generator: TextGenerator) -> None:
-    """`finish_reason` is None until the text has ended."""
+    """`finish_reason` is None until the text has ended; without stops, no token is held back."""
     out = generator.stream("a", 30, seed=1)
-    next(out)
-    assert out.finish_reason is None
-    assert len(out.tokens) == 1
-    list(out)
-    assert out.finish_reason == "length"
+    for count, _ in enumerate(out, start=1):
+        assert count == len(out.tokens)
+        assert (None if count < 30 else "length") == out.finish_reason
 
 
 class Counting(Bytes):
@@ -254,7 +292,9 @@ def test_streams_read_in_turns_do_not_mix(make_model: MakeModel, data: st.DataOb
         assert b == left or len(drawn) == 12
 
 
-def test_a_second_turn_reads_only_what_is_new(make_model: MakeModel) -> None:
+def test_a_second_turn_reads_only_what_is_new(
+    make_model: MakeModel, counting: Callable[[GPT], list[int]]
+) -> None:
     """A conversation's common beginning is not read again; the text is as if it were."""
     model = make_model(GPT2.replace(block_size=64), 0)
     generator = TextGenerator(model, Bytes())
@@ -262,13 +302,7 @@ def test_a_second_turn_reads_only_what_is_new(make_model: MakeModel) -> None:
     list(first)
     second = [*first.prompt_ids, *(token.id for token in first.tokens), 0, 1]
     expected = TextGenerator(model, Bytes()).generate(second, 5, options=GREEDY)
-    read, forward = [], model.hidden_states
-
-    def hidden_states(idx: torch.Tensor, **more: Any) -> torch.Tensor:
-        read.append(idx.shape[1])
-        return forward(idx, **more)
-
-    model.hidden_states = hidden_states  # type: ignore[method-assign] # to watch it
+    read = counting(model)
     assert expected == generator.generate(second, 5, options=GREEDY)
     assert [3, 1, 1, 1, 1] == read
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from yocto_model.cache import Reader
+from yocto_model.cache import Reader, check_count, checked_rows, make_generators
 from yocto_model.config import SamplingOptions
-from yocto_model.inputs import check_count, checked_rows, make_generators
 from yocto_model.sampling import next_ids
 
 if TYPE_CHECKING:

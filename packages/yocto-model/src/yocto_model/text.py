@@ -8,12 +8,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from yocto_model.cache import Reader
+from yocto_model.cache import Reader, check_count, checked_rows, make_generators
 from yocto_model.config import SamplingOptions
 from yocto_model.errors import InputError
 from yocto_model.generate import stream
 from yocto_model.gpt import GPT
-from yocto_model.inputs import check_count, checked_rows, make_generators
 
 FinishReason = Literal["length", "stop", "eos"]
 

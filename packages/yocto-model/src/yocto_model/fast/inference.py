@@ -16,7 +16,6 @@ from yocto_model.fast.packed import (
     Float32,
     Int8,
     Packed,
-    fits_float16,
 )
 from yocto_model.gpt import GPT
 
@@ -30,7 +29,6 @@ _PACKINGS: dict[str, tuple[type[Packed], ...]] = {
     "bfloat16": (BFloat16, Float32),
     "int8": (Int8, BFloat16, Float32),
 }
-_NAMES = {Float32: "float32", Float16: "float16", BFloat16: "bfloat16", Int8: "int8"}
 
 # "auto" leaves models alone whose matrices fit the processor's caches: there is little to gain, and
 # exact weights give the same text on nearly every machine.
@@ -121,7 +119,7 @@ def _copy(model: GPT, packing: type[Packed], reason: str) -> InferenceGPT:
         copy.set_submodule(name, packed)
         copy.bytes_per_token += packed.n_bytes
     copy.requires_grad_(False).eval()
-    copy.kind, copy.reason = _NAMES[packing], reason
+    copy.kind, copy.reason = packing.kind, reason
     copy._one_token = OneToken(copy)  # noqa: SLF001 - we make it
     return copy
 
@@ -133,17 +131,19 @@ def _first_usable(model: GPT, kind: str) -> tuple[type[Packed], str]:
         failure = _obstacle(model, packing)
         if failure is None:
             return packing, "; ".join(failures) or "as asked"
-        failures.append(f"{_NAMES.get(packing, packing.__name__)}: {failure}")
+        failures.append(f"{packing.kind}: {failure}")
     return _PACKINGS[kind][-1], "; ".join(failures) or "as asked"
 
 
 def _obstacle(model: GPT, packing: type[Packed]) -> str | None:
     """Why this model cannot be packed so, or None."""
-    if packing is Float16 and not all(fits_float16(m.weight) for m in _linears(model).values()):
+    matrices = _linears(model).values()
+    largest = torch.finfo(torch.float16).max
+    if packing is Float16 and not all(bool((m.weight.abs() <= largest).all()) for m in matrices):
         return "a weight is too large"
     if packing is Int8 and not all(bool(w.isfinite().all()) for w in model.parameters()):
         return "a weight is not finite"  # its operator would hide that
-    if packing is Int8 and max(m.in_features for m in _linears(model).values()) > WIDEST_INT8:
+    if packing is Int8 and max(m.in_features for m in matrices) > WIDEST_INT8:
         return "a matrix is too wide"
     return why_not(packing, model.token_emb.weight.device.type)
 
@@ -186,12 +186,12 @@ def _fastest(model: GPT) -> tuple[type[Packed], str]:
     others = torch.ones(min(n_weights, _BEYOND_CACHES // 4), device=model.token_emb.weight.device)
     best: type[Packed] = Float32
     best_ms, found = 0.0, []
-    for packing, name in _NAMES.items():  # from fine to coarse
-        if packing is Int8 or _obstacle(model, packing) is not None:
+    for packing in (Float32, Float16, BFloat16):  # from fine to coarse
+        if _obstacle(model, packing) is not None:
             continue
         n_others = int((1 - share) * n_weights * packing.bytes_per_weight / 4)
         ms = _milliseconds([packing(linear) for linear in block], others[:n_others]) / share
-        found.append(f"{name} {ms:.2f}")
+        found.append(f"{packing.kind} {ms:.2f}")
         if packing is Float32 or ms * _WORTH_IT < best_ms:
             best, best_ms = packing, ms
     return best, f"measured, ms of products per token: {', '.join(found)}"

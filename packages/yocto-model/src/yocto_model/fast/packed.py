@@ -25,16 +25,17 @@ class Packed(nn.Module):
     """Base of the packed matrices.
 
     Attributes:
+        kind: what it is called where a kind is chosen.
         in_features: width of the input.
-        out_features: width of the output.
         n_bytes: what reading the weights once reads.
     """
 
+    kind: str
     bytes_per_weight: int
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.in_features = linear.in_features
         self.n_bytes = linear.weight.numel() * self.bytes_per_weight
         trained: Tensor | None = linear.bias
         # Plain attributes, here and below: looking up a buffer takes as long as a small operation.
@@ -44,12 +45,13 @@ class Packed(nn.Module):
 class Float32(Packed):
     """The same weights in the faster of two orders: see `transposes`."""
 
+    kind = "float32"
     bytes_per_weight = 4
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
         weight = linear.weight.detach().float()
-        if weight.device.type == "cpu" and transposes(self.in_features, self.out_features):
+        if weight.device.type == "cpu" and transposes(linear.in_features, linear.out_features):
             self.weight = weight.t().clone(memory_format=torch.contiguous_format).t()
         else:
             self.weight = weight.clone(memory_format=torch.contiguous_format)
@@ -85,9 +87,10 @@ class Float16(Packed):
     """Weights rounded to float16, multiplied by float32: half the bytes, and 11 bits of mantissa.
 
     torch's operator (FBGEMM) packs the weights into blocks and leaves activations as they are. It
-    would clip weights for which `fits_float16` is false. CPU only.
+    would clip weights beyond the largest float16, 65,504. CPU only.
     """
 
+    kind = "float16"
     bytes_per_weight = 2
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -101,14 +104,10 @@ class Float16(Packed):
         return y
 
 
-def fits_float16(weight: Tensor) -> bool:
-    """Whether no weight is beyond the largest float16, 65,504."""
-    return bool((weight.abs() <= torch.finfo(torch.float16).max).all())
-
-
 class BFloat16(Packed):
     """Weights and activations rounded to bfloat16: half the bytes, 8 bits of mantissa."""
 
+    kind = "bfloat16"
     bytes_per_weight = 2
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -146,6 +145,7 @@ class Int8(Packed):
         RuntimeError: not on a CPU, or torch lacks the operators.
     """
 
+    kind = "int8"
     bytes_per_weight = 1
 
     def __init__(self, linear: nn.Linear) -> None:
