@@ -167,10 +167,11 @@ def matrix(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def slow(session: nox.Session) -> None:
-    """Several processes by torchrun, and rounds of kill -9."""
+    """Several processes by torchrun, rounds of kill -9, 8-bit products as other processors do them."""
     session.install(*wheels(session, list(DISTRIBUTIONS)))
-    session.install("pytest>=8.3", "hypothesis>=6.120")
-    run_pytest(session, DISTRIBUTIONS["yocto-train"] / "tests", "-m", "slow")
+    for name in ("yocto-model", "yocto-train"):
+        session.install(*project(name)["dependency-groups"]["test"])
+        run_pytest(session, DISTRIBUTIONS[name] / "tests", "-m", "slow")
 
 
 @nox.session(default=False)
