@@ -41,7 +41,7 @@ MUTATED = {
         ["sampling.py", "cache.py"],
         ["sampling", "rows", "cache", "inference", "generation", "context", "prompts"],
     ),
-    "yocto-train": (["schedules.py", "planning.py"], ["schedules", "planning"]),
+    "yocto-train": (["schedules.py", "scale/planning.py"], ["schedules", "planning"]),
     "yocto-chat": (["conversation.py"], ["conversation"]),
 }
 

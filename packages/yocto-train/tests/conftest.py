@@ -25,17 +25,15 @@ A light says one thing only — here I am. The rest, “whether near or far”, 
 """
 
 
+SPLITS = "train", "val"
+
+
 class _TorchRandom:
     """torch's global generator, as Hypothesis wants to seed and restore it."""
 
-    def seed(self, seed: int) -> None:
-        torch.manual_seed(seed)
-
-    def getstate(self) -> torch.Tensor:
-        return torch.get_rng_state()
-
-    def setstate(self, state: torch.Tensor) -> None:
-        torch.set_rng_state(state)
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
 
 
 # Hypothesis keeps only a weak reference: the name keeps the object alive.
@@ -54,14 +52,12 @@ def _no_waiting_for_disks() -> Iterator[None]:
         yield
 
 
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
 @pytest.fixture(scope="session")
 def tied() -> dict[str, Any]:
     """Options for subprocess: what is started ends with this process, however that ends."""
-    return {"preexec_fn": _end_with_parent} if sys.platform == "linux" else {}
+    if sys.platform != "linux":
+        return {}
+    return {"preexec_fn": lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM)}  # PR_SET_PDEATHSIG
 
 
 @pytest.fixture(scope="session")
@@ -83,14 +79,8 @@ def make_model(tokenizer: CharTokenizer) -> Callable[..., GPT]:
     """`make_model(arch, seed=..., **fields)`: two layers, 16 wide, the same weights each time."""
 
     def make(arch: str = "gpt2", *, seed: int = 1, **fields: Any) -> GPT:
-        sizes: dict[str, Any] = {
-            "vocab_size": tokenizer.vocab_size,
-            "block_size": 8,
-            "n_layer": 2,
-            "n_head": 2,
-            "n_embd": 16,
-        }
-        config = GPTConfig.from_arch(arch, **{**sizes, **fields})
+        sizes = {"vocab_size": tokenizer.vocab_size, "block_size": 8, "n_layer": 2, "n_head": 2}
+        config = GPTConfig.from_arch(arch, **{**sizes, "n_embd": 16, **fields})
         return GPT(config, generator=torch.Generator().manual_seed(seed))
 
     return make
@@ -116,27 +106,14 @@ def make_trainer(
     ) -> Trainer:
         model = model or make_model(arch, dropout=dropout)
         defaults: dict[str, Any] = {
-            "max_iters": 12,
-            "batch_size": 4,
-            "accumulate": 2,
-            "warmup_iters": 3,
-            "grad_clip": 0.5,
-            "eval_interval": 5,
-            "log_interval": 1,
-            "muon_warmup_iters": 6,
-            "seed": 5,
-        }
-        block_size = model.config.block_size
+            "max_iters": 12, "batch_size": 4, "accumulate": 2, "warmup_iters": 3, "grad_clip": 0.5,
+            "eval_interval": 5, "log_interval": 1, "muon_warmup_iters": 6, "seed": 5,
+        }  # fmt: skip
+        train, val = (TokenDataset(data / f"{s}.bin", model.config.block_size) for s in SPLITS)
         return Trainer(
-            model.to(dtype),
-            TokenDataset(data / "train.bin", block_size),
-            TokenDataset(data / "val.bin", block_size),
-            TrainConfig(**{**defaults, **settings}),
-            run=run,
-            tokenizer=tokenizer if with_tokenizer else None,
-            device="cpu",
-            world=world,
-        )
+            model.to(dtype), train, val, TrainConfig(**{**defaults, **settings}), run=run,
+            tokenizer=tokenizer if with_tokenizer else None, device="cpu", world=world,
+        )  # fmt: skip
 
     return make
 
@@ -166,19 +143,18 @@ def copied(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs" / "run"
 
 
-def _story(events: list[Event]) -> list[str]:
-    """What a run reported, exactly: floats as hexadecimal."""
-    lines = []
-    for event in events:
-        if isinstance(event, StepDone):
-            numbers = event.loss, event.smoothed_loss, event.lr, event.grad_norm, event.epoch
-            lines.append(f"step {event.step} " + " ".join(map(float.hex, numbers)))
-        elif isinstance(event, Evaluated):
-            lines.append(f"eval {event.step} {event.loss.hex()} {event.best_step} {event.is_best}")
-    return lines
-
-
 @pytest.fixture(scope="session")
 def story() -> Callable[[list[Event]], list[str]]:
-    """`story(events)`: what a run reported of steps and evaluations, exactly."""
-    return _story
+    """`story(events)`: what a run reported of steps and evaluations, floats as hexadecimal."""
+
+    def story(events: list[Event]) -> list[str]:
+        lines = []
+        for e in events:
+            if isinstance(e, StepDone):
+                numbers = e.loss, e.smoothed_loss, e.lr, e.grad_norm, e.epoch
+                lines.append(f"step {e.step} " + " ".join(map(float.hex, numbers)))
+            elif isinstance(e, Evaluated):
+                lines.append(f"eval {e.step} {e.loss.hex()} {e.best_step} {e.is_best}")
+        return lines
+
+    return story

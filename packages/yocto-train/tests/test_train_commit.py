@@ -1,23 +1,20 @@
-"""The commit protocol: a fault at any system call of a save, or kill -9 at any time, loses nothing.
+"""The commit protocol: a fault at any system call of a save loses nothing.
 
 The counting loop: call N fails once, or from then on, or is the last one; N = 1, 2, ... until a run
-is untouched. Run as a script, this file is the process that is killed, YOCTO_KILL_ROUNDS times.
+is untouched. Real system calls and kill -9 are the campaign's, in tests/faults.
 """
 
 import contextlib
 import errno
 import hashlib
 import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from pydoc import locate
 from typing import Any, Literal
+from unittest import mock
 
 import pytest
 import torch
@@ -36,30 +33,22 @@ CALLS = (
 Mode = Literal["once", "forever", "dead"]
 
 
-ROUNDS = int(os.environ.get("YOCTO_KILL_ROUNDS", "6"))
-STEPS = 60 + 20 * ROUNDS  # of the run that is killed
-KILLED: dict[str, Any] = {
-    "max_iters": STEPS, "accumulate": 2, "eval_interval": 7, "save_interval": 1, "keep": 3,
-    "optimizer": "muon", "sampling": "epoch",
-}  # fmt: skip
-
-
-def train(data: Path, path: Path, *, until: int = -1, **settings: Any) -> tuple[Trainer, list[int]]:
-    """Begin or go on, up to a step; returns the steps that were reported as saved, too."""
+def train(data: Path, path: Path, *, until: int = -1) -> list[int]:
+    """Begin or go on, up to a step; returns the steps that were reported as saved."""
     tokenizer, run, saved = load_tokenizer(data), Run(path), []
     config = GPTConfig(
         vocab_size=tokenizer.vocab_size, block_size=8, n_layer=1, n_head=1, n_embd=4, dropout=0.1
     )
-    defaults: dict[str, Any] = {
-        "max_iters": 8, "batch_size": 2, "warmup_iters": 0, "eval_interval": 2, "keep": 2,
-        "log_interval": 1, "lr": 0.05, "seed": 11,
-    }  # fmt: skip
     run.create()
     with run.lock():
         trainer = Trainer(
             GPT(config, generator=torch.Generator().manual_seed(3)),
             TokenDataset(data / "train.bin", 8), TokenDataset(data / "val.bin", 8),
-            TrainConfig(**{**defaults, **settings}), run=run, tokenizer=tokenizer, device="cpu",
+            TrainConfig(
+                max_iters=8, batch_size=2, warmup_iters=0, eval_interval=2, keep=2, log_interval=1,
+                lr=0.05, seed=11,
+            ),
+            run=run, tokenizer=tokenizer, device="cpu",
         )  # fmt: skip
         if any(path.glob("step-????????")):
             trainer.restore(run.latest())
@@ -71,7 +60,7 @@ def train(data: Path, path: Path, *, until: int = -1, **settings: Any) -> tuple[
                 saved.append(event.step)
             if event.step == until:
                 trainer.request_stop()
-    return trainer, saved
+    return saved
 
 
 class EndedError(BaseException):
@@ -91,7 +80,7 @@ class Fault:
     def injected(self) -> Iterator["Fault"]:
         with pytest.MonkeyPatch.context() as patch:
             for name in CALLS:
-                patch.setattr(name, self._spoiled(name, _look_up(name)))
+                patch.setattr(name, self._spoiled(name, locate(name)))  # type: ignore[arg-type] # a function
             yield self
 
     def _spoiled(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,12 +99,6 @@ class Fault:
         return spoiled
 
 
-def _look_up(name: str) -> Callable[..., Any]:
-    from pydoc import locate
-
-    return locate(name)  # type: ignore[return-value] # a function
-
-
 def _subject(name: str, args: tuple[Any, ...]) -> str:
     """The name of the file that a call is about."""
     path = args[1] if name.endswith(("save_file", "symlink")) else args[0]
@@ -126,11 +109,7 @@ def _subject(name: str, args: tuple[Any, ...]) -> str:
 
 
 def snapshot(directory: Path) -> dict[str, str]:
-    """Names and content of all files but the lock's; a pointer may be a link or one line.
-
-    Rows count once: an evaluation that is made up for after a stop is made again, and reported
-    again, if that resumed run ends before its first save.
-    """
+    """Names and content of all files but the lock's; a pointer may be a link or one line."""
     found = {}
     for path in sorted(directory.rglob("*")):
         name = str(path.relative_to(directory))
@@ -139,6 +118,8 @@ def snapshot(directory: Path) -> dict[str, str]:
         elif name in {"latest", "best"}:
             found[name] = path.read_text().strip()
         elif path.suffix == ".jsonl":
+            # Rows count once: an evaluation that is made up for after a stop is made again, and
+            # reported again, if that resumed run ends before its first save.
             found[name] = "".join(dict.fromkeys(path.read_text().splitlines(keepends=True)))
         elif path.is_file() and not path.name.startswith(".lock"):
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -226,24 +207,21 @@ def test_the_order_of_a_save(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("mode", "number", "share"),
     [
-        ("once", errno.EIO, 2),
-        ("forever", errno.EIO, 7),
-        ("forever", errno.ENOSPC, 7),
-        ("once", errno.EACCES, 7),
+        ("once", errno.EIO, 4), ("once", errno.EACCES, 7),
+        ("forever", errno.EIO, 7), ("forever", errno.ENOSPC, 7),
     ],
-)
+)  # fmt: skip
 def test_a_call_fails(mode: Mode, number: int, share: int, stage: Stage, tmp_path: Path) -> None:
-    """K9, K11, K12, K29: a call that the system refuses loses nothing.
+    """K9, K11, K12, K29: whichever call the system refuses, once or from then on, nothing is lost.
 
-    Whichever fails, once or from then on, the run ends with one line from this package or goes on,
-    nothing is lost, and the next run makes everything good.
+    The run goes on or ends with one line from this package, and the next one makes all good.
     """
     for n in stage.sampled()[share // 2 :: share]:
         path = stage.copy(tmp_path / f"run-{n}")
         saved: list[int] = []
         with Fault(at=n, mode=mode, number=number).injected() as fault:
             try:
-                _, saved = train(stage.data, path)
+                saved = train(stage.data, path)
             except (SaveError, RunError) as error:
                 text = str(error)
                 assert os.strerror(number) in text, (n, fault.log[n - 1])
@@ -264,10 +242,9 @@ def end_at(n: int, data: Path, path: Path) -> list[str]:
 def test_nothing_is_written_any_more(stage: Stage, tmp_path: Path) -> None:
     """K1, K3, K4: from some call on nothing reaches the disk, clearing up neither.
 
-    The next run finds the old state or the new one and finishes what the undisturbed run is, byte
-    for byte.
+    The next run finds the old state or the new one, and ends as the undisturbed run, byte for byte.
     """
-    for n in stage.sampled()[::2]:
+    for n in stage.sampled()[::3]:
         path = stage.copy(tmp_path / "run")
         assert len(end_at(n, stage.data, path)) >= n
         stage.check(path)
@@ -275,10 +252,9 @@ def test_nothing_is_written_any_more(stage: Stage, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("before", ["rename", "symlink", "rmtree"])
 def test_ended_again_while_recovering(before: str, stage: Stage, tmp_path: Path) -> None:
-    """K5: ending again while recovering loses nothing.
+    """K5: nor does an end at any call of the recovery from an end lose anything.
 
-    After an end between rename and pointer, between the pointers, or while pruning, another end at
-    any call of the recovery loses nothing either.
+    The first was between rename and pointer, between the pointers, or while pruning.
     """
     names = [call.split()[0] for call in stage.calls]
     begun = next(i for i, call in enumerate(stage.calls) if call.startswith("mkdir .tmp-step"))
@@ -293,17 +269,9 @@ def test_ended_again_while_recovering(before: str, stage: Stage, tmp_path: Path)
 
 
 def test_symbolic_links_are_not_needed(stage: Stage, tmp_path: Path) -> None:
-    """K31: where they are refused, pointers are one-line files.
-
-    Resuming and ending in the middle go as well as with links.
-    """
+    """K31: where they are refused, pointers are one-line files, and all goes as with links."""
     path = stage.copy(tmp_path / "run")
-
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "symlink", refuse)
+    with mock.patch("os.symlink", side_effect=PermissionError(errno.EPERM, "refused")):
         train(stage.data, path)
         assert "step-00000008\n" == (path / "latest").read_text()
         assert path / "step-00000008" == Run(path).pointed("latest")
@@ -325,57 +293,3 @@ def test_nothing_outside_changes(stage: Stage, tmp_path: Path) -> None:
     train(stage.data, stage.copy(tmp_path / "run"))
     assert before == snapshot(stage.data)
     assert {"beside", "run"} == {path.name for path in tmp_path.iterdir()}
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments(data_dir: Path, tmp_path: Path, tied: dict[str, Any]) -> None:
-    """K2: each round finds a sound checkpoint, no earlier than the last, and clears up alone.
-
-    In the end weights, losses and files are those of the run that was let alone.
-    """
-    straight, _ = train(data_dir, tmp_path / "straight", **KILLED)
-    command = [sys.executable, __file__, str(data_dir), str(tmp_path)]
-    result = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-        check=False, timeout=300 + 20 * ROUNDS, **tied,
-    )  # fmt: skip
-    assert 0 == result.returncode, result.stderr[-2000:]
-    rounds = [line.split() for line in result.stdout.splitlines()]
-    assert ROUNDS == sum(how == str(-signal.SIGKILL) for how, _ in rounds)
-    steps = [int(step) for _, step in rounds]
-    assert sorted(steps) == steps
-    assert STEPS == steps[-1]
-    run, other = Run(tmp_path / "run"), Run(tmp_path / "straight")
-    expected, weights = straight.model.state_dict(), run.latest().load_model().state_dict()
-    assert all(torch.equal(expected[name], weights[name]) for name in expected)
-    assert other.rows("metrics.jsonl") == run.rows("metrics.jsonl")
-    assert snapshot(other.path).keys() == snapshot(run.path).keys()
-
-
-def main() -> None:
-    """Begin or go on in a child process, and kill it after a while; at last let it end."""
-    torch.set_num_threads(1)
-    data, root = Path(sys.argv[1]), Path(sys.argv[2])
-    train(data, root / "warm", until=1)  # what torch loads on first use, no child has to
-    begun = time.perf_counter()
-    train(data, root / "timed", **KILLED, until=20)
-    each = (time.perf_counter() - begun) / 20
-    moments = random.Random(ROUNDS)  # noqa: S311 - no secret
-    for turn in range(ROUNDS + 1):
-        child = os.fork()
-        if child == 0:
-            signal.alarm(300)  # whatever happens to the process that waits for it
-            train(data, root / "run", **KILLED)
-            os._exit(0)
-        if turn < ROUNDS:
-            # Some twenty steps a round at most, so that none comes to the end by itself.
-            time.sleep(moments.uniform(0.0, 20 * each))
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        steps = any((root / "run").glob("step-????????"))
-        newest = Run(root / "run").latest().step if steps else 0
-        print(os.waitstatus_to_exitcode(status), newest, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,14 +2,14 @@
 
 import shutil
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from yocto_train import Checkpoint, Evaluated, Run, Sampled, Started, StepDone, Trainer
+from yocto_train import Checkpoint, Evaluated, Event, Run, Sampled, Started, StepDone, Trainer
 
 MakeTrainer = Callable[..., Trainer]
 compiler = pytest.mark.skipif(
@@ -18,20 +18,27 @@ compiler = pytest.mark.skipif(
 )
 
 
-def losses(trainer: Trainer) -> list[float]:
-    """Of each step, then of each evaluation."""
-    events = list(trainer.run())
-    return [e.loss for kind in (StepDone, Evaluated) for e in events if isinstance(e, kind)]
+# torch's compiler warns of torch's own deprecations.
+quiet = pytest.mark.filterwarnings("ignore")
+
+
+def losses(events: Iterable[Event]) -> list[float]:
+    return [event.loss for event in events if isinstance(event, StepDone | Evaluated)]
 
 
 @compiler
-@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of torch's own deprecations
-def test_compiled_steps_are_the_same_steps(make_trainer: MakeTrainer) -> None:
+@quiet
+def test_compiled_steps_are_the_same_steps(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And evaluations and samples, whose shapes differ, are not compiled."""
     import torch._dynamo.utils as dynamo
+    from torch._inductor import config
 
+    # Plain code: to learn which vector instructions there are, a library is compiled for each.
+    monkeypatch.setattr(config.cpp, "vec_isa_ok", False)
     settings: dict[str, Any] = {"dropout": 0.0, "max_iters": 4, "eval_interval": 2}
-    plain = losses(make_trainer("modern", compile="off", **settings))
+    plain = losses(make_trainer("modern", compile="off", **settings).run())
     trainer = make_trainer("modern", compile="on", sample_interval=2, sample_tokens=5, **settings)
     assert trainer.reasons[-1] == "compiled"
     graphs = dynamo.counters["stats"]["unique_graphs"]
@@ -39,14 +46,13 @@ def test_compiled_steps_are_the_same_steps(make_trainer: MakeTrainer) -> None:
     events = list(trainer.run())
     assert next(e for e in events if isinstance(e, Started)).placement == trainer.reasons
     assert sum(isinstance(e, Sampled) for e in events) == 2
-    compiled = [e.loss for kind in (StepDone, Evaluated) for e in events if isinstance(e, kind)]
-    assert compiled == pytest.approx(plain, rel=1e-4)
+    assert losses(events) == pytest.approx(plain, rel=1e-4)
     assert dynamo.counters["stats"]["unique_graphs"] == graphs
 
 
 @pytest.mark.slow
 @compiler
-@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of torch's own deprecations
+@quiet
 def test_a_compiled_run_goes_on_to_the_bit(make_trainer: MakeTrainer, run: Run) -> None:
     """With dropout: what is drawn follows from seed and step, compiled as well."""
     settings: dict[str, Any] = {"dropout": 0.2, "compile": "on", "max_iters": 6}
@@ -75,17 +81,15 @@ def test_without_a_compiler_training_goes_on(
         del options
         module._compiled_call_impl = fail
 
-    plain = losses(make_trainer(compile="off", max_iters=4))
+    plain = losses(make_trainer(compile="off", max_iters=4).run())
     monkeypatch.setattr(nn.Module, "compile", compile_later)
     before = torch.get_rng_state()
     trainer = make_trainer(compile="on", max_iters=4)
     assert torch.equal(torch.get_rng_state(), before)
-    assert (
-        trainer.reasons[-1]
-        == f"not compiled ({message.splitlines()[0] if message else 'RuntimeError'})"
-    )
+    why = message.splitlines()[0] if message else "RuntimeError"
+    assert trainer.reasons[-1] == f"not compiled ({why})"
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
-    assert losses(trainer) == plain
+    assert losses(trainer.run()) == plain
 
 
 def test_on_a_cpu_it_must_be_asked_for(make_trainer: MakeTrainer) -> None:

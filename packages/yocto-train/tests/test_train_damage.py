@@ -35,25 +35,17 @@ def assert_refused(run: Path, step: int = 6) -> str:
     return text
 
 
-def spread(size: int, count: int) -> list[tuple[int, int]]:
-    """Places of bits, spread evenly and always the same."""
-    return [(i * size // count, (i * 5) % 8) for i in range(count)]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_one_flipped_bit(name: str, copied: Path) -> None:
     """K24: of 200 single-bit flips in each file of a step, all are noticed, the manifest's too."""
     path = copied / "step-00000006" / name
     sound = path.read_bytes()
-    refused = 0
-    for place, bit in spread(len(sound), FLIPS):
+    for i in range(FLIPS):  # spread evenly and always the same
         damaged = bytearray(sound)
-        damaged[place] ^= 1 << bit
+        damaged[i * len(sound) // FLIPS] ^= 1 << (i * 5) % 8
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError):
             Checkpoint.open(path.parent).verify()
-        refused += 1
-    assert FLIPS == refused
     assert_refused(copied)
     path.write_bytes(sound)
     assert 6 == Run(copied).latest().step
@@ -78,10 +70,7 @@ def test_no_content_of_a_manifest_breaks_the_reader(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_cut_short(name: str, copied: Path) -> None:
-    """K23: a file cut to 0, 1, half or all but one byte is refused, as is one with a byte more.
-
-    The run goes on from the step before.
-    """
+    """K23: a file cut to 0, 1, half or all but one byte is refused, as is one with a byte more."""
     path = copied / "step-00000006" / name
     sound = path.read_bytes()
     for length in (0, 1, len(sound) // 2, len(sound) - 1):
@@ -119,10 +108,7 @@ def test_a_file_of_another_step(name: str, copied: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
 def test_more_files_than_named(kind: str, copied: Path) -> None:
-    """C18: what the manifest does not name makes the step refused.
-
-    Hidden files of desktops do not.
-    """
+    """C18: what the manifest does not name makes the step refused, but for hidden files."""
     (copied / "step-00000006" / ".DS_Store").write_bytes(b"x")
     assert 6 == Run(copied).latest().step
     extra = copied / "step-00000006" / "extra"
@@ -188,10 +174,9 @@ def rewrite_manifest(directory: Path, change: Callable[[dict[str, Any]], object]
 def test_a_manifest_that_makes_no_sense(
     change: Callable[[dict[str, Any]], object], copied: Path
 ) -> None:
-    """C18, rule 13: what a manifest says must make sense.
+    """C18, rule 13: paths, wrong types, unknown and missing entries are refused by themselves.
 
-    Paths, wrong types, unknown and missing entries are refused, although the manifest's own hash is
-    right.
+    The manifest's own hash is right.
     """
     rewrite_manifest(copied / "step-00000006", lambda content: None)
     assert 6 == Run(copied).latest().step
@@ -199,14 +184,10 @@ def test_a_manifest_that_makes_no_sense(
     assert_refused(copied)
 
 
-def test_a_newer_format(copied: Path) -> None:
-    """Rule 13: a checkpoint of a later version says so, instead of looking damaged."""
+def test_manifests_that_are_not_read_at_all(copied: Path) -> None:
+    """Rule 13, C6: one of a later version says so; one of more than a mebibyte is not parsed."""
     rewrite_manifest(copied / "step-00000006", lambda content: content.update(format_version=2))
     assert "upgrade" in assert_refused(copied)
-
-
-def test_a_huge_manifest(copied: Path) -> None:
-    """C6: more than a mebibyte is not parsed at all."""
     (copied / "step-00000006" / "manifest.json").write_bytes(b"[" * (2 << 20))
     assert "damaged" in assert_refused(copied)
 
@@ -223,10 +204,7 @@ def put(directory: Path, name: str, content: bytes) -> Checkpoint:
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"<!DOCTYPE html>", b"\x80\x04}."])
 def test_a_foreign_file_with_a_right_hash(content: bytes, copied: Path) -> None:
-    """C2, C4, C5: a file that is no model is refused by the loader, whatever the hashes say.
-
-    A pickle among them: nothing in this package ever opens one.
-    """
+    """C2, C4, C5: the loader refuses what is not a model, a pickle too, whatever the hashes say."""
     for name, load in (
         ("model.safetensors", Checkpoint.load_model), ("opt.safetensors", Checkpoint.load_state),
         ("config.json", Checkpoint.load_model), ("vocab.json", Checkpoint.load_tokenizer),
@@ -240,19 +218,11 @@ def test_a_foreign_file_with_a_right_hash(content: bytes, copied: Path) -> None:
 
 @pytest.mark.parametrize("metadata", [None, {"yocto": "{"}, {"yocto": "[]"}, {"format": "pt"}])
 def test_a_state_that_is_not_ours(metadata: dict[str, str] | None, copied: Path) -> None:
-    """Tensors without the rest, or with something else instead of it, are not a training's."""
+    """C13: tensors without the rest, or with another step's, are not this training's."""
     save_file({"x": torch.zeros(1)}, copied / "other", metadata=metadata)
-    with pytest.raises(CheckpointError, match=r"opt\.safetensors (is not|belongs)"):
-        put(
-            copied / "step-00000006", "opt.safetensors", (copied / "other").read_bytes()
-        ).load_state()
-
-
-def test_the_state_of_another_step(copied: Path) -> None:
-    """C13: a state that says it is of another step is refused, whatever its hash."""
-    other = (copied / "step-00000004" / "opt.safetensors").read_bytes()
-    with pytest.raises(CheckpointError, match="belongs to another step"):
-        put(copied / "step-00000006", "opt.safetensors", other).load_state()
+    for path in (copied / "other", copied / "step-00000004" / "opt.safetensors"):
+        with pytest.raises(CheckpointError, match=r"opt\.safetensors (is not|belongs)"):
+            put(copied / "step-00000006", "opt.safetensors", path.read_bytes()).load_state()
 
 
 def test_the_tokenizer_of_another_model(copied: Path, tmp_path: Path) -> None:
@@ -278,8 +248,7 @@ def test_all_steps_damaged(copied: Path) -> None:
 def test_resuming_after_damage(copied: Path, make_trainer: Callable[..., Trainer]) -> None:
     """Rule 5: training goes on from the newest sound step, by number and not by time.
 
-    The damaged one is put aside under another name, the pointers are right, and the end is the
-    same.
+    The damaged one is put aside, the pointers are right, and the end is the same.
     """
     expected = Manifest.read(copied / "step-00000006").files["model.safetensors"]
     (copied / "step-00000006" / "model.safetensors").write_bytes(b"x")

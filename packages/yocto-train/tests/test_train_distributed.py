@@ -20,18 +20,9 @@ import torch
 from yocto_data import TokenDataset
 from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import load_tokenizer
-from yocto_train import (
-    Evaluated,
-    Run,
-    Sampled,
-    SaveError,
-    StepDone,
-    TrainConfig,
-    TrainConfigError,
-    Trainer,
-    World,
-    joined,
-)
+from yocto_train import Evaluated, Run, Sampled, SaveError, StepDone, TrainConfig, Trainer
+from yocto_train.errors import TrainConfigError
+from yocto_train.scale.distributed import World, joined
 
 # Loopback, two processes and a second import of torch: each launch takes about ten seconds.
 pytestmark = pytest.mark.slow
@@ -42,8 +33,11 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+Options = dict[str, Any]
+
+
 def make_trainer(
-    data: Path, run: Path | None, options: dict[str, Any], world: World | None = None
+    data: Path, run: Path | None, options: Options, world: World | None = None
 ) -> Trainer:
     options = dict(options)
     arch, dropout = options.pop("arch"), options.pop("dropout", 0.0)
@@ -151,7 +145,7 @@ def launch(start: Start, tmp_path: Path) -> Launch:
         process = start(tasks)
         _, errors = process.communicate(timeout=600)
         assert 0 == process.returncode, errors[-3000:]
-        return json.loads((tmp_path / "tasks.json.done").read_text())  # type: ignore[no-any-return]
+        return json.loads((tmp_path / "tasks.json.done").read_text())
 
     return launch
 
@@ -162,8 +156,7 @@ def test_two_processes_are_one(
 ) -> None:
     """R3: losses, norms, evaluations, samples and weights equal one process's with the same batch.
 
-    With both architectures and optimizers, tied and untied head, clipping and accumulation. A
-    checkpoint of two processes goes on in one, and that of one in two, with the same end.
+    A checkpoint of two processes goes on in one, and that of one in two, with the same end.
     """
     straight: dict[str, dict[str, Any]] = {}
     tasks: list[dict[str, Any]] = []

@@ -14,19 +14,8 @@ import torch
 from torch import nn
 from yocto_data import DataError
 from yocto_model import TextGenerator
-from yocto_train import (
-    Evaluated,
-    Evaluation,
-    Event,
-    NonFiniteError,
-    Run,
-    Saved,
-    SaveError,
-    StepDone,
-    Stopped,
-    Trainer,
-    cross_entropy,
-)
+from yocto_train import Evaluation, NonFiniteError, Run, SaveError, Trainer, cross_entropy
+from yocto_train.events import Evaluated, Event, Saved, StepDone, Stopped
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -54,17 +43,13 @@ def fake_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
 def test_early_stopping(
     run: Run, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After `patience` evaluations in a row without a new best, the run ends, saved.
-
-    Best.pt is the best step, which no pruning removes.
-    """
+    """After `patience` evaluations without a new best the run ends, saved; the best step stays."""
     fake_losses(monkeypatch, [3.0, 2.0, 2.5, 2.0, 2.1, 9.9])
     trainer = make_trainer(run=run, max_iters=30, eval_interval=2, patience=3, keep=2)
     stopped = list(trainer.run())[-1]
     assert isinstance(stopped, Stopped)
-    assert ("no progress", 10, 4, 2.0) == (
-        stopped.reason, stopped.step, stopped.best_step, stopped.best_loss,
-    )  # fmt: skip
+    assert ("no progress", 10) == (stopped.reason, stopped.step)
+    assert (4, 2.0) == (stopped.best_step, stopped.best_loss)
     assert run.path / "step-00000004" == run.pointed("best")
     assert run.path / "step-00000010" == run.pointed("latest")
 
@@ -94,10 +79,7 @@ def test_already_there(run: Run, make_trainer: MakeTrainer) -> None:
 def test_a_loss_that_is_no_number_is_never_the_best(
     run: Run, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """K20: it is reported, saved as unknown, and counts as an evaluation without progress.
-
-    A later sound loss is the best.
-    """
+    """K20: it is reported, saved as unknown, and counts as no progress; a later sound one wins."""
     fake_losses(monkeypatch, [math.nan, math.inf, 4.0])
     events = list(make_trainer(run=run, max_iters=6, eval_interval=2).run())
     assert [None, None, 6] == [event.best_step for event in of_kind(Evaluated, events)]
@@ -150,16 +132,13 @@ def test_not_finite_stops_before_the_update(
     where: str, value: float, optimizer: str, *, run: Run, make_trainer: MakeTrainer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """K19: what is not finite ends the run before it does harm.
+    """K19: logged or not, it is an error before any weight changes and anything is saved.
 
-    Whether it is logged or not, a loss or gradient that is no number is an error before any weight
-    or moment changes and before anything is saved; the message names the step and the last good
-    checkpoint.
+    The message names the step and the last good checkpoint.
     """
     trainer = make_trainer(run=run, eval_interval=2, optimizer=optimizer, log_interval=100)
     events = trainer.run()
-    while not isinstance(next(events), Saved):
-        pass
+    next(event for event in events if isinstance(event, Saved))
     trainer._step()
     weights = {name: w.clone() for name, w in trainer.model.state_dict().items()}
     if where == "loss":
@@ -200,10 +179,8 @@ def test_data_replaced_while_training(make_trainer: MakeTrainer, own_data: Path)
 
 def test_data_cut_off_while_training(run: Run, make_trainer: MakeTrainer, own_data: Path) -> None:
     """K15: a file that was made shorter ends the run with the data's error, and saves nothing."""
-    trainer = make_trainer(run=run, data=own_data, eval_interval=2)
-    events = trainer.run()
-    while not isinstance(next(events), Saved):
-        pass
+    events = make_trainer(run=run, data=own_data, eval_interval=2).run()
+    next(event for event in events if isinstance(event, Saved))
     with (own_data / "train.bin").open("r+b") as file:
         file.truncate(10)
     with pytest.raises(DataError, match=r"train\.bin"):

@@ -17,6 +17,9 @@ from yocto_model import GPT
 from yocto_tokenizers import CharTokenizer
 from yocto_train import bits_per_byte, bytes_per_token, cross_entropy, evaluate
 
+MakeModel = Callable[..., GPT]
+MakeData = Callable[..., TokenDataset]
+
 
 class Recorder(GPT):
     """A GPT that remembers what it was asked."""
@@ -36,7 +39,7 @@ def recorder(model: GPT) -> Recorder:
 
 
 @pytest.fixture(scope="module")
-def tokens_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TokenDataset]:
+def tokens_of(tmp_path_factory: pytest.TempPathFactory) -> MakeData:
     """`tokens_of(n, block_size)`: a data set of n tokens, each id below 32."""
     directory = tmp_path_factory.mktemp("tokens")
 
@@ -54,20 +57,12 @@ def tokens_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TokenDa
 @example(n=60, block_size=8, batch_size=3)
 @example(n=9, block_size=8, batch_size=1)
 def test_each_target_counts_once(
-    n: int,
-    block_size: int,
-    batch_size: int,
-    tokens_of: Callable[..., TokenDataset],
-    make_model: Callable[..., GPT],
+    n: int, block_size: int, batch_size: int, tokens_of: MakeData, make_model: MakeModel
 ) -> None:
-    """Joined, the inputs are the split without its last token, in order.
-
-    The loss is the mean over all targets, however they were batched.
-    """
+    """The inputs are the split without its last token, in order; the loss is its targets' mean."""
     block_size = min(block_size, n - 1)
     data = tokens_of(n, block_size)
-    model = recorder(make_model(dropout=0.3).double())
-    model.double()
+    model = recorder(make_model(dropout=0.3)).double()
     result = evaluate(model, data, batch_size=batch_size)
     assert result is not None
     ids, _ = data.window(0, n - 1)
@@ -86,22 +81,17 @@ def test_each_target_counts_once(
 @given(n=st.integers(20, 60), batch_size=st.integers(1, 4), n_batches=st.integers(1, 6))
 @example(n=60, batch_size=2, n_batches=2)
 @example(n=20, batch_size=4, n_batches=6)
-def test_a_subset_is_spread_and_fixed(
-    n: int,
-    batch_size: int,
-    n_batches: int,
-    tokens_of: Callable[..., TokenDataset],
-    make_model: Callable[..., GPT],
+def test_a_subset_is_fixed(
+    n: int, batch_size: int, n_batches: int, tokens_of: MakeData, make_model: MakeModel
 ) -> None:
-    """A limited evaluation sees distinct windows, the same ones each time, from the whole split.
+    """A limited evaluation sees as many windows as it says, the same ones each time.
 
     If it would not be smaller than the split, it is the split.
     """
     data = tokens_of(n, 4)
     model = recorder(make_model())
     first = evaluate(model, data, batch_size=batch_size, n_batches=n_batches)
-    seen = list(model.inputs)
-    model.inputs.clear()
+    seen, model.inputs = model.inputs, []
     second = evaluate(model, data, batch_size=batch_size, n_batches=n_batches)
     assert first is not None
     assert first == second
@@ -113,38 +103,30 @@ def test_a_subset_is_spread_and_fixed(
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_nothing_changes(
-    training: bool, make_model: Callable[..., GPT], tokens_of: Callable[..., TokenDataset]
-) -> None:
-    """R6: evaluation changes nothing.
+def test_nothing_changes(training: bool, make_model: MakeModel, tokens_of: MakeData) -> None:
+    """R6: weights, mode and the generators of torch, NumPy and Python stay as they were."""
 
-    Weights, the mode, and the generators of torch, NumPy and Python stay as they were, with dropout
-    in the model; and no gradient appears.
-    """
+    def generators() -> str:
+        numpy = np.random.get_state()  # noqa: NPY002 - the global one
+        return str((torch.get_rng_state().tolist(), numpy, random.getstate()))
+
     model = make_model(dropout=0.5).train(training)
-    weights = copy.deepcopy(model.state_dict())
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - the global one
+    weights, before = copy.deepcopy(model.state_dict()), generators()
     evaluate(model, tokens_of(50, 8))
-    after = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - the global one
-    assert torch.equal(before[0], after[0])
-    assert str(before[1:]) == str(after[1:])
+    assert before == generators()
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
     assert training is model.training
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_dropout_is_off(
-    make_model: Callable[..., GPT], tokens_of: Callable[..., TokenDataset]
-) -> None:
+def test_dropout_is_off(make_model: MakeModel, tokens_of: MakeData) -> None:
     """Evaluations of a model with dropout equal each other, and that of the model without any."""
     with_dropout, without = make_model(dropout=0.5), make_model(dropout=0.0)
     data = tokens_of(50, 8)
     assert evaluate(without, data) == evaluate(with_dropout, data) == evaluate(with_dropout, data)
 
 
-def test_a_stop_request_ends_it(
-    make_model: Callable[..., GPT], tokens_of: Callable[..., TokenDataset]
-) -> None:
+def test_a_stop_request_ends_it(make_model: MakeModel, tokens_of: MakeData) -> None:
     """It is asked before each batch; after a yes there is no result, and the mode is restored."""
     model = recorder(make_model()).train()
     asked = iter([False, False, True])
@@ -164,16 +146,13 @@ def test_the_loss_of_half_precision_is_computed_in_float32() -> None:
 
 
 def test_bytes_per_token(data_dir: Path, tokenizer: CharTokenizer) -> None:
-    """It is the UTF-8 length of the text that the targets decode to, over their number.
-
-    This text holds characters of three bytes.
-    """
+    """It is the UTF-8 length of the text that the targets decode to, over their number."""
     data = TokenDataset(data_dir / "val.bin", 8)
     _, targets = data.window(0, data.n_tokens - 1)
     text = tokenizer.decode(targets.tolist())
     expected = len(text.encode()) / (data.n_tokens - 1)
     assert expected == bytes_per_token(tokenizer, data)
-    assert len(text.encode()) > len(text)
+    assert len(text.encode()) > len(text)  # it holds characters of three bytes
 
 
 def test_bits_per_byte() -> None:

@@ -14,7 +14,8 @@ from yocto_train import Muon, TrainConfig, Trainer, make_optimizers, orthogonali
 from yocto_train.optimizers import set_learning_rates
 
 ARCHS = ("gpt2", "modern")
-OPTIMIZERS = ("adamw", "muon")
+MakeModel = Callable[..., GPT]
+MakeTrainer = Callable[..., Trainer]
 
 
 def naive_orthogonalize(x: Tensor, iterations: int) -> Tensor:
@@ -52,34 +53,28 @@ class NaiveMuon:
         return weight * (1 - self.lr * self.weight_decay) - self.lr * torch.cat(updates)
 
 
-shapes = st.lists(
+SEEDS = st.integers(0, 2**32)
+SHAPES = st.lists(
     st.tuples(st.lists(st.integers(1, 7), min_size=1, max_size=3), st.integers(1, 7)),
-    min_size=1,
-    max_size=5,
-)
+    min_size=1, max_size=5,
+)  # fmt: skip
+SETTINGS = st.fixed_dictionaries(
+    {"momentum": st.floats(0, 0.99), "weight_decay": st.floats(0, 0.5),
+     "iterations": st.integers(1, 6)}
+)  # fmt: skip
 
 
 @pytest.mark.property
-@given(
-    shapes=shapes,
-    seed=st.integers(0, 2**32),
-    momentum=st.floats(0, 0.99),
-    weight_decay=st.floats(0, 0.5),
-    iterations=st.integers(1, 6),
-)
-@example([([4, 4, 4], 4), ([8, 8], 4), ([4], 8), ([4], 4)], 0, 0.95, 0.1, 5)
-@example([([3], 5), ([5], 3)], 1, 0.0, 0.0, 1)
+@given(SHAPES, SEEDS, SETTINGS)
+@example(
+    [([4, 4, 4], 4), ([8, 8], 4), ([4], 8), ([4], 4)], 0,
+    {"momentum": 0.95, "weight_decay": 0.1, "iterations": 5},
+)  # fmt: skip
+@example([([3], 5), ([5], 3)], 1, {"momentum": 0.0, "weight_decay": 0.0, "iterations": 1})
 def test_muon_equals_one_matrix_at_a_time(
-    shapes: list[tuple[list[int], int]],
-    seed: int,
-    momentum: float,
-    weight_decay: float,
-    iterations: int,
+    shapes: list[tuple[list[int], int]], seed: int, settings: dict[str, Any]
 ) -> None:
-    """R8: stacking equal and transposed shapes changes nothing.
-
-    In float64, three steps of Muon equal the formulas applied to each part of each matrix apart.
-    """
+    """R8: stacking equal and transposed shapes changes nothing, over three steps in float64."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> Tensor:
@@ -88,11 +83,8 @@ def test_muon_equals_one_matrix_at_a_time(
     weights = [torch.nn.Parameter(noise(sum(parts), columns)) for parts, columns in shapes]
     expected = [weight.detach().clone() for weight in weights]
     all_parts = [parts for parts, _ in shapes]
-    muon = Muon(
-        list(zip(weights, all_parts, strict=True)),
-        lr=0.03, momentum=momentum, weight_decay=weight_decay, iterations=iterations,
-    )  # fmt: skip
-    naive = NaiveMuon(0.03, momentum, weight_decay, iterations)
+    muon = Muon(list(zip(weights, all_parts, strict=True)), lr=0.03, **settings)
+    naive = NaiveMuon(lr=0.03, **settings)
     for _ in range(3):
         for i, weight in enumerate(weights):
             weight.grad = noise(*weight.shape)
@@ -104,17 +96,13 @@ def test_muon_equals_one_matrix_at_a_time(
 
 @pytest.mark.property
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-@given(rows=st.integers(1, 6), columns=st.integers(1, 6), seed=st.integers(0, 2**32))
+@given(rows=st.integers(1, 6), columns=st.integers(1, 6), seed=SEEDS)
 @example(rows=4, columns=4, seed=0)
 @example(rows=6, columns=2, seed=1)
 def test_muon_agrees_with_torch(
     dtype: torch.dtype | None, rows: int, columns: int, seed: int
 ) -> None:
-    """R8: the same step as torch's, to its precision.
-
-    torch.optim.Muon iterates in bfloat16, so it agrees with ours to that precision, and it keeps
-    momentum by the same formulas; both without weight decay and with.
-    """
+    """R8: the same step as torch.optim.Muon's, which iterates in bfloat16, to that precision."""
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(rows, columns, generator=generator)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
@@ -136,7 +124,7 @@ def test_muon_agrees_with_torch(
 
 
 @pytest.mark.property
-@given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 2**32))
+@given(st.integers(1, 8), st.integers(1, 8), SEEDS)
 @example(8, 8, 0)
 @example(1, 5, 1)
 def test_orthogonalize_moves_singular_values_near_one(rows: int, columns: int, seed: int) -> None:
@@ -144,9 +132,8 @@ def test_orthogonalize_moves_singular_values_near_one(rows: int, columns: int, s
 
     The singular directions stay: U and V of X diagonalise the result.
     """
-    x = torch.randn(
-        rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
     u, s, vh = torch.linalg.svd(x, full_matrices=False)
     inner = u.T @ orthogonalize(x) @ vh.T
     torch.testing.assert_close(inner, torch.diag(inner.diagonal()), rtol=0, atol=1e-6)
@@ -165,17 +152,13 @@ def test_orthogonalize_of_a_batch_is_a_batch() -> None:
     assert torch.equal(orthogonalize(torch.zeros(2, 3)), torch.zeros(2, 3))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("tied", [True, False])
 def test_groups_partition_the_parameters(
-    arch: str, optimizer: str, tied: bool, make_model: Callable[..., GPT]
+    arch: str, optimizer: str, tied: bool, make_model: MakeModel
 ) -> None:
-    """R7: the groups partition the parameters.
-
-    Each parameter is in exactly one group of one optimizer, and every group states the peak rate
-    that the schedule multiplies.
-    """
+    """R7: each parameter is in exactly one group of one optimizer, and each has its peak rate."""
     model = make_model(arch, tie_weights=tied)
     optimizers = make_optimizers(model, TrainConfig.from_dict({"optimizer": optimizer}))
     groups = [group for each in optimizers for group in each.param_groups]
@@ -185,11 +168,8 @@ def test_groups_partition_the_parameters(
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_what_is_decayed(arch: str, make_model: Callable[..., GPT]) -> None:
-    """AdamW decays exactly the tensors of two or more dimensions (nanoGPT's rule).
-
-    With Muon only the matrices inside the blocks are decayed.
-    """
+def test_what_is_decayed(arch: str, make_model: MakeModel) -> None:
+    """AdamW decays exactly what has two dimensions (nanoGPT's rule), Muon the blocks' matrices."""
     model = make_model(arch)
     (adamw,) = make_optimizers(model, TrainConfig(weight_decay=0.2))
     decay = {id(p): g["weight_decay"] for g in adamw.param_groups for p in g["params"]}
@@ -201,7 +181,7 @@ def test_what_is_decayed(arch: str, make_model: Callable[..., GPT]) -> None:
     assert blocks == {id(p) for p in muon.param_groups[0]["params"]}
 
 
-def test_learning_rates_follow_the_factor(make_model: Callable[..., GPT]) -> None:
+def test_learning_rates_follow_the_factor(make_model: MakeModel) -> None:
     """Each group's rate is its own peak times the factor; Muon's momentum is set beside it."""
     config = TrainConfig(optimizer="muon", lr=0.004, muon_lr=0.02)
     adamw, muon = make_optimizers(make_model(), config)
@@ -211,24 +191,16 @@ def test_learning_rates_follow_the_factor(make_model: Callable[..., GPT]) -> Non
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_adamw_step_equals_torchs_plain_loop(
-    arch: str, make_trainer: Callable[..., Trainer]
-) -> None:
-    """R8: the same step as torch's.
-
-    The fused AdamW of the trainer equals torch's own unfused one, fed with the same gradients,
-    clipping and rates.
-    """
+def test_adamw_step_equals_torchs_plain_loop(arch: str, make_trainer: MakeTrainer) -> None:
+    """R8: the trainer's fused AdamW equals torch's unfused one, given the same rates and clips."""
     settings: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.3, "max_iters": 4}
     trainer = make_trainer(arch, dropout=0.0, dtype=torch.float64, **settings)
     reference = make_trainer(arch, dropout=0.0, dtype=torch.float64, **settings)
     groups = [dict(group) for group in reference.optimizers[0].param_groups]
     plain = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=False, foreach=False)
     reference.optimizers[:] = [plain]
-    for event in trainer.run():
-        del event
-    for event in reference.run():
-        del event
+    for each in (trainer, reference):
+        list(each.run())
     for name, want in reference.model.state_dict().items():
         torch.testing.assert_close(trainer.model.state_dict()[name], want, rtol=1e-9, atol=1e-10)
 

@@ -7,16 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from yocto_train import (
-    SIZES,
-    Candidate,
-    TrainConfigError,
-    choose,
-    compile_pays,
-    dropout_for,
-    memory_bytes,
-)
-from yocto_train.scale.planning import TOKENS_PER_PARAMETER
+from yocto_train import TrainConfigError
+from yocto_train.scale import planning
+from yocto_train.scale.planning import SIZES, Candidate, choose, compile_pays, memory_bytes
 
 property_test = pytest.mark.property
 
@@ -75,9 +68,7 @@ def test_more_time_never_chooses_a_smaller_model(
 
 
 @property_test
-@given(
-    SECONDS, SPEEDS, st.dictionaries(st.integers(0, len(SIZES) - 1), st.floats(0.8, 1.25)),
-)  # fmt: skip
+@given(SECONDS, SPEEDS, st.dictionaries(st.integers(0, len(SIZES) - 1), st.floats(0.8, 1.25)))
 def test_a_busy_moment_moves_the_choice_by_one_size_at_most(
     seconds: float, speed: float, slower: dict[int, float]
 ) -> None:
@@ -99,7 +90,8 @@ def test_the_nearest_to_three_tokens_per_parameter(seconds: float, speed: float)
         iters = candidate.iters(seconds, 8)
         if iters < 50:
             return math.inf
-        return abs(math.log(candidate.tokens_per_parameter(iters) / TOKENS_PER_PARAMETER))
+        tokens = candidate.tokens_per_parameter(iters)
+        return abs(math.log(tokens / planning.TOKENS_PER_PARAMETER))
 
     candidates = [machine(speed)(size) for size in SIZES]
     try:
@@ -118,7 +110,7 @@ def test_too_short_a_time_says_so() -> None:
 
 def test_dropout_grows_with_the_epochs() -> None:
     """None for a few epochs, more where each token is seen often."""
-    chosen = [dropout_for(epochs) for epochs in (0.1, 8, 8.5, 16, 16.5)]
+    chosen = [planning.dropout_for(epochs) for epochs in (0.1, 8, 8.5, 16, 16.5)]
     assert chosen == [0.0, 0.0, 0.1, 0.1, 0.2]
 
 
@@ -132,19 +124,14 @@ def test_memory_grows_with_each_part() -> None:
     assert memory_bytes(**base) == 16 * 1000 + 4 * 100 * (kept + 3 * 65)
     assert memory_bytes(**base, grad_checkpointing=True) == 16_000 + 400 * (recomputed + 3 * 65)
     for name, value in base.items():
-        for checkpointing in (False, True):
-            small, large = (
-                memory_bytes(**sizes, grad_checkpointing=checkpointing)
-                for sizes in (base, {**base, name: value * 2})
-            )
-            assert small < large, (name, checkpointing)
+        for on in (False, True):
+            larger = memory_bytes(**{**base, name: value * 2}, grad_checkpointing=on)
+            assert memory_bytes(**base, grad_checkpointing=on) < larger, (name, on)
 
 
 @property_test
 @given(n_layer=st.integers(2, 40), tokens=st.integers(1, 10**6))
-def test_checkpointing_saves_more_memory_the_more_layers_there_are(
-    n_layer: int, tokens: int
-) -> None:
+def test_checkpointing_saves_more_memory_in_deeper_models(n_layer: int, tokens: int) -> None:
     sizes = {"n_parameters": 0, "n_embd": 8, "n_hidden": 24, "vocab_size": 65, "tokens": tokens}
 
     def saved(layers: int) -> int:

@@ -1,15 +1,18 @@
 """R1: a run stopped at any step and resumed is, to the bit, the run that was never stopped."""
 
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from torch import Tensor
 from yocto_data import TokenDataset
-from yocto_model import GPT
 from yocto_tokenizers import CharTokenizer
 from yocto_train import Checkpoint, CheckpointError, Event, Run, StepDone, Trainer
 
@@ -21,68 +24,36 @@ KINDS: list[dict[str, Any]] = [
     {"arch": "gpt2", "optimizer": "muon", "sampling": "random", "schedule": "cosine"},
     {"arch": "modern", "optimizer": "adamw", "sampling": "epoch", "schedule": "wsd"},
 ]
-NAMES = ["-".join(kind.values()) for kind in KINDS]
 
 
-def tensors(value: Any, where: str = "") -> dict[str, Tensor]:
-    """All tensors in nested lists and dicts, by their place."""
-    if isinstance(value, Tensor):
-        return {where: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    found: dict[str, Tensor] = {}
-    for key, item in items:
-        if isinstance(item, dict | list | Tensor):
-            found |= tensors(item, f"{where}/{key}")
-    return found
+def tensors(trainer: Trainer) -> dict[str, Tensor]:
+    """Weights, moments and the next batch, by name."""
+    x, y = trainer.sampler.batch(trainer.progress.step)
+    moments = trainer.world.moments(trainer.model, trainer.optimizers)
+    return {**trainer.model.state_dict(), **moments, "x": x, "y": y}
 
 
 def assert_equal_state(expected: Trainer, actual: Trainer) -> None:
     """Weights, moments and progress are equal to the bit; so is the next batch."""
     assert expected.progress == actual.progress
-    pairs = [(expected.model.state_dict(), actual.model.state_dict())]
-    pairs += [
-        (one.state_dict(), other.state_dict())
-        for one, other in zip(expected.optimizers, actual.optimizers, strict=True)
-    ]
-    for want, have in pairs:
-        left, right = tensors(want), tensors(have)
-        assert set(left) == set(right)
-        assert all(torch.equal(left[name], right[name]) for name in left)
-    step = expected.progress.step
-    for one, other in zip(expected.sampler.batch(step), actual.sampler.batch(step), strict=True):
-        assert torch.equal(one, other)
+    left, right = tensors(expected), tensors(actual)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=NAMES)
-def saved_everywhere(
-    request: pytest.FixtureRequest,
-    make_trainer: MakeTrainer,
-    story: Story,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[dict[str, Any], Run, Trainer, list[str]]:
-    """A run of 30 steps that kept a checkpoint of every one."""
-    steps = 30 if request.param is KINDS[1] else 12  # the others mix the same parts
-    options = {
-        **request.param, "max_iters": steps, "eval_interval": 7, "save_interval": 1, "keep": 99,
-    }  # fmt: skip
-    run = Run(tmp_path_factory.mktemp("runs") / "run")
-    run.create()
-    trainer = make_trainer(run=run, **options)
-    return options, run, trainer, story(list(trainer.run()))
-
-
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
 def test_resumed_at_every_step(
-    saved_everywhere: tuple[dict[str, Any], Run, Trainer, list[str]],
-    make_trainer: MakeTrainer,
-    story: Story,
+    kind: dict[str, Any], make_trainer: MakeTrainer, story: Story, run: Run
 ) -> None:
-    """R1 for each k of 30, or of 12.
+    """R1: going on from any step gives the same losses, to the bit, and the same final state.
 
-    With dropout, accumulation, clipping and warm-up on, going on from the checkpoint of step k
-    gives the same losses as hexadecimal floats, and the same final state.
+    With dropout, accumulation, clipping, warm-up, and a second epoch.
     """
-    options, run, straight, expected = saved_everywhere
-    for k in range(1, options["max_iters"] + 1):
+    steps = 16 if kind is KINDS[1] else 9  # the others mix the same parts
+    options = {**kind, "max_iters": steps, "eval_interval": 7, "save_interval": 1, "keep": 99}
+    straight = make_trainer(run=run, **options)
+    expected = story(list(straight.run()))
+    for k in range(1, steps + 1):
         resumed = make_trainer(**options)
         assert {} == resumed.restore(Checkpoint.open(run.path / f"step-{k:08d}"))
         events = list(resumed.run())
@@ -95,16 +66,11 @@ def test_resumed_at_every_step(
     ("kind", "stops"), [(KINDS[0], (7,)), (KINDS[1], (5, 11, 21)), (KINDS[2], (13, 14))]
 )
 def test_stopped_and_resumed_again_and_again(
-    kind: dict[str, Any],
-    stops: tuple[int, ...],
-    make_trainer: MakeTrainer,
-    story: Story,
-    run: Run,
+    kind: dict[str, Any], stops: tuple[int, ...], make_trainer: MakeTrainer, story: Story, run: Run
 ) -> None:
-    """A run that is asked to stop, resumed.
+    """Stopped and resumed in one directory, a run ends where the straight one does.
 
-    Stopped and resumed in one directory ends where the straight run ends; other save and evaluation
-    intervals make no difference to the weights.
+    Another save interval makes no difference.
     """
     options = {**kind, "max_iters": 24, "eval_interval": 7}
     straight = make_trainer(**options)
@@ -144,14 +110,109 @@ def test_the_scaler_is_saved(make_trainer: MakeTrainer, run: Run) -> None:
     assert left.state_dict() == right.state_dict()
 
 
+# --- any order of steps, requests, stops, crashes and damage --------------------------------------
+
+STEPS = 14
+
+
+class Life(RuleBasedStateMachine):
+    """A run directory and whatever process trains in it; the oracle is a run without troubles."""
+
+    make: ClassVar[MakeTrainer]
+    expected: ClassVar[dict[int, str]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp())
+        self.run = Run(self.root / "run")
+        self.run.create()
+        self.seen: dict[int, str] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """A new process: goes on from the newest sound checkpoint, or begins."""
+        self.trainer = type(self).make(run=self.run)
+        try:
+            self.trainer.restore(self.run.latest())
+        except CheckpointError:
+            assert not list(self.run.path.glob("step-????????"))
+        self.events: Iterator[Event] = self.trainer.run()
+
+    @rule(count=st.integers(1, 8))
+    def go(self, count: int) -> None:
+        for _ in range(count):
+            event = next(self.events, None)
+            if isinstance(event, StepDone):
+                self.seen[event.step] = event.loss.hex()
+
+    @rule(what=st.sampled_from(["evaluation", "sample", "save"]))
+    def request(self, what: str) -> None:
+        getattr(self.trainer, f"request_{what}")()
+
+    @rule()
+    def stop(self) -> None:
+        self.trainer.request_stop()
+        list(self.events)
+        self.begin()
+
+    @rule()
+    def crash(self) -> None:
+        """The process is gone, whatever it was doing."""
+        with self.run.lock():
+            self.begin()
+
+    @rule(name=st.sampled_from(["model.safetensors", "opt.safetensors", "manifest.json"]))
+    def damage(self, name: str) -> None:
+        """The newest of several checkpoints loses its end, and the process is gone."""
+        steps = sorted(self.run.path.glob("step-????????"))
+        if len(steps) > 1:
+            content = (steps[-1] / name).read_bytes()
+            (steps[-1] / name).write_bytes(content[:-1])
+            self.begin()
+
+    @invariant()
+    def losses_are_right(self) -> None:
+        """Every step that was ever made had the loss of the straight run, to the bit."""
+        assert all(type(self).expected[step] == loss for step, loss in self.seen.items())
+
+    def teardown(self) -> None:
+        """To the end: every step is as it would have been."""
+        list(self.events)
+        self.begin()
+        list(self.events)
+        assert STEPS == self.trainer.progress.step == self.run.latest().step
+        shutil.rmtree(self.root)
+
+
+@pytest.mark.property
+@pytest.mark.parametrize("arch", ["gpt2", "modern"])
+def test_a_life_with_troubles(
+    arch: str, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R1 as a state machine: whatever happens, and in whatever order, nothing shifts the run."""
+    optimizer = {"gpt2": "adamw", "modern": "muon"}[arch]
+
+    def make(**options: object) -> Trainer:
+        return make_trainer(
+            arch, max_iters=STEPS, eval_interval=4, save_interval=3, sample_tokens=2,
+            optimizer=optimizer, accumulate=1, **options,
+        )  # fmt: skip
+
+    events = [event for event in make().run() if isinstance(event, StepDone)]
+    monkeypatch.setattr(Life, "make", staticmethod(make), raising=False)
+    monkeypatch.setattr(
+        Life, "expected", {event.step: event.loss.hex() for event in events}, raising=False
+    )
+    run_state_machine_as_test(
+        Life, settings=settings(max_examples=10, stateful_step_count=12, deadline=None)
+    )
+
+
 # --- settings that changed -----------------------------------------------------------------------
 
 
 def test_changed_settings_hold_and_are_told(make_trainer: MakeTrainer, run: Run) -> None:
-    """C16: every setting that differs is returned as (saved, now), and the present one is used.
-
-    A rate, decay or momentum does not come back with the optimizer's state.
-    """
+    """C16: every setting that differs is returned as (saved, now), and the present one is used."""
     first = make_trainer(run=run, optimizer="muon", max_iters=4)
     list(first.run())
     changed: dict[str, Any] = {
@@ -160,16 +221,11 @@ def test_changed_settings_hold_and_are_told(make_trainer: MakeTrainer, run: Run)
     }  # fmt: skip
     again = make_trainer(run=run, optimizer="muon", **changed)
     changes = again.restore(run.latest())
-    assert {
-        name: (getattr(first.config, name), value) for name, value in changed.items()
-    } == changes
-    adamw, muon = again.optimizers
-    assert 0.5 == adamw.param_groups[0]["peak_lr"]
-    assert 0.5 == adamw.param_groups[0]["betas"][0]
-    assert 1e-6 == adamw.param_groups[0]["eps"]
-    assert (0.25, 0.01, 3) == tuple(
-        muon.param_groups[0][name] for name in ("peak_lr", "weight_decay", "iterations")
-    )
+    assert {name: (getattr(first.config, name), changed[name]) for name in changed} == changes
+    # No rate, decay or momentum comes back with the optimizer's state.
+    adamw, muon = (optimizer.param_groups[0] for optimizer in again.optimizers)
+    assert (0.5, 0.5, 1e-6) == (adamw["peak_lr"], adamw["betas"][0], adamw["eps"])
+    assert (0.25, 0.01, 3) == (muon["peak_lr"], muon["weight_decay"], muon["iterations"])
 
 
 def test_another_machine_is_told(
@@ -185,19 +241,19 @@ def test_another_machine_is_told(
     assert (torch.get_num_threads(), "3.99.0") == (changes["threads"][1], changes["python"][1])
 
 
-def test_another_window_length_is_told(
-    make_model: Callable[..., GPT], make_trainer: MakeTrainer, data_dir: Path, run: Run,
-    tokenizer: CharTokenizer,
-) -> None:  # fmt: skip
+def on(directory: Path, block_size: int, first: Trainer, **options: Any) -> Trainer:
+    """A trainer with the settings of another, on other data or in other windows of it."""
+    train, val = (
+        TokenDataset(directory / f"{name}.bin", block_size, **options) for name in ("train", "val")
+    )
+    return Trainer(first.model, train, val, first.config, tokenizer=first.tokenizer, device="cpu")
+
+
+def test_another_window_length_is_told(make_trainer: MakeTrainer, data_dir: Path, run: Run) -> None:
     """Shorter windows of the same data are another run, although no setting differs."""
     first = make_trainer(run=run, max_iters=4)
     list(first.run())
-    again = Trainer(
-        make_model(dropout=0.1), TokenDataset(data_dir / "train.bin", 4),
-        TokenDataset(data_dir / "val.bin", 4), first.config, run=run, tokenizer=tokenizer,
-        device="cpu",
-    )  # fmt: skip
-    assert {"block_size": (8, 4)} == again.restore(run.latest())
+    assert {"block_size": (8, 4)} == on(data_dir, 4, first).restore(run.latest())
 
 
 @pytest.mark.parametrize(
@@ -223,16 +279,10 @@ def test_other_data_is_refused(
     make_trainer: MakeTrainer, data_dir: Path, run: Run, tmp_path: Path, tokenizer: CharTokenizer
 ) -> None:
     """K14: data that was replaced since is refused by its sha256."""
-    list(make_trainer(run=run, max_iters=4).run())
-    other = tmp_path / "data"
-    other.mkdir()
-    shutil.copy(data_dir / "val.bin", other / "train.bin")
-    shutil.copy(data_dir / "val.bin", other / "val.bin")
-    train, val = (
-        TokenDataset(other / f"{name}.bin", 8, dtype="uint16", vocab_size=tokenizer.vocab_size)
-        for name in ("train", "val")
-    )
-    first = make_trainer(max_iters=4)
-    trainer = Trainer(first.model, train, val, first.config, tokenizer=tokenizer, device="cpu")
+    first = make_trainer(run=run, max_iters=4)
+    list(first.run())
+    for name in ("train", "val"):
+        shutil.copy(data_dir / "val.bin", tmp_path / f"{name}.bin")
+    other = on(tmp_path, 8, first, dtype="uint16", vocab_size=tokenizer.vocab_size)
     with pytest.raises(CheckpointError, match="trained on other data"):
-        trainer.restore(run.latest())
+        other.restore(run.latest())

@@ -46,10 +46,9 @@ def test_the_factor_is_bounded(config: TrainConfig, data: st.DataObject | None) 
 @example(TrainConfig(), 99)
 @example(TrainConfig(schedule="wsd"), 200)
 def test_no_jumps(config: TrainConfig, step: int) -> None:
-    """R4: the schedule is continuous.
+    """R4: a step changes the factor by no more than the curve's steepest part allows.
 
-    One step changes the factor by no more than the steepest part of the curve allows: a line over
-    the warm-up, over the decay, or half a cosine over the rest.
+    That is a line over the warm-up, over the decay, or half a cosine over the rest.
     """
     rise = 1 / (config.warmup_iters + 1)
     if config.schedule == "wsd":
@@ -72,11 +71,7 @@ def test_after_warm_up_it_never_rises(config: TrainConfig) -> None:
 
 
 def test_fixed_points() -> None:
-    """The values nanoGPT's formula gives.
-
-    1/(w+1) first, 1 at the end of the warm-up, the floor at the end of the run; half-way down a
-    cosine is the mean of both.
-    """
+    """The values that nanoGPT's formula gives; half-way down a cosine is the mean of its ends."""
     settings = config(min_lr_fraction=0.1)
     assert lr_factor(0, settings) == pytest.approx(1 / 11)
     assert lr_factor(9, settings) == pytest.approx(10 / 11)
@@ -95,9 +90,7 @@ def test_wsd_is_flat_then_a_line() -> None:
     assert lr_factor(80, settings) == pytest.approx((1 + 0.2) / 2)
     assert lr_factor(100, settings) == pytest.approx(0.2)
 
-
-def test_the_shortest_runs() -> None:
-    """A cosine, or a decay, over one step; without warm-up the first update has the peak rate."""
+    # A cosine, or a decay, over one step; without warm-up the first update has the peak rate.
     assert cosine(0, max_iters=10, warmup_iters=0, min_fraction=0.1) == warmup(0, 0) == 1
     assert cosine(5, max_iters=5, warmup_iters=4, min_fraction=0.0) == pytest.approx(0)
     shortest: dict[str, Any] = {"max_iters": 5, "warmup_iters": 0, "min_fraction": 0.0}
@@ -120,11 +113,8 @@ def test_warm_up_is_a_line_to_one(step: int, warmup_iters: int) -> None:
 @example(99, 100)
 def test_the_flat_part_does_not_know_the_length(step: int, longer: int) -> None:
     """Before its decay, WSD gives the same factors for any length of the run."""
-    short = wsd(step, max_iters=1_000, warmup_iters=50, decay_fraction=0.5, min_fraction=0.0)
-    extended = wsd(
-        step, max_iters=1_000 + longer, warmup_iters=50, decay_fraction=0.5, min_fraction=0.0
-    )
-    assert short == extended
+    rest: dict[str, Any] = {"warmup_iters": 50, "decay_fraction": 0.5, "min_fraction": 0.0}
+    assert wsd(step, max_iters=1_000, **rest) == wsd(step, max_iters=1_000 + longer, **rest)
 
 
 @pytest.mark.property

@@ -206,12 +206,9 @@ class Trainer:
         """Seconds of the fastest of some optimizer steps; for planning: it trains the model."""
         # What else the computer does only slows steps down; the first two warm caches up.
         self.model.train()
-        seconds = []
         for _ in range(repeats + 2):
-            begun = time.perf_counter()
             self._step()
-            seconds.append(time.perf_counter() - begun)
-        return min(seconds[2:])
+        return min(self._clock.since_report[-repeats:])
 
     # --- between steps -------------------------------------------------------------------------
 
@@ -256,11 +253,8 @@ class Trainer:
 
     @functools.cached_property
     def _bytes_per_token(self) -> float | None:
-        return (
-            None
-            if self.tokenizer is None
-            else evaluation.bytes_per_token(self.tokenizer, self.val_data)
-        )
+        tokenizer = self.tokenizer
+        return None if tokenizer is None else evaluation.bytes_per_token(tokenizer, self.val_data)
 
     def _sample_is_due(self) -> bool:
         regular = self._is_multiple(self.config.sample_interval)
@@ -396,21 +390,21 @@ class Clock:
     def __init__(self) -> None:
         self.train_seconds = 0.0
         self.evaluation_seconds: list[float] = []
-        self._since_report: list[float] = []
+        self.since_report: list[float] = []  # seconds of each step
         self._usual: float | None = None  # seconds per step, smoothed
         self._steps = 0
 
     def step(self, seconds: float) -> None:
         """Count the time of a step."""
         self.train_seconds += seconds
-        self._since_report.append(seconds)
+        self.since_report.append(seconds)
         self._steps += 1
         if self._steps > 10:  # the first steps warm caches up and say little
             self._usual = 0.95 * (self._usual or seconds) + 0.05 * seconds
 
     def mean_step(self) -> float:
         """Seconds per step since the last call."""
-        times, self._since_report = self._since_report, []
+        times, self.since_report = self.since_report, []
         return sum(times) / len(times)
 
     def left(self, steps: int, evaluations: float) -> float | None:

@@ -30,7 +30,7 @@ from yocto_data.prep import files
 from yocto_model import GPT, ModelFileError
 from yocto_tokenizers import Tokenizer, TokenizerError, load_tokenizer
 
-from yocto_train.errors import CheckpointError, SaveError, reason
+from yocto_train.errors import CheckpointError, SaveError, TrainError, reason
 
 MANIFEST, STATE = "manifest.json", "opt.safetensors"
 MODEL_FILES = ("config.json", "model.safetensors")
@@ -42,14 +42,21 @@ _METADATA = "yocto"  # the key in opt.safetensors under which everything but ten
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Around what reads a path: whatever the system or a library says becomes our error."""
+def failing_as(kind: type[TrainError], what: str, advice: str = "") -> Iterator[None]:
+    """Whatever the system or a library says in the block becomes one line of ours."""
     try:
         yield
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
+    except kind:
+        raise
     except (ModelFileError, TokenizerError) as error:
-        raise CheckpointError(str(error)) from error
+        raise kind(str(error)) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise kind(f"{what}: {reason(error)}{advice}") from error
+
+
+def reading(path: Path | str) -> contextlib.AbstractContextManager[None]:
+    """Around what reads a path."""
+    return failing_as(CheckpointError, f"cannot read {path}")
 
 
 def opened(path: Path) -> io.BufferedReader:
@@ -313,11 +320,8 @@ def _save_state(path: Path, state: Mapping[str, Any]) -> None:
     moments = {
         name: value.detach().cpu().contiguous() for name, value in state.get("moments", {}).items()
     }
-    try:
-        # One entry of metadata alone: several would be written in any order.
-        save_file(moments, path, metadata={_METADATA: json.dumps(rest, sort_keys=True)})
-    except SafetensorError as error:
-        raise OSError(f"could not write {path}: {error}") from error
+    # One entry of metadata alone: several would be written in any order.
+    save_file(moments, path, metadata={_METADATA: json.dumps(rest, sort_keys=True)})
 
 
 def _commit(temporary: Path, final: Path, manifest: Manifest) -> Path | None:
@@ -356,7 +360,7 @@ def _why(error: BaseException, run: Path, model: GPT, state: Mapping[str, Any]) 
     """Why a save failed, in words; None if it was something else that failed."""
     if isinstance(error, MemoryError):
         return "out of memory"
-    if not isinstance(error, OSError | TokenizerError | TypeError | ValueError):
+    if not isinstance(error, OSError | SafetensorError | TokenizerError | TypeError | ValueError):
         return None
     # By its text: safetensors passes that on, but not the system's number.
     if os.strerror(errno.ENOSPC) in str(error):

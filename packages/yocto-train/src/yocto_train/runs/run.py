@@ -29,8 +29,10 @@ from yocto_train.runs.checkpoint import (
     MANIFEST,
     Checkpoint,
     aside,
+    failing_as,
     is_directory,
     names_in,
+    reading,
     step_name,
     step_of,
 )
@@ -74,28 +76,22 @@ class Run:
         """The run with the most recently written checkpoint."""
         root = Path(root)
         candidates = []
-        try:
+        with failing_as(RunError, f"cannot read {root}"):
             for path in root.iterdir() if is_directory(root.resolve()) else ():
                 for step in cls(path).steps():
                     with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
                         candidates.append((step.stat().st_mtime_ns, path.name, path))
-        except (OSError, RuntimeError, ValueError) as error:
-            raise RunError(f"cannot read {root}: {reason(error)}") from error
         if not candidates:
             raise RunError(f"no checkpoint in {root}; train one first: uv run yocto-train")
         return cls(max(candidates)[2])
 
     def create(self) -> None:
         """Make the directory and prove that it can be written to."""
-        try:
+        with failing_as(RunError, f"cannot write to {self.path}", "; choose another place"):
             self.path.mkdir(parents=True, exist_ok=True)
             probe = files.temporary_for(self.path / "probe")
             files.replace_file(probe, b"probe")
             files.remove(probe)
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"cannot write to {self.path}: {reason(error)}; choose another place"
-            ) from error
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -103,12 +99,11 @@ class Run:
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         owner = f"pid {os.getpid()} on {platform.node()} since {now}"
         with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(files.locked(self.path / ".lock", owner))
-            except files.LockedError as error:
-                raise RunError(f"{self.path} is in use by {error}") from error
-            except OSError as error:
-                raise RunError(f"cannot lock {self.path}: {reason(error)}") from error
+            with failing_as(RunError, f"cannot lock {self.path}"):
+                try:
+                    stack.enter_context(files.locked(self.path / ".lock", owner))
+                except files.LockedError as error:
+                    raise RunError(f"{self.path} is in use by {error}") from error
             self._clear_up()
             yield
 
@@ -169,10 +164,8 @@ class Run:
 
     def point(self, pointer: Pointer, directory: Path) -> None:
         """Move `latest` or `best` to a step directory, in one step."""
-        try:
+        with failing_as(SaveError, f"cannot write {self.path / pointer}"):
             files.point(self.path / pointer, directory.name)
-        except OSError as error:
-            raise SaveError(f"cannot write {self.path / pointer}: {reason(error)}") from error
 
     def prune(self, keep: int) -> list[str]:
         """Remove old checkpoints, but none that a pointer names and never the newest `keep`.
@@ -221,7 +214,7 @@ class Run:
             checkpoint: one of this run.
             best_step: the step of the lowest loss until then.
         """
-        try:
+        with failing_as(RunError, f"cannot go on in {self.path}"):
             for directory in self.steps():
                 if directory.name > checkpoint.directory.name:
                     aside(directory)
@@ -236,8 +229,6 @@ class Run:
                 if self.pointed(pointer) != self.path / target.name:
                     self.point(pointer, target)
             self.drop_rows_after(checkpoint.step)
-        except (OSError, SaveError) as error:
-            raise RunError(f"cannot go on in {self.path}: {reason(error)}") from error
 
     # --- records -------------------------------------------------------------------------------
 
@@ -353,16 +344,13 @@ def _again(read: Callable[[], T]) -> T:
 
 
 def _find(path: str | Path | None, root: str | Path) -> Checkpoint:
+    if path is not None:
+        with reading(path):
+            return _find_named(Path(path))
     try:
-        if path is None:
-            return Run.newest(root).latest(to_resume=False)
-        return _find_named(Path(path))
+        return Run.newest(root).latest(to_resume=False)
     except RunError as error:
         raise CheckpointError(str(error)) from error
-    except CheckpointError:
-        raise
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
 
 
 def _find_named(path: Path) -> Checkpoint:
