@@ -183,6 +183,32 @@ def test_a_failed_write_is_the_systems_error(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+def test_weights_have_the_mode_of_other_files(tmp_path: Path) -> None:
+    """Whoever may read config.json may read the weights: nothing is written for us alone."""
+    GPT(TINY).save(tmp_path)
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert {(tmp_path / "config.json").stat().st_mode} == modes
+
+
+def test_whichever_file_cannot_be_opened_is_the_systems_error(saved: Saved) -> None:
+    """With room for 0, 1, 2, ... more open files, loading raises OSError, or it works."""
+    folder, limits = saved(MODERN), resource.getrlimit(resource.RLIMIT_NOFILE)
+    GPT.load(folder)  # with what is imported on the way
+    with Path(os.devnull).open() as lowest:
+        used = lowest.fileno()
+    outcomes = set()
+    for room in range(6):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + room, limits[1]))
+        try:
+            GPT.load(folder)
+            outcomes.add("loaded")
+        except OSError as error:
+            outcomes.add(type(error).__name__)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert {"loaded", "OSError"} == outcomes
+
+
 # --- what this package does not compute ------------------------------------------------------
 
 

@@ -52,6 +52,12 @@ def test_saving_over_a_step(copied: Path) -> None:
     assert not list(copied.glob(".tmp-*"))
 
 
+def test_files_of_a_step_have_one_mode(copied: Path) -> None:
+    """Whoever may read a checkpoint's settings may read all of it, as the umask says."""
+    (step, *_) = Run(copied).steps()
+    assert {(step / "config.json").stat().st_mode} == {p.stat().st_mode for p in step.iterdir()}
+
+
 def test_a_checkpoint_loads_wherever_it_is_moved(copied: Path, tmp_path: Path) -> None:
     """A step directory stands alone, under any name."""
     (copied / "step-00000006").rename(tmp_path / "my model")

@@ -228,11 +228,12 @@ class Checkpoint:
         self._verify(STATE)
         path = self.directory / STATE
         try:
-            with safe_open(path, framework="pt") as file:
-                state = json.loads(file.metadata()[_METADATA])
+            with reading(path), safe_open(path, framework="pt") as file:
+                text = (file.metadata() or {}).get(_METADATA, "")
                 # Copies: the file is mapped into memory, and may be pruned.
                 moments = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (SafetensorError, OSError, LookupError, ValueError, TypeError) as error:
+            state = json.loads(text)
+        except (SafetensorError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{path} is not the state of a training") from error
         if not isinstance(state, dict) or state.get("step") != self.step:
             raise CheckpointError(f"{path} belongs to another step")
@@ -322,6 +323,7 @@ def _save_state(path: Path, state: Mapping[str, Any]) -> None:
     }
     # One entry of metadata alone: several would be written in any order.
     save_file(moments, path, metadata={_METADATA: json.dumps(rest, sort_keys=True)})
+    shutil.copymode(path.with_name("config.json"), path)  # safetensors writes for us alone
 
 
 def _commit(temporary: Path, final: Path, manifest: Manifest) -> Path | None:
