@@ -1,4 +1,4 @@
-"""The key/value cache: appended to, truncated or forked, it gives the logits of a full pass."""
+"""The key/value cache: appended to or truncated, it gives the logits of a full pass."""
 
 import itertools
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def test_any_chunks_of_any_rows_give_the_full_logits(
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """Caches that are appended to, truncated and forked, each beside its list of ids."""
+    """Caches that are appended to and truncated, each beside its list of ids."""
 
     make: MakeModel
     caches = Bundle("caches")
@@ -116,11 +116,6 @@ class CacheMachine(RuleBasedStateMachine):
         cache.truncate(length)
         del ids[length:]
 
-    @rule(target=caches, held=caches)
-    def fork(self, held: tuple[KVCache, list[int]]) -> tuple[KVCache, list[int]]:
-        cache, ids = held
-        return cache.fork(), list(ids)
-
     @rule(held=caches, beyond=st.integers(1, 3))
     def refuse(self, held: tuple[KVCache, list[int]], beyond: int) -> None:
         cache, ids = held
@@ -131,29 +126,9 @@ class CacheMachine(RuleBasedStateMachine):
 
 @pytest.mark.property
 def test_a_cache_is_its_list_of_ids(make_model: MakeModel) -> None:
-    """M4 for any order of append, truncate and fork: logits are a full pass over the ids."""
+    """M4 for any order of append and truncate, on several caches: logits are a full pass over the ids."""
     CacheMachine.make = staticmethod(make_model)
     run_state_machine_as_test(CacheMachine, settings=settings(stateful_step_count=30))
-
-
-@pytest.mark.property
-@given(config=st.from_type(GPTConfig), seed=SEEDS, data=st.data())
-def test_a_fork_and_its_origin_do_not_know_of_each_other(
-    make_model: MakeModel, config: GPTConfig, seed: int, data: st.DataObject
-) -> None:
-    """Both go on in turns, each with ids of its own, as if the other were not there."""
-    model = make_model(config, seed)
-    length = data.draw(st.integers(0, config.block_size - 1))
-    ids = random_ids(config, 2, config.block_size, seed)
-    ids[1, :length] = ids[0, :length]
-    origin = cache_for(model)
-    if length:
-        model(ids[:1, :length], cache=origin)
-    caches = origin, origin.fork()
-    for place in range(length, config.block_size):
-        for row, cache in enumerate(caches):
-            expected = model(ids[row : row + 1, : place + 1])[:, -1:]
-            same(expected, model(ids[row : row + 1, place : place + 1], cache=cache))
 
 
 def test_a_cache_takes_the_bytes_it_says() -> None:

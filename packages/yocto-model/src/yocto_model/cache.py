@@ -124,13 +124,6 @@ class KVCache:
             raise InputError(f"cannot truncate a cache of {self.length} tokens to {length}")
         self.length = length
 
-    def fork(self) -> "KVCache":
-        """An independent copy: what is appended to one is not seen by the other."""
-        twin = object.__new__(KVCache)
-        twin.capacity, twin.length, twin.padding = self.capacity, self.length, self.padding
-        twin._both = self._both.clone()
-        return twin
-
     def _check_room(self, n_tokens: int) -> None:
         if self.length + n_tokens > self.capacity:
             raise InputError(
