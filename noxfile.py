@@ -167,7 +167,7 @@ def matrix(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def slow(session: nox.Session) -> None:
-    """Several processes by torchrun, rounds of kill -9, 8-bit products as other processors do them."""
+    """Several processes by torchrun, 8-bit products as other processors compute them."""
     session.install(*wheels(session, list(DISTRIBUTIONS)))
     for name in ("yocto-model", "yocto-train"):
         session.install(*project(name)["dependency-groups"]["test"])

@@ -12,6 +12,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import metadata, version
 
 
@@ -32,7 +33,8 @@ def main() -> None:
     printed = re.findall(r"```text\n(.*?)```", readme, re.DOTALL)
     if example:
         command = [sys.executable, "-W", "error", "-c", example]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        with tempfile.TemporaryDirectory() as place:
+            done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         assert not printed or printed == [done.stdout], done.stdout
     print(f"{distribution} {version(distribution)}: {len(modules)} modules imported alone")

@@ -126,7 +126,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 @pytest.mark.property
 def test_a_cache_is_its_list_of_ids(make_model: MakeModel) -> None:
-    """M4 for any order of append and truncate, on several caches: logits are a full pass over the ids."""
+    """M4 for any order of append and truncate: logits are a full pass over the ids."""
     CacheMachine.make = staticmethod(make_model)
     run_state_machine_as_test(CacheMachine, settings=settings(stateful_step_count=30))
 
