@@ -26,7 +26,7 @@ _MAX_ROWS = 1 << 62  # since step 0, so that signed 64-bit arithmetic holds ever
 class BatchSampler:
     """Chooses the windows of each step.
 
-    `random` draws every row independently from all N - T windows. `epoch` cuts the tokens into
+    Of N tokens, `random` draws every row from all N - T windows of T. `epoch` cuts them into
     W = (N - 1) // T disjoint windows, from a first token drawn per epoch, and visits each once, in
     an order drawn per epoch; batches run across the border of epochs and nothing is dropped.
 
@@ -111,7 +111,7 @@ class BatchSampler:
     def _words(self, number: int, count: int) -> np.ndarray:
         """`count` random 64-bit words of a step or an epoch."""
         # Mode and stream stand in words of the counter, which keep the draws of one seed apart.
-        stream = (get_args(Mode).index(self.mode), self.stream)
+        stream = ({"random": 0, "epoch": 1}[self.mode], self.stream)
         return random_words(key=(self.seed, number), stream=stream, count=count)
 
     def state(self, step: int = 0) -> dict[str, int | str]:

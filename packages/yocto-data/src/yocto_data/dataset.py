@@ -52,7 +52,7 @@ class TokenDataset:
                 f"{shorten(self.path)} holds {self.n_tokens} tokens, but a block_size of "
                 f"{block_size} needs at least {block_size + 1}; make it smaller, or use more text"
             )
-        # All windows of T inputs and the last one's target, as a view: nothing is copied.
+        # Every run of T + 1 tokens, T inputs and the target of the last: a view, nothing is copied.
         # Row i begins at token i; shape (N - T, T + 1).
         self._windows = np.lib.stride_tricks.sliding_window_view(
             self._file.array, self.block_size + 1

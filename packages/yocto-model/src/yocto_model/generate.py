@@ -87,7 +87,8 @@ def generate_ids(  # noqa: D417, PLR0917 - the field's signature; options have t
         use_cache: False reads the whole window again for each token: the same ids, slower.
 
     Returns:
-        int64 (B, T + n), n at most `max_new_tokens`; shorter rows are filled up with `eos_token`.
+        int64 (B, T + n), n at most `max_new_tokens`; shorter rows are filled up with `eos_token`,
+        or 0 without one.
     """
     options = SamplingOptions(
         temperature=temperature, top_k=top_k or 0, top_p=1.0 if top_p is None else top_p,
@@ -117,6 +118,8 @@ def generate_ids(  # noqa: D417, PLR0917 - the field's signature; options have t
 
 def _end(row: list[int], start: int, stops: list[list[int]], eos_token: int | None) -> int:
     """Where a row is cut if what it gained after `start` ends in a stop or `eos_token`; else 0."""
-    lengths = [len(stop) for stop in stops if start <= len(row) - len(stop)]
-    stopped = [len(row) - n for n in lengths if row[-n:] in stops]
-    return min(stopped, default=len(row) if row[-1] == eos_token else 0)
+    gained = row[start:]
+    cuts = [len(row) - len(stop) for stop in stops if gained[-len(stop) :] == stop]
+    if row[-1] == eos_token:
+        cuts.append(len(row))
+    return min(cuts, default=0)

@@ -1,4 +1,4 @@
-"""GPT: token ids in, logits for each next token out. The whole model is this file and layers.py."""
+"""GPT: token ids in, logits for each next token out. Its parts are in layers.py."""
 
 import math
 import os
@@ -36,8 +36,8 @@ class GPT(nn.Module):
         ambient = torch.get_rng_state()
         self.config = config
         self.grad_checkpointing = False
-        # Attention alone cannot tell an order: places are learned here, or turned into q and k.
         self.token_emb = empty_table(config.vocab_size, config.n_embd)
+        # Attention alone cannot tell an order: places are learned here, or turned into q and k.
         self.pos_emb: nn.Embedding | None = None
         if config.positions == "learned":
             self.pos_emb = empty_table(config.block_size, config.n_embd)
@@ -67,7 +67,7 @@ class GPT(nn.Module):
             cache: what the model read before `idx`; the new tokens are added to it.
 
         Returns:
-            (B, T, vocab_size), in the weights' dtype: softmax over the last axis gives
+            (B, T, vocab_size): softmax over the last axis gives
             P(token t+1 | tokens up to t).
 
         Raises:
@@ -116,9 +116,8 @@ class GPT(nn.Module):
         uniform = config.init == "uniform"
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                # Variance 1 / inputs: what comes out is as large as what went in.
                 bound = math.sqrt(3 / module.in_features)
-                if uniform:
+                if uniform:  # variance 1 / inputs: what comes out is as large as what went in
                     nn.init.uniform_(module.weight, -bound, bound, generator=generator)
                 else:
                     nn.init.normal_(module.weight, std=0.02, generator=generator)

@@ -52,7 +52,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         cos: (1, T, D), or (B, 1, T, D) when rows stand at different positions.
         sin: the same shape, signed as `rotary_tables` does.
     """
-    # Rolling by half a head exchanges the members of each pair.
+    # (a, b) -> (a cos - b sin, b cos + a sin); rolling by half a head exchanges a and b.
     return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
@@ -69,7 +69,7 @@ class CausalSelfAttention(nn.Module):
         self.n_head, self.kv_heads = config.n_head, config.kv_heads
         self.head_width, self.dropout = config.head_width, config.attention_dropout
         # One matrix makes queries, keys and values: one large product is faster than three.
-        self.sizes = [heads * self.head_width for heads in (self.n_head, *[self.kv_heads] * 2)]
+        self.sizes = [n * self.head_width for n in (self.n_head, self.kv_heads, self.kv_heads)]
         self.qkv = nn.Linear(config.n_embd, sum(self.sizes), bias=config.bias or config.qkv_bias)
         self.proj = nn.Linear(self.sizes[0], config.n_embd, bias=config.bias)
         self.q_norm: nn.Module = nn.Identity()
@@ -96,7 +96,7 @@ class CausalSelfAttention(nn.Module):
         """
         B, T, _ = x.shape
         # A query says what a token looks for, a key what it offers, a value what it hands over.
-        q, k, v = self.qkv(x).to(x.dtype).split(self.sizes, dim=2)
+        q, k, v = self.qkv(x).to(x.dtype).split(self.sizes, dim=2)  # back from autocast's bfloat16
         # Heads move to axis 1, beside the batch: each then attends on its own, over (T, D).
         q = q.view(B, T, self.n_head, self.head_width).transpose(1, 2)  # (B, H, T, D)
         k = k.view(B, T, self.kv_heads, self.head_width).transpose(1, 2)  # (B, K, T, D)

@@ -1,7 +1,7 @@
-"""From logits to the next id: pure functions, in the order in which `next_ids` joins them.
+"""From logits to the next id: pure functions, which `next_ids` joins.
 
-A filter sets what it drops to minus infinity. Ties are broken towards the lower id, so each filter
-keeps an exact set. All is computed in float64, in which no two float32 logits become equal by being
+A filter sets what it drops to minus infinity. Ties go to the lower id, so top-k and top-p keep
+exact sets. All is computed in float64, in which no two float32 logits become equal by being
 scaled.
 """
 

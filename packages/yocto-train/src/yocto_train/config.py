@@ -96,7 +96,8 @@ class TrainConfig:
     log_interval: int = _count(10, "steps between reports", low=1)
     seed: int = setting(1337, "decides batches, dropout and samples", low=0, high=2**63 - 1)
     precision: Precision = setting(
-        "auto", "of matrix products; auto is bfloat16 or float16 on a GPU, float32 elsewhere"
+        "auto",
+        "of matrix products; auto is half precision on a GPU, else float32 or what a plan finds",
     )
     compile: Compile = setting(
         "auto",

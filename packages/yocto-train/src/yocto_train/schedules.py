@@ -14,7 +14,7 @@ from yocto_train.config import TrainConfig
 
 def warmup(step: int, warmup_iters: int) -> float:
     """Linear rise: 1/(w+1) at step 0, and 1 from step w on (nanoGPT)."""
-    # AdamW divides by a running mean of squared gradients, which knows little after a few steps:
+    # AdamW divides by the root of a mean of squared gradients, which knows little at first:
     # full-sized updates this early would go astray.
     return min(1.0, (step + 1) / (warmup_iters + 1))
 

@@ -18,7 +18,7 @@ def train_step(
     step: int,
     config: TrainConfig,
     sampler: BatchSampler,
-    model: Machine,
+    machine: Machine,
     optimizers: Sequence[Optimizer],
 ) -> tuple[float, float]:
     """Make the step that follows `step` finished ones.
@@ -27,9 +27,9 @@ def train_step(
         step: finished steps.
         config: how to train.
         sampler: where batches come from.
-        model: on one device in full precision, calling it is calling the GPT, and
-            `model.backward(loss)` is `loss.backward()`. Half precision, dropout's random numbers
-            and other processes are wrapped around these two (scale/machine.py).
+        machine: the model on its device. On one device in full precision, `machine(x)` is
+            `model(x)`, `machine.backward(loss)` is `loss.backward()` and `machine.update(o)` is
+            `o.step()`; what half precision, dropout and other processes add is in scale/machine.py.
         optimizers: what moves the weights.
 
     Returns:
@@ -42,28 +42,29 @@ def train_step(
     # 1. Batch. It follows from the seed and the step's number alone, so a run that was stopped goes
     # on with the very batches it would have had.
     x, y = sampler.batch(step)  # (B, T) each; y[b, t] is the token that came after x[b, t]
+    machine.begin(step)
 
     # It may be cut into parts, as a backward pass needs memory for each row. Gradients add up:
     # equal parts, each divided by their number, give the mean over the whole batch.
     n = config.accumulate
-    loss = torch.zeros((), device=model.device)
+    loss = torch.zeros((), device=machine.device)
     for x_part, y_part in zip(x.chunk(n), y.chunk(n), strict=True):
         # 2. Loss. Every position predicts the token after it: T lessons from one row.
-        logits = model(x_part)  # (B / n, T, vocab_size)
+        logits = machine(x_part)  # (B / n, T, vocab_size)
         part = cross_entropy(logits, y_part.to(logits.device)) / n
 
         # 3. Backward. Adds d loss / d weight to the .grad of every weight: the direction in which
         # the loss rises fastest, found in about twice the time of the forward pass.
-        model.backward(part)
+        machine.backward(part)
         loss += part.detach()
 
     # 4. Clip. After an odd batch the gradient can be a hundred times as long as usual, and would
     # throw the weights far from where it still holds: keep its direction, bound its length.
-    norm = clip(model, config.grad_clip)
+    norm = clip(machine, config.grad_clip)
 
     # A loss or gradient that is not a number must not reach the weights: nothing brings them back.
-    values = model.mean(loss), norm
-    model.check_finite(step, *values)
+    values = machine.mean(loss), norm
+    machine.check_finite(step, *values)
 
     # 5. Update. Each optimizer moves its weights against their gradients, as far as the rate says.
     # The rate is a function of the step as well: large while there is far to go, small at the end.
@@ -71,7 +72,7 @@ def train_step(
         optimizers, lr_factor(step, config), muon_momentum=muon_momentum(step, config)
     )
     for optimizer in optimizers:
-        model.update(optimizer)
+        machine.update(optimizer)
         optimizer.zero_grad(set_to_none=True)  # or the next step would add to these
     return values
 
@@ -91,11 +92,11 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, reduction: str = "mean") -
     return F.cross_entropy(logits.flatten(0, 1), targets.reshape(-1), reduction=reduction)
 
 
-def clip(model: Machine, limit: float) -> float:
-    """Cut the gradient down to the norm `limit`; returns the norm it had before."""
+def clip(machine: Machine, limit: float) -> float:
+    """Cut the gradient down to the norm `limit`, unless 0; returns the norm it had before."""
     # One norm over all weights together: clipping each by itself would change the direction.
-    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters if p.grad is not None])
-    value = model.whole(norm)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in machine.parameters if p.grad is not None])
+    value = machine.whole(norm)
     if 0 < limit < value:  # most steps need no pass over the gradients
-        torch.nn.utils.clip_grads_with_norm_(model.parameters, limit, norm)
+        torch.nn.utils.clip_grads_with_norm_(machine.parameters, limit, norm)
     return value

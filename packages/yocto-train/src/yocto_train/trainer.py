@@ -190,7 +190,6 @@ class Trainer:
         """One optimizer step; returns the batch's loss and the gradient's norm before clipping."""
         begun = time.perf_counter()
         try:
-            self.machine.begin(self.progress.step)
             result = train_step(
                 self.progress.step, self.config, self.sampler, self.machine, self.optimizers
             )

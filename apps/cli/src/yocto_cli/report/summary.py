@@ -119,9 +119,9 @@ def farewell(trainer: Trainer, run: Run, *, stopped: bool) -> str:
 
 
 def _ckpt_for_chat(trainer: Trainer, run: Run) -> str:
-    """The run, or its best.pt where the last step is not the best and the best is still there."""
+    """The run, or its best step where the last step is not the best and the best is still there."""
     is_last = trainer.progress.best_step in (None, trainer.progress.step)
-    return str(run.path if is_last or run.pointed("best") is None else run.path / "best.pt")
+    return str(run.path if is_last or run.pointed("best") is None else run.path / "best")
 
 
 # --- yocto-train --list --------------------------------------------------------------------------

@@ -149,7 +149,7 @@ class Frame:
             return ""
         return (
             f"best was step {progress.best_step}, and training on only memorises: q finishes, "
-            f"--ckpt {self.run}/best.pt has it"
+            f"--ckpt {self.run}/best has it"
         )
 
     # --- the curve and the ladder ----------------------------------------------------------------
