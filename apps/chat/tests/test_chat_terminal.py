@@ -91,8 +91,8 @@ class Terminal:
     def has_ended(self, code: int) -> None:
         """The shell has the terminal again, with echo and whole lines, and got an exit code."""
         self.wait_until(lambda screen: screen.rstrip().endswith("$"))
-        self.type("echo exit=$?; stty -a | grep -o -e '-*echo ' -e '-*icanon'")
-        self.wait(f"\nexit={code}\n", "\necho", "\nicanon")
+        self.type("echo exit=$?; stty -a")
+        self.wait_until(lambda screen: {f"exit={code}", "icanon", "echo"} <= set(screen.split()))
 
     def resize(self, columns: int, rows: int) -> None:
         """Change the size of the window."""
@@ -164,8 +164,8 @@ def test_suspending(terminal: Terminal) -> None:
     terminal.wait("\nbegun")
     terminal.keys("C-z")
     terminal.wait("Stopped")
-    terminal.type("stty -a | grep -o -e '-*echo '")
-    terminal.wait("\necho")
+    terminal.type("stty -a")
+    terminal.wait_until(lambda screen: {"icanon", "echo"} <= set(screen.split()))
     terminal.keys("clear", "Enter")
     terminal.wait_until(lambda screen: "Stopped" not in screen)
     terminal.type("fg")
