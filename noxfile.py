@@ -1,7 +1,7 @@
 """One command per task: `uv run nox` does what CI does, `uv run nox -l` lists the rest.
 
 Packages are tested from their built wheels, in clean environments that hold nothing but what each
-one declares, so an undeclared import fails here and not at a user's.
+one declares, so an undeclared import fails here and not for a user.
 """
 
 import json
@@ -87,15 +87,15 @@ def install_alone(session: nox.Session, distribution: str) -> None:
     # A wheel of the same version is cached by its name: --reinstall takes the new one.
     session.install("--reinstall-package", distribution, *wheels(session, closure(distribution)))
     script = ROOT / "tests" / "import_all.py"
-    strangers = sorted(set(DISTRIBUTIONS) - set(closure(distribution)))
+    unrelated = sorted(set(DISTRIBUTIONS) - set(closure(distribution)))
     temporary = session.create_tmp()
     with session.chdir(temporary):
-        session.run("python", str(script), module(distribution), *map(module, strangers))
+        session.run("python", str(script), module(distribution), *map(module, unrelated))
     session.install(*project(distribution)["dependency-groups"]["test"])
 
 
 def run_pytest(session: nox.Session, tests: Path, *arguments: str) -> None:
-    """Run tests outside the tree, under the tree's configuration, some at once."""
+    """Run tests outside the tree, under the tree's configuration, several at once."""
     session.install("pytest-xdist>=3.6")
     with session.chdir(session.create_tmp()):
         session.run(
@@ -157,7 +157,7 @@ def properties(session: nox.Session, distribution: str) -> None:
 
 @nox.session(python=["3.12", "3.13"])
 def matrix(session: nox.Session) -> None:
-    """The packages' tests, but their laws, on the other Pythons, in one environment each."""
+    """The packages' tests, without their laws, on other Pythons, in one environment each."""
     session.install(*wheels(session, list(DISTRIBUTIONS)))
     groups = (project(name)["dependency-groups"]["test"] for name in DISTRIBUTIONS)
     session.install(*sorted({requirement for group in groups for requirement in group}))

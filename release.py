@@ -1,7 +1,7 @@
 """Release a package: `uv run nox -s release -- yocto-model minor`.
 
-Raises the version in its pyproject.toml and puts what stood under "Unreleased" in its changelog
-below the new version. Refuses before anything is written; committing and tagging are left to you.
+Raises the version in its pyproject.toml and moves what is under "Unreleased" in its changelog to
+the new version. Refuses before anything is written; committing and tagging are left to you.
 """
 
 import re
@@ -32,7 +32,7 @@ def moved(changelog: str, version: str) -> str:
     """
     match = re.search(r"^## Unreleased\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
     if match is None or not match[1].strip():
-        raise ReleaseError('nothing stands under "## Unreleased" in the changelog; write it first')
+        raise ReleaseError('nothing is under "## Unreleased" in the changelog; write it first')
     section = f"## {version}\n\n{match[1].strip()}\n\n"
     return changelog[: match.start()] + section + changelog[match.end() :]
 
@@ -62,7 +62,7 @@ def release(root: Path, name: str, part: str) -> str:
         part: "major", "minor" or "patch".
 
     Raises:
-        ReleaseError: unknown package or part, uncommitted changes, a tag that is taken, an empty
+        ReleaseError: unknown package or part, uncommitted changes, a tag that exists, an empty
             changelog, or a sibling whose range does not hold the new version.
     """
     packages = members(root)
@@ -76,14 +76,14 @@ def release(root: Path, name: str, part: str) -> str:
     old = tomllib.loads(pyproject)["project"]["version"]
     new = bumped(old, part)
     if git(root, "tag", "--list", f"{name}-v{new}"):
-        raise ReleaseError(f"the tag {name}-v{new} is there already")
+        raise ReleaseError(f"the tag {name}-v{new} already exists")
     for sibling, path in packages.items():
         for requirement in tomllib.loads((path / "pyproject.toml").read_text())["project"][
             "dependencies"
         ]:
             if re.match(rf"{name}\b(?!-)", requirement) and not admits(requirement, new):
                 raise ReleaseError(
-                    f"{sibling} requires {requirement}, which {new} is not; widen it first"
+                    f"{sibling} requires {requirement}, which excludes {new}; widen it first"
                 )
     changelog = moved((folder / "CHANGELOG.md").read_text(), new)
     line = f'version = "{old}"'

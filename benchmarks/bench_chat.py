@@ -2,7 +2,7 @@
 
 uv run nox -s bench -- chat
 
-The model has random weights, which takes as long as any other. The conversation fits its window, so
+The model has random weights, which take as long as any others. The conversation fits its window, so
 that turn 20 has a long past: what was read of it before is not read again.
 """
 

@@ -104,7 +104,7 @@ def batches(train_bin: Path) -> None:
     sampler = BatchSampler(dataset, ROWS, seed=1337)
 
     def nanogpt_batch(starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # Its way: a new map for every batch, then window by window.
+        # nanoGPT's way: a new map for every batch, then window by window.
         tokens = np.memmap(train_bin, dtype=dataset.dtype, mode="r")
         x, y = (
             torch.stack(

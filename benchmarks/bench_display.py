@@ -2,8 +2,8 @@
 
 uv run nox -s bench -- display
 
-The screen is drawn on a real pseudo-terminal of 80 x 24 that somebody reads. Steps are counted, not
-reports, so a screen that slowed steps down would show here.
+The screen is drawn on a real pseudo-terminal of 80 x 24, which a thread reads. Steps are counted,
+not reports, so a screen that slowed steps down would show here.
 """
 
 import contextlib
@@ -87,7 +87,7 @@ def main() -> None:
              "warmup_iters": 10}  # fmt: skip
     subject: Trainer = trainer(prepared(), SHAPE, train, "modern")
     history, events = History(), subject.run()
-    seconds(events, history, None)  # warms caches up
+    seconds(events, history, None)  # warms up the caches
     without, shown = [], []
     for _ in range(ROUNDS):
         without.append(seconds(events, history, None))

@@ -1,10 +1,10 @@
 """Generation: tokens per second, ours over each peer's, and what each kind of weights costs.
 
 NANOGPT=... uv run nox -s bench -- generation
-GENERATION="small large llama limit batch first exact quality" leaves out the rows that it does not
-name, ROUNDS=1 measures once. Peers that are not there are skipped with a line: nanoGPT (NANOGPT
-names a checkout), `transformers`, and llama.cpp (LLAMA=1 installs it). All weights are random,
-which takes as long as any other, but for the row of quality: it trains a small model first.
+GENERATION="small large llama limit batch first exact quality" names the rows to run, ROUNDS=1
+measures once. Peers that are not available are skipped with a line: nanoGPT (NANOGPT names a
+checkout), `transformers`, and llama.cpp (LLAMA=1 installs it). All weights are random, which takes
+as long as any others, except in the row of quality: it trains a small model first.
 """
 
 import functools
@@ -196,7 +196,7 @@ def decoding(copy: InferenceGPT, n: int) -> Callable[[], object]:
 
 
 def limit() -> None:
-    n, memory = 32, torch.ones(100_000_000)  # fits no cache: its sum reads as fast as memory gives
+    n, memory = 32, torch.ones(100_000_000)  # too large for any cache
     ours = copies(LARGE, tuple(kind for kind in INFERENCE_KINDS if kind != "auto"))
     calls: dict[str, Callable[[], object]] = {k: decoding(copy, n) for k, copy in ours.items()}
     seconds = in_turns({**calls, "memory": memory.sum})

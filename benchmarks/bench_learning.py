@@ -2,7 +2,7 @@
 
 NANOGPT=... TEXT=tinyshakespeare.txt uv run nox -s bench -- learning
 LEARNING="reach time long" names the rows to run; "long" takes 8 minutes for each seed and is left
-out unless named. SEEDS="1337" takes fewer seeds than three.
+out unless named. SEEDS="1337" uses one seed instead of three.
 
 Seconds are those of training: without evaluation, import and preparation. What torch.compile takes
 counts, in the row that uses it, "long". Losses are over the whole validation split. nanoGPT's
@@ -47,7 +47,7 @@ Settings = tuple[dict[str, Any], dict[str, Any]]
 
 
 def peer_seconds(data_dir: Path) -> list[float]:
-    """nanoGPT's training, once for each seed; none if it is not here."""
+    """Seconds of nanoGPT's training, once for each seed; none if it is not available."""
     module = nanogpt()
     seconds = []
     for seed in SEEDS if module is not None else []:
@@ -72,7 +72,7 @@ def run(data_dir: Path, settings: Settings, seed: int) -> tuple[float, float]:
     loss = 0.0
     begun = time.perf_counter()
     made = trainer(data_dir, model, config, "modern")
-    seconds = time.perf_counter() - begun  # compiles, if that is on
+    seconds = time.perf_counter() - begun  # includes compiling, if that is on
     for event in made.run():
         if isinstance(event, Evaluated):
             loss = event.loss

@@ -3,9 +3,9 @@
 NANOGPT=... uv run nox -s bench -- steps
 
 Ours runs in the precision that it chooses for this CPU, in the same with compiled blocks, and in
-float32; nanoGPT in float32, not compiled. A last line tells which part of a step is neither
-forward, backward nor optimizer, and how much of that is the clipping of gradients, which nanoGPT
-does as well.
+float32; nanoGPT in float32, not compiled. A last line tells how much of a step is neither forward,
+backward nor optimizer, and how much of that is the clipping of gradients, which nanoGPT does as
+well.
 """
 
 import statistics

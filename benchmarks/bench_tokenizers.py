@@ -1,4 +1,4 @@
-"""Encoding and decoding, ours against the plain way of the same work, in turns in one process.
+"""Encoding and decoding, ours against a plain way of doing the same, in turns in one process.
 
 uv run nox -s bench -- tokenizers
 TEXT names another text to learn from and to shuffle; SCALE=0.01 shrinks the sizes, to try it out.
@@ -38,7 +38,7 @@ def in_turns(
 ) -> tuple[float, float]:
     """Median seconds of each; in turns, so that both see the same machine; same results.
 
-    The first input is left out: it fills tables. None comes twice: a cache would answer.
+    The first input is not counted: it fills tables. None comes twice: a cache would answer.
     """
     seconds: list[tuple[float, float]] = []
     for each in inputs:

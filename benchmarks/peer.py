@@ -1,6 +1,6 @@
 """nanoGPT as a peer: its model, its optimizer, its way of making batches and steps.
 
-Its checkout is named by the environment variable NANOGPT; nothing of it is part of this project.
+The environment variable NANOGPT names its checkout; nothing of it is part of this project.
 """
 
 import importlib.util
@@ -46,7 +46,7 @@ class Peer:
         self.batch = self._get_batch()
 
     def _get_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        # A new map for every batch, windows one by one: its way.
+        # As nanoGPT does it: a new map for every batch, windows one by one.
         data = np.memmap(self.data_dir / "train.bin", dtype=np.uint16, mode="r")
         starts = torch.randint(len(data) - self.block_size, (self.batch_size,))
         x, y = (

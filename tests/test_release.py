@@ -105,10 +105,10 @@ def test_nothing_is_written_when_refused(workspace: Path) -> None:
     refused("give yocto-chat", name="yocto-nothing")
     refused(r"major\|minor\|patch", part="huge")
     refused("yocto-.* requires yocto-model.*widen it first", part="major")
-    refused('nothing stands under "## Unreleased"', name="yocto-data")
+    refused('nothing is under "## Unreleased"', name="yocto-data")
     new = release.bumped(version(workspace), "patch")
     release.git(workspace, "tag", f"yocto-model-v{new}")
-    refused("tag yocto-model-v.* is there already")
+    refused("tag yocto-model-v.* already exists")
     assert before == release.git(workspace, "rev-parse", "HEAD")
     assert release.git(workspace, "status", "--porcelain") == ""
     (workspace / "new").write_text("")

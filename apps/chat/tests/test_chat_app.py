@@ -106,7 +106,7 @@ def test_what_must_be_changed(run: Run, words: Sequence[str], message: str) -> N
 def test_without_a_model(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The line says how to get one."""
     monkeypatch.chdir(tmp_path)
-    assert "train one first: uv run yocto-train" in refused(run(ckpt=False))
+    assert "train one: uv run yocto-train" in refused(run(ckpt=False))
 
 
 def test_a_damaged_checkpoint_is_not_passed_over_in_silence(
@@ -142,7 +142,7 @@ def test_a_smaller_window_is_kept_to(run: Run) -> None:
     small = run("--max_ctx_tokens", "64", "--stop", "@@@@")
     assert "/64 · " in small.err
     large = run("--max_ctx_tokens", "999")
-    assert "- --max_ctx_tokens 999: the model sees 128 at most -" in large.err
+    assert "- --max_ctx_tokens 999: the model sees at most 128 -" in large.err
     assert "/128 · " in large.err
 
 

@@ -63,7 +63,7 @@ def test_a_message_that_is_too_long_keeps_its_end(make_talk: Any) -> None:
     """A line says how much of it the model does not see; ten million characters are cut first."""
     talk = make_talk(" ok\n\n")
     talk.do("y" * 10_000_000)
-    assert "its first 9,900,000 characters are cut" in talk.shown
+    assert "its beginning is cut (9,900,000 characters)" in talk.shown
     assert len(talk.chat.conversation.turns[0].message) == 100_000
     talk = make_talk(" ok\n\n", block_size=64)
     talk.do("x" * 100 + "end")

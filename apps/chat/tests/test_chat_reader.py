@@ -97,7 +97,7 @@ def test_a_giant_paste_is_one_message_and_capped(
     """All lines of a paste are one message; what is over the cap is cut, and counted."""
     monkeypatch.setattr("yocto_chat.reader.MAX_MESSAGE_CHARACTERS", 1_000)
     assert read(keyboard, talk, PASTE.format("x\n" * 600) + "\r") == "x\n" * 500
-    assert "too much was pasted; its last 200 characters are cut" in talk.shown
+    assert "too much was pasted; its end is cut (200 characters)" in talk.shown
 
 
 def completions(text: str) -> list[str]:

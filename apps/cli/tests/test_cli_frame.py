@@ -179,7 +179,7 @@ def test_overfitting_is_said(stale: int, losses: list[tuple[int, float]], said: 
     """After three evaluations without a new best, while training still improves; not before."""
     history = History(losses=losses)
     shown = lines(150, history=history, best_step=2, stale_evaluations=stale)[3]
-    assert said == ("best was step 2" in shown)
+    assert said == ("step 2 was best" in shown)
     assert said == (f"--ckpt {RUN}/best" in shown)
 
 

@@ -102,7 +102,7 @@ def test_a_run_that_has_just_begun_has_a_page() -> None:
     """Nothing measured, nothing written: it says so instead of failing."""
     empty = report(history=History(), best_loss=None, best_step=None, baselines=())
     text = read(page(empty)).text
-    assert "The first figures are still to come." in text
+    assert "Nothing has been measured yet." in text
     assert "No sample has been written yet." in text
 
 

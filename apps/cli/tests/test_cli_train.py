@@ -281,7 +281,8 @@ def test_another_encoding_is_told_with_the_command_for_it(text: str) -> None:
     Path(text).write_bytes(TEXT.replace("lamp", "lämp").encode("latin-1"))
     with pytest.raises(
         UsageError,
-        match=r"^lamp\.txt is not UTF-8 .*; prepare it .*yocto-prepare char --text_path lamp\.txt "
+        match=r"^lamp\.txt is not UTF-8 .*; name its encoding .*yocto-prepare char "
+        r"--text_path lamp\.txt "
         r"--out_dir data/lamp-char --encoding latin-1, then give --data_dir data/lamp-char$",
     ):
         data_directory(DataFlags(text_path=text))

@@ -186,7 +186,7 @@ def test_ranks_share_the_global_batch(
         ({"rank": 1}, "rank must be an integer from 0 to 0, found 1"),
         ({"rank": -1}, "rank must be"),
         ({"mode": "shuffle"}, "mode must be one of random, epoch"),
-        ({"batch_size": 6, "world_size": 4}, "batch_size 6 does not divide among 4 ranks"),
+        ({"batch_size": 6, "world_size": 4}, "batch_size 6 cannot be divided among 4 ranks"),
         *(({"step": step}, "step must be") for step in (-1, 1.0, True, 2**62, "3")),
     ],
 )

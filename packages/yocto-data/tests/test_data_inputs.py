@@ -47,7 +47,7 @@ def both(folder: Path) -> bytes:
         ("a.txt/b.txt", "Not a directory"),
         ("*.md", "matches no file"),
         ("", "the name of a source is empty"),
-        (None, "there is no source"),
+        (None, "no source is given"),
     ],
 )
 def test_d1_missing(
@@ -93,7 +93,7 @@ def test_d3_short(tmp_path: Path, run: Prepare, refused: Refused) -> None:
     """D3: a split shorter than the context and one is refused, naming the tokens needed."""
     options: Any
     for content, options, says in (
-        (b"a", {}, "leave a split without text"),
+        (b"a", {}, "leaves a split without text"),
         (b"ab", {}, "in the training split: 1, but at least 2 are needed"),
         (b"abcdefghij", {"block_size": 5}, "5, but at least 6 are needed for a block_size"),
         (b"abcdefghij", {"block_size": 4, "val_ratio": 0.4}, "in the validation split: 4, but"),

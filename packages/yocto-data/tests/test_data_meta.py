@@ -146,7 +146,7 @@ DAMAGED = "was damaged or edited"
         ("splits.val", ..., "no 'val'"),
         ("splits.val.extra", 1, DAMAGED),
         ("splits.val.file", ..., DAMAGED),
-        ("splits.val.tokens", 4, "states 6 bytes, but 4 tokens of uint16 are 8"),
+        ("splits.val.tokens", 4, "states 6 bytes, but 4 tokens of uint16 take 8"),
         ("splits.val.tokens", None, DAMAGED),
         ("splits.val.documents", True, DAMAGED),
         ("splits.val.documents", 1.0, DAMAGED),

@@ -79,7 +79,7 @@ def test_b2_another_size(train: Path, says: Says, change: int) -> None:
     """B2: one byte or one token off, both sizes are named."""
     data = train.read_bytes()
     train.write_bytes(data[:change] if change < 0 else data + b"\0" * change)
-    says(train, f"has {200 + change} bytes, meta.json records 200")
+    says(train, f"has {200 + change} bytes, but meta.json records 200")
 
 
 def test_b2_odd_bytes_without_meta(tmp_path: Path, says: Says) -> None:
@@ -168,10 +168,10 @@ def test_b11_no_token_file(
 ) -> None:
     """B11: text, an archive, a page are told apart from tokens, and named, with meta or without."""
     train.write_bytes(content)
-    says(train, f"not a token file, it looks like {kind}")
+    says(train, f"not a token file: it looks like {kind}")
     other = tmp_path / "other.bin"
     other.write_bytes(content)
-    says(other, f"not a token file, it looks like {kind}", dtype="uint16")
+    says(other, f"not a token file: it looks like {kind}", dtype="uint16")
 
 
 @pytest.mark.property

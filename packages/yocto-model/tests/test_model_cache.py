@@ -144,6 +144,6 @@ def test_a_full_cache_refuses_and_stays_as_it_was(make_model: MakeModel) -> None
     model = make_model(GPT2, 0)
     cache, ids = cache_for(model, capacity=3), torch.tensor([[1, 2, 3, 4]])
     model(ids[:, :2], cache=cache)
-    with pytest.raises(InputError, match="holds 2 of 3 tokens, and 2 more"):
+    with pytest.raises(InputError, match="at most 3 tokens, without room for 2 more"):
         model(ids[:, 2:], cache=cache)
     same(model(ids[:, :3])[:, 2:], model(ids[:, 2:3], cache=cache))

@@ -418,4 +418,4 @@ def test_layers_are_not_built_without_weights(saved: Saved, tmp_path: Path) -> N
     """C12: one long vector is enough numbers for many layers, but no layer."""
     folder = copied(saved(TINY), tmp_path, n_layer=5_000)
     size = TINY.replace(n_layer=5_000).n_parameters
-    assert "5,000 layers" in refusal(with_weights(folder, long=torch.zeros(size)))
+    assert "n_layer 5,000" in refusal(with_weights(folder, long=torch.zeros(size)))

@@ -340,7 +340,7 @@ def test_prompts_come_as_tensors_lists_or_arrays() -> None:
         ("stop", [[[]]], "a stop needs at least one"),
         ("stop", [[[99]]], "^id 99 in stop 0 is"),
         ("seed", [2**64, -(2**63) - 1, 10**30, 1.5, "1", [1.5], [2**64]], "a seed must be a whole"),
-        ("seed", [[1, 2], []], "seeds for 1 rows"),
+        ("seed", [[1, 2], []], "rows 1, seeds"),
         ("max_new_tokens", [-1, 1.5, "3", None, True], "max_new_tokens must be a whole number >="),
     ],
 )

@@ -479,7 +479,7 @@ def test_a_matrix_is_the_same_in_either_order(
         (lambda fast, path: fast.save(path), "cannot be saved"),
         (lambda fast, _: fast.double(), "cannot be moved or converted"),
         (lambda fast, _: fast.to("cpu"), "cannot be moved or converted"),
-        (lambda fast, _: inference_copy(fast), "inference copy already"),
+        (lambda fast, _: inference_copy(fast), "already is an inference copy"),
         (
             lambda _, __: inference_copy(GPT(GPT2).to("meta")),
             "no weights yet: it is on torch's meta",

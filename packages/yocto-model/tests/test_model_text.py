@@ -328,7 +328,7 @@ def test_a_failed_stream_spoils_no_other(make_model: MakeModel) -> None:
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused(make_model: MakeModel) -> None:
     """They do not belong together, and both sizes are said."""
-    with pytest.raises(InputError, match="tokenizer has 10 ids, the model 9"):
+    with pytest.raises(InputError, match="tokenizer has 10 ids, the model only 9"):
         TextGenerator(make_model(GPT2.replace(vocab_size=9), 0), Bytes())
 
 

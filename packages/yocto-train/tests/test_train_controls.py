@@ -79,7 +79,7 @@ def test_progress_without_a_field_is_refused(
 ) -> None:
     """Of where the run stood nothing may be missing, nor may anything unknown be added."""
     change = forget(unknown=1) if field is None else lambda state: state["progress"].pop(field)
-    with pytest.raises(CheckpointError, match="does not hold where the run stood"):
+    with pytest.raises(CheckpointError, match="does not say how far the run was"):
         go_on(with_state(tmp_path, stopped[0], change))
 
 

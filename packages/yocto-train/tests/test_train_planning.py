@@ -103,7 +103,7 @@ def test_the_nearest_to_three_tokens_per_parameter(seconds: float, speed: float)
 
 def test_too_short_a_time_says_so() -> None:
     """The message names the time and the way out."""
-    message = r"^1 seconds are too short for 50 steps .*; give more time, or choose .* yourself$"
+    message = r"^1 s is too short for 50 steps .*; give more time, or choose .* yourself$"
     with pytest.raises(TrainConfigError, match=message):
         choose(1, machine(1e3))
 

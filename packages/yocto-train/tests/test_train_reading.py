@@ -53,7 +53,9 @@ def test_a_model_without_a_tokenizer(make_trainer: Callable[..., Trainer], run: 
 def test_a_directory_of_runs(copied: Path, tmp_path: Path) -> None:
     """Its newest run is named; a directory with nothing in it is told apart."""
     newest = re.escape(str(copied))
-    with pytest.raises(CheckpointError, match=f"holds runs; name one, the newest is {newest}$"):
+    with pytest.raises(
+        CheckpointError, match=f"holds runs; name one, such as the newest, {newest}$"
+    ):
         find_checkpoint(copied.parent)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="empty holds no checkpoint; train one"):

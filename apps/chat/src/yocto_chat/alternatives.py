@@ -33,7 +33,7 @@ class Option:
 
 
 def options_at(token: Token, tokenizer: Tokenizer) -> list[Option]:
-    """The likeliest tokens at a place, and the one that was drawn if it is none of them."""
+    """The likeliest tokens at a place, and the one that was drawn if it is not among them."""
     names = {number: name for name, number in tokenizer.special_tokens.items()}
 
     def option(id_: int, logprob: float, rank: int | None) -> Option:
@@ -62,7 +62,7 @@ class Browser:
         self.move(0)
 
     def move(self, by: int) -> None:
-        """Go along the reply."""
+        """Move along the reply."""
         self._index = min(max(0, self._index + by), len(self._places) - 1)
         self.options = options_at(self._tokens[self.place], self._tokenizer)
         self._choice = next(i for i, option in enumerate(self.options) if option.drawn)

@@ -9,7 +9,7 @@ from yocto_cli.model_arguments import ModelArguments, SamplingArguments
 
 PROG = "yocto-chat"
 DESCRIPTION = f"""\
-Talk with a trained model: the newest one, if no flag names another.
+Talk with a trained model: the newest one, unless a flag names another.
 
 Examples:
   {PROG}
@@ -23,7 +23,7 @@ class ConversationArguments:
 
     system_prompt: str = flag("", "a text that stays in front of the conversation")
     max_ctx_tokens: int = flag(
-        0, "the most tokens that the model sees at once; 0 is as many as it can"
+        0, "the most tokens that the model sees at once; 0 means as many as it can"
     )
     history: bool = flag(True, "keep what is typed, for the Up key, in a file only you can read")
 

@@ -1,4 +1,4 @@
-"""Chat: a conversation with a model that is under way, and all that can be done with it.
+"""Chat: a running conversation with a model, and everything that can be done with it.
 
 What was said is in `conversation.py`, what is shown in `screen.py`, what is typed in `reader.py`;
 here they meet. Every method leaves a conversation that can go on, whatever went wrong.
@@ -71,7 +71,7 @@ class Chat:
         self.layout = layout_for(model.tokenizer)
         self.window = min(model.block_size, max_ctx_tokens or model.block_size)
         self.conversation = Conversation()
-        self.last: Generation | None = None  # how the last thing said was drawn, if it was here
+        self.last: Generation | None = None  # how the last reply was drawn, if in this session
         self.tokens_drawn = 0  # by all replies
         self.tinted = False  # whether replies show how likely each token was
         self.draft = ""  # a message to be edited next
@@ -105,7 +105,7 @@ class Chat:
         if room < self.window // 16 + 1:
             larger = " or a larger --max_ctx_tokens" if self.window < self.model.block_size else ""
             raise UsageError(
-                f"a window of {self.window} tokens is too small to talk in; "
+                f"a window of {counted(self.window, 'token')} is too small to talk in; "
                 f"use a model with a larger block_size{larger}"
             )
         size = len(self.layout.opening(text)) - opening
@@ -129,7 +129,8 @@ class Chat:
         """Say something; a `UsageError` if the model can read nothing of it."""
         if len(message) > MAX_MESSAGE_CHARACTERS:
             cut = len(message) - MAX_MESSAGE_CHARACTERS
-            self.screen.notice(f"the message is too long; its first {cut:,} characters are cut")
+            dropped = counted(cut, "character")
+            self.screen.notice(f"the message is too long; its beginning is cut ({dropped})")
             message = message[cut:]
         if not message.strip():
             raise UsageError("nothing sent: the message is empty")
@@ -179,7 +180,7 @@ class Chat:
         return Generation(self.model, prompt, self.layout, settings=settings, seed=seed)
 
     def run(self, generation: Generation, write: Callable[[Token], object]) -> ModelError | None:
-        """Draw a reply; what was wrong, if the model could not go on.
+        """Draw a reply; returns the error if the model could not go on.
 
         Ctrl-C ends it after the token being drawn, a second Ctrl-C at once.
         """
@@ -193,7 +194,7 @@ class Chat:
         return None
 
     def _reply(self, seed: int, *, kept: Sequence[Token] = ()) -> None:
-        """Answer the last message, or go on with the answer, from `kept` tokens of it if any."""
+        """Answer the last message, or go on with the answer, from its `kept` tokens if any."""
         turn = self.conversation.turns[-1]
         before, seeds = (turn.reply.text, turn.reply.seeds) if turn.reply else ("", ())
         if kept and self.last:

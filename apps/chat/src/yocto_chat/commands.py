@@ -36,7 +36,7 @@ SHORTCUTS = {
 #: What people type before they know about the slash: alone on a line, these words are commands too.
 BARE = ("exit", "quit", "help")
 
-#: Does a command; gets what follows its name.
+#: Runs a command; receives what follows its name.
 Handler = Callable[[Chat, str], None]
 #: Says why a command cannot be used now, or None.
 Need = Callable[[Chat], str | None]
@@ -46,21 +46,21 @@ Need = Callable[[Chat], str | None]
 
 
 def needs_turn(chat: Chat) -> str | None:
-    """A message."""
+    """Needs a message."""
     return None if chat.conversation.turns else "there is no message yet"
 
 
 def needs_reply(chat: Chat) -> str | None:
-    """A reply to the last message."""
+    """Needs a reply to the last message."""
     turns = chat.conversation.turns
     return None if turns and turns[-1].answered else "there is no reply yet"
 
 
 def needs_alternatives(chat: Chat) -> str | None:
-    """A reply that was drawn here, and a terminal that can show its alternatives."""
+    """Needs a reply that was drawn here, and a terminal that can show its alternatives."""
     if chat.choose is None:
         return "this terminal cannot show it; it needs one that moves its cursor"
-    return None if chat.last and chat.last.text else "there is no reply to step through; /retry"
+    return None if chat.last and chat.last.text else "there is no reply to step through; use /retry"
 
 
 COMMANDS: list["Command"] = []
@@ -76,7 +76,7 @@ class Command:
     name: str  # without the slash
     aliases: tuple[str, ...] = ()
     _: KW_ONLY
-    usage: str = ""  # of what follows the name
+    usage: str = ""  # what may follow the name
     needs: Need = lambda _chat: None
     completions: Sequence[str] = ()  # for the word after the name
     takes_path: bool = False  # whether a file's name follows
@@ -89,7 +89,7 @@ class Command:
 
     @property
     def help(self) -> str:
-        """In a line."""
+        """The help, in one line."""
         return (self.handler.__doc__ or "").removesuffix(".")
 
     @property
@@ -142,7 +142,7 @@ def show_help(chat: Chat, text: str) -> None:
     chat.screen.rows((c.synopsis, c.help) for c in COMMANDS if c.name not in SHORTCUTS)
     chat.screen.remark(
         f"/{', /'.join(SHORTCUTS)} are short for /set; {', '.join(BARE)} need no slash. "
-        'Enter sends; Alt-Enter, a \\ at the end, or """ make lines. Ctrl-C stops a reply, '
+        'Enter sends; Alt-Enter, a \\ at the end, or """ begin a new line. Ctrl-C stops a reply, '
         "Ctrl-R searches, Ctrl-X Ctrl-E opens an editor. // begins a message with a slash."
     )
 
@@ -202,7 +202,7 @@ def _setting_named(name: str) -> str:
     full = SHORTCUTS.get(plain, plain)
     if full in SETTINGS:
         return full
-    hint = suggestion(plain, [*SETTINGS, *SHORTCUTS]) or f"; there are {', '.join(SETTINGS)}"
+    hint = suggestion(plain, [*SETTINGS, *SHORTCUTS]) or f"; choose {', '.join(SETTINGS)}"
     raise UsageError(f"no setting is called {name!r}{hint}")
 
 
@@ -311,7 +311,7 @@ def tokens(chat: Chat, text: str) -> None:
     tokenizer = chat.model.tokenizer
     view = inside.of_text(tokenizer, text) if text else inside.of_conversation(chat)
     if not view.pieces:
-        raise UsageError("there is nothing to split yet; /tokens text splits a text")
+        raise UsageError("there is nothing to split yet; give a text, as in /tokens text")
     chat.screen.styled(view.drawn(unicode=chat.screen.unicode, ansi=chat.screen.ansi))
     chat.screen.summary(*view.summary())
 
@@ -338,7 +338,7 @@ def probabilities(chat: Chat, text: str) -> None:
 @Command("alts", needs=needs_alternatives)
 def alternatives(chat: Chat, _text: str) -> None:
     """See what else the last reply might have said, and swap."""
-    # `needs_alternatives` has seen to both.
+    # `needs_alternatives` has checked both.
     if chat.choose and chat.last and (choice := chat.choose(chat.last)):
         chat.swap(*choice)
 
@@ -358,14 +358,14 @@ def compare(chat: Chat, text: str) -> None:
         if reply.finish == "stopped":
             break
     chat.screen.columns(replies)
-    chat.screen.summary(f"seed {seed}", "nothing of this is kept")
+    chat.screen.summary(f"seed {seed}", "none of this is kept")
 
 
 @Command("memorised", ("memorized",), needs=needs_reply)
 def memorised(chat: Chat, _text: str) -> None:
     """Show how much of the last reply is learned by heart."""
     reply = chat.conversation.turns[-1].reply
-    assert reply is not None  # noqa: S101 - `needs_reply` has seen to it
+    assert reply is not None  # noqa: S101 - `needs_reply` has checked it
     text = inside.training_text(chat.model)
     for line in inside.report(reply.text, text, unicode=chat.screen.unicode):
         chat.screen.line(line)

@@ -1,7 +1,7 @@
 """The conversation as a pure object: turns in, the ids of the next prompt out.
 
 Nothing here prints, draws or remembers. A command such as /undo makes a new `Conversation` from the
-old one, and what the model gets to see is computed afresh from it for every reply.
+old one, and what the model sees is computed afresh from it for every reply.
 
 A model that was trained on chats knows tokens that begin a message and a reply. Any other model
 only continues text; it is given a dialogue to continue, in the form that data/philosophy.txt has:
@@ -34,7 +34,7 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """A message and the reply to it; None as long as there is none."""
+    """A message, and the reply to it once there is one."""
 
     message: str
     reply: Reply | None = None
@@ -57,7 +57,7 @@ class Conversation:
         return replace(self, turns=(*self.turns, Turn(message=message)))
 
     def answered(self, reply: Reply | None) -> "Conversation":
-        """With this reply to the last message instead of the one it had; None takes it away."""
+        """With this reply to the last message instead of the one it had; None removes it."""
         return replace(self, turns=(*self.turns[:-1], replace(self.turns[-1], reply=reply)))
 
     def without_last(self, n_turns: int = 1) -> "Conversation":
@@ -100,7 +100,7 @@ class TurnTokens:
         self._tokenizer = tokenizer
 
     def shown(self, message: str) -> str:
-        """A message as the model gets to see it."""
+        """A message as the model sees it."""
         return message
 
     def opening(self, system: str) -> list[int]:
@@ -190,11 +190,11 @@ def build_prompt(
 ) -> Prompt:
     """The prompt for a reply to the last turn of `conversation`, or for the rest of that reply.
 
-    The system text stays. Of the turns, the last one is always there, and before it as many whole
-    ones as fit beside the room that is reserved for the reply. If the last turn alone is too long,
-    it keeps its end. Prompt and reply together take at most `window` tokens.
+    The system text stays. The last turn is always there, preceded by as many whole turns as fit
+    beside the room reserved for the reply. If the last turn alone is too long, it keeps its end.
+    Prompt and reply together take at most `window` tokens.
     """
-    budget = window - min(max_new_tokens, window // 2)  # half of it is the most that is reserved
+    budget = window - min(max_new_tokens, window // 2)  # at most half is reserved
     head = layout.opening(conversation.system)
     *past, last = conversation.turns
     tail, cut_tokens = layout.last(last).fitted(budget - len(head))
@@ -225,7 +225,7 @@ def seen_turns(turns: Sequence[Turn], layout: Layout, n_tokens: int) -> list[lis
 
 
 def joined_lines(text: str) -> str:
-    """The lines of a text, joined by single spaces; empty ones leave no trace."""
+    """The lines of a text, joined by single spaces; empty lines are dropped."""
     return " ".join(part.strip() for part in text.splitlines() if part.strip())
 
 
@@ -233,7 +233,7 @@ def unknown_characters(tokenizer: Tokenizer, text: str) -> list[str]:
     """The distinct characters of `text` that cannot be encoded, in order of appearance."""
     if find := getattr(tokenizer, "unknown_characters", None):
         return list(find(text))
-    # A tokenizer that takes every character still cannot take half a surrogate pair.
+    # A tokenizer that accepts every character still cannot encode half a surrogate pair.
     return list(dict.fromkeys(c for c in text if "\ud800" <= c <= "\udfff"))
 
 

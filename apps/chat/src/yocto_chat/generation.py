@@ -44,7 +44,7 @@ def open_model(named: ModelArguments) -> ChatModel:
     replaced = replaced_dtype(named.dtype, generator)
     return ChatModel(
         generator=generator,
-        # The generator asks less of a tokenizer than this one, of yocto_tokenizers, can do.
+        # The generator's type asks less of a tokenizer than those of yocto_tokenizers offer.
         tokenizer=cast("Tokenizer", generator.tokenizer),
         block_size=generator.model.config.block_size,
         name=checkpoint.run.name,
@@ -71,14 +71,14 @@ class Generation:
         layout: of the prompt; its stop strings end the reply.
         settings: how tokens are drawn.
         seed: equal seeds give equal replies to equal prompts.
-        before: what the reply says already, when it is continued.
+        before: what the reply already says, when it is continued.
         kept: the tokens to begin with.
 
     Attributes:
-        shown: its tokens as far as they were shown, with the text that was shown of them.
+        shown: the tokens that were shown, each with the part of its text that was shown.
         finish: why it ended.
         seconds: how long it took.
-        seconds_to_first: how long it took until the first character; None without any.
+        seconds_to_first: how long it took until the first character; None if there was none.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Generation:
 
     @property
     def tokens(self) -> Sequence[Token]:
-        """Every token of the reply, those of a stop string too."""
+        """Every token of the reply, including those of a stop string."""
         return [*self._kept, *self._stream.tokens]
 
     @property
@@ -127,7 +127,7 @@ class Generation:
 
     @property
     def n_drawn(self) -> int:
-        """How many tokens were drawn, as against kept."""
+        """How many tokens were drawn; those that were kept do not count."""
         return len(self._stream.tokens)
 
     def run(

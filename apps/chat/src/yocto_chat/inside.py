@@ -1,8 +1,8 @@
 """Looking inside: /tokens, how a text splits; /memorised, what may have been learned by heart.
 
-Meters of memorisation often use a suffix array, which takes longer to build than to search without
-one: a reply has a few hundred characters, and looking for a stretch of it is one pass over the text
-at the speed of memory.
+Meters of memorisation often use a suffix array, but building one takes longer than searching
+without it: a reply has a few hundred characters, and looking for a stretch of it is one pass over
+the text at the speed of memory.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class TokensView:
     """Tokens as text."""
 
     pieces: list[str]  # the text of each token
-    characters: int  # how many the tokens stand for
+    characters: int  # how many characters the tokens stand for
     unknown: list[str] = field(default_factory=list)  # characters that no token stands for
     hidden: range = range(0)  # indices of pieces that the model no longer sees
 
@@ -132,7 +132,7 @@ def training_text(model: ChatModel) -> str:
 
 
 def longest_stretch(reply: str, text: str) -> tuple[int, int]:
-    """Begin and end, in `reply`, of its longest part that is a part of `text` too.
+    """Begin and end, in `reply`, of its longest part that also occurs in `text`.
 
     Each step either lengthens the stretch that has been found or moves on by one character, so
     there are at most `2 * len(reply)` searches.

@@ -49,7 +49,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def _quiet_keyboard() -> Iterator[None]:
-    """Switch echo off; Ctrl-Z gives the shell a terminal that has it."""
+    """Switch echo off; Ctrl-Z gives the shell a terminal with echo."""
     if not _terminal_is_ours():
         yield
         return

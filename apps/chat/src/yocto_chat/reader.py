@@ -30,7 +30,7 @@ from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.styles import Style
 from yocto_cli.command import UsageError
-from yocto_cli.screen.terminal import no_colour, one_line, visible
+from yocto_cli.screen.terminal import counted, no_colour, one_line, visible
 from yocto_data.prep.files import open_regular, replace_file
 
 from yocto_chat.chat import MAX_MESSAGE_CHARACTERS, Chat
@@ -53,11 +53,11 @@ class PromptReader:
 
     def __init__(self, chat: Chat, history: History) -> None:
         self._chat = chat
-        self._n_cut = 0  # characters of what was pasted
+        self._n_cut = 0  # characters cut from what was pasted
         self._completer = CommandCompleter()
         self._session: PromptSession[str] = PromptSession(
             _PROMPT,
-            multiline=True,  # Enter sends all the same: see `_keys`
+            multiline=True,  # Enter sends nevertheless: see `_keys`
             prompt_continuation=" " * len(_PROMPT),
             history=history,
             completer=self._completer,
@@ -75,8 +75,8 @@ class PromptReader:
         draft, self._chat.draft = self._chat.draft, ""
         text = message_of(self._session.prompt(default=visible(draft)))
         if self._n_cut:
-            notice = f"too much was pasted; its last {self._n_cut:,} characters are cut"
-            self._chat.screen.notice(notice)
+            dropped = counted(self._n_cut, "character")
+            self._chat.screen.notice(f"too much was pasted; its end is cut ({dropped})")
             self._n_cut = 0
         return text
 
@@ -148,7 +148,7 @@ def read_plainly(chat: Chat) -> str:
         while goes_on(text):
             text = next_line(text) + input(" " * len(_PROMPT))
     except (KeyboardInterrupt, EOFError):
-        chat.screen.line()  # the cursor stands behind what was typed
+        chat.screen.line()  # the cursor is behind what was typed
         raise
     return message_of(text)
 
@@ -205,7 +205,7 @@ def next_line(text: str) -> str:
 
 
 def message_of(text: str) -> str:
-    """What was meant by what was typed: without its quotes, and with U+FFFD for half characters."""
+    """The message that was typed: without its quotes, and with U+FFFD for half a character."""
     if text.startswith(_QUOTES) and not goes_on(text):
         text = text.rstrip()[len(_QUOTES) : -len(_QUOTES)].strip("\n")
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -244,7 +244,7 @@ def history_path() -> Path:
 
 
 def open_history(path: Path | None, *, warn: Callable[[str], None]) -> History:
-    """The history at `path`; without one that can be used, it lasts as long as the process."""
+    """The history at `path`, or if that cannot be used, one that ends with the process."""
     if path is None:
         return InMemoryHistory()
     try:

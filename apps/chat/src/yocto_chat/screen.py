@@ -1,8 +1,7 @@
 """Screen: the one place of the chat that prints, and that makes text safe to print.
 
-Replies are written as they come, and their lines are broken between words all the same; tables are
-laid out by rich. Whatever came from a model, a file or
-a user is handed over as it is: it becomes visible here, and only here.
+Replies are written as they come, with lines broken between words; rich lays out tables. Whatever
+came from a model, a file or a user is handed over as it is, and made safe here and only here.
 """
 
 import contextlib
@@ -146,7 +145,7 @@ class Screen:
     @property
     def line_cells(self) -> int:
         """How wide text may be before it is broken; a file takes lines of any length."""
-        # In its last column a terminal waits with the line break, and counting cells goes wrong.
+        # A terminal delays the line break in its last column, which would upset our count of cells.
         return max(1, self.width - 1) if is_terminal(self._out) else _NEVER_WRAPPED
 
     def _draw(self, table: Table) -> None:
@@ -201,7 +200,7 @@ class Writer:
         self.put(f" {text}" if self._column else text, DIM)
 
     def end(self, *, blank: bool = False) -> None:
-        """End the last line; one on which nothing stands only if `blank`."""
+        """End the last line; an empty one only if `blank`."""
         self._write(self._released())
         if self._column or blank:
             self._screen.write("\n")

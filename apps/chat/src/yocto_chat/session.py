@@ -32,9 +32,9 @@ def run(arguments: ChatArguments) -> None:
     opened = open_model(arguments.model)
     for remark in opened.remarks:
         screen.notice(remark)
-    if (wished := talk.max_ctx_tokens) > opened.block_size:
-        screen.notice(f"--max_ctx_tokens {wished}: the model sees {opened.block_size} at most")
-    chat = Chat(opened, sampling, screen=screen, max_ctx_tokens=wished, system=talk.system_prompt)
+    if (asked := talk.max_ctx_tokens) > opened.block_size:
+        screen.notice(f"--max_ctx_tokens {asked}: the model sees at most {opened.block_size}")
+    chat = Chat(opened, sampling, screen=screen, max_ctx_tokens=asked, system=talk.system_prompt)
     if interactive:
         read = reader_for(chat, keep_history=talk.history)
         introduce(chat)
@@ -47,7 +47,7 @@ def run(arguments: ChatArguments) -> None:
 
 
 def reader_for(chat: Chat, *, keep_history: bool) -> Callable[[], str]:
-    """What reads a line from this terminal; where /alts can be shown, the chat learns how."""
+    """The function that reads a line from this terminal; /alts is enabled if it can be shown."""
     from yocto_chat import reader  # noqa: PLC0415 - a pipe needs no prompt_toolkit
     from yocto_chat.alternatives import choose  # noqa: PLC0415 - the same
 
@@ -125,7 +125,7 @@ def answer(chat: Chat, message: str) -> None:
     """Write the reply to one message on stdout, exactly, and everything else on the screen."""
     chat.ask(message)
     reply = chat.fresh_reply(chat.settings, chat.next_seed())
-    margin = ""  # white space at the end does not belong to a reply that came to its end
+    margin = ""  # white space at the end is not a part of a finished reply
 
     def write(token: Token) -> None:
         nonlocal margin

@@ -75,7 +75,7 @@ def save(path: Path, transcript: Transcript) -> None:
     """Write a new file that only its owner can read.
 
     Raises:
-        UsageError: the name is taken, or the system refuses.
+        UsageError: the file already exists, or the system refuses.
     """
     line = json.dumps(transcript.record(), allow_nan=False) + "\n"
     try:
@@ -96,8 +96,8 @@ def save(path: Path, transcript: Transcript) -> None:
 def load(path: Path) -> Transcript:
     """Read what `save` wrote.
 
-    What is read is written again and compared: a value that is missing, of another type or of no
-    meaning comes out different. `text` may differ, as it says nothing that the turns do not.
+    What is read is written again and compared: a value that is missing, of the wrong type or
+    without meaning comes out different. `text` may differ, as it only repeats the turns.
 
     Raises:
         UsageError: it cannot be read, or is not such a file; what is wrong, and where.
@@ -108,7 +108,8 @@ def load(path: Path) -> Transcript:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     if len(content) > _MAX_BYTES:
-        raise UsageError(f"{path} is larger than {_MAX_BYTES >> 20} MiB; name a file of /save")
+        limit = f"{_MAX_BYTES >> 20} MiB"
+        raise UsageError(f"{path} is larger than {limit}; name a file that /save wrote")
     lines = [line for line in content.split(b"\n") if line.strip()]
     if len(lines) != 1:
         raise UsageError(f"{path} holds {len(lines)} conversations; keep one line")

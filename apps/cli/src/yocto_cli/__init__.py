@@ -1,9 +1,9 @@
 """The commands of yocto: prepare, train, sample; and what they run first when installed.
 
-A Ctrl-C is quiet even while modules are imported. Imports take up to seconds, and an interrupt in
-the middle of one ends in a traceback of somebody else's module, or in a module that is half there.
-So during imports it ends the process at once; anywhere else it is the KeyboardInterrupt that
-commands expect. For this the package itself imports next to nothing.
+A Ctrl-C is quiet even while modules are imported. Imports can take seconds, and an interrupt in the
+middle of one ends in a traceback from somebody else's module, or leaves a module half imported. So
+during imports it ends the process at once; anywhere else it is the KeyboardInterrupt that commands
+expect. For this the package itself imports next to nothing.
 """
 
 import importlib
@@ -43,8 +43,8 @@ def start(module: str, prog: str) -> None:
     def interrupted(number: int, frame: FrameType | None) -> None:
         del number
         if _is_importing(frame):
-            # Nothing of ours is half done during an import. Python's own way out would run into
-            # what is half imported.
+            # We have not begun anything yet. Python's own way out would run into modules that are
+            # half imported.
             os.write(2, f"{prog}: stopped\n".encode())
             os._exit(_STOPPED)
         raise KeyboardInterrupt
@@ -53,7 +53,7 @@ def start(module: str, prog: str) -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupted)
     code = importlib.import_module(module).main()
-    # The work is done; what is left is Python taking itself apart.
+    # The work is done; Python only has to shut down.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
 

@@ -46,11 +46,11 @@ def flag(
     """A field of a command's dataclass.
 
     Args:
-        default: of the field; REQUIRED where there is none.
+        default: the field's default; REQUIRED if it has none.
         help: one line for --help.
-        shown: the default as --help shows it, where it depends on other things.
-        bare: the value of a flag that stands alone, as in `--resume`.
-        in_files: False for what belongs to one invocation: no TOML file holds it.
+        shown: what --help shows as the default, if that depends on other things.
+        bare: the value of a flag that is given without one, as in `--resume`.
+        in_files: False for a flag of a single invocation, which no TOML file may hold.
     """
     metadata = {"help": help, "shown": shown, "bare": bare, "in_files": in_files}
     return dataclasses.field(default=default, compare=in_files, metadata=metadata)
@@ -72,11 +72,11 @@ class Flag:
     """One flag: a field of the command's dataclass, or of a group (a dataclass) in it.
 
     Attributes:
-        name: the field's, and the flag's with underscores.
+        name: the name of the field, and of the flag with underscores.
         type: bool, int, float or str.
         choices: the values of a Literal.
         many: whether it is a tuple of values.
-        default: of the field, or REQUIRED.
+        default: the field's default, or REQUIRED.
         group: the fields that lead to it from the command's dataclass.
         notes: the field's metadata.
     """
@@ -102,7 +102,7 @@ class Flag:
             where: what an error puts before the name.
 
         Raises:
-            UsageError: it is no such value; the message begins with `where` and the name.
+            UsageError: the text is not such a value; the message begins with `where` and the name.
         """
         said = repr(text if len(text) <= 40 else f"{text[:37]}...")
         if self.choices and text not in self.choices:
@@ -131,7 +131,7 @@ def flags_of(cls: type) -> dict[str, Flag]:
 
 
 def _flags(owner: Any, group: tuple[str, ...] = ()) -> Iterator[Flag]:
-    """Of a class, or of the instance that holds a group's defaults."""
+    """The flags of a class, or of the instance that holds a group's defaults."""
     cls = owner if isinstance(owner, type) else type(owner)
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -164,7 +164,7 @@ def values_of(instance: object) -> dict[str, Any]:
 
 
 def replaced(instance: T, values: Mapping[str, Any]) -> T:
-    """The same with other values for some flags, named without their groups."""
+    """A copy with other values for some flags, which are named without their groups."""
     return _filled(type(instance), {**values_of(instance), **values})
 
 
@@ -180,7 +180,7 @@ def _filled(cls: type[T], values: Mapping[str, Any]) -> T:
 def suggestion(word: str, known: Collection[str], prefix: str = "", *, shortest: int = 3) -> str:
     """`; did you mean --lr?`, or nothing when no known word is close.
 
-    A word that is only the beginning of a known one counts from `shortest` characters on.
+    A word of at least `shortest` characters also matches a known one that begins with it.
     """
     close = get_close_matches(word, known, n=1) or [
         name for name in known if len(word) >= shortest and name.startswith(word)
@@ -206,7 +206,7 @@ def load(cls: type[T], argv: Sequence[str], *, prog: str, description: str = "")
         description: what the help says first, kept as it is written.
 
     Raises:
-        UsageError: what must be changed.
+        UsageError: the message says what must be changed.
         SystemExit: 0, after `--help` or a completion script.
     """
     return _Parser(cls, prog=prog, description=description).load(cls, argv)
@@ -227,7 +227,7 @@ def load_one_of(
         The word and the filled dataclass.
 
     Raises:
-        UsageError: no such word, or what `load` raises.
+        UsageError: the first word names no command, or as `load` raises it.
         SystemExit: 0, after `--help` or a completion script.
     """
     root = _Parser(usage=f"{prog} COMMAND [--flag VALUE ...]")
@@ -275,7 +275,7 @@ class _Parser(argparse.ArgumentParser):
         except argparse.ArgumentError as error:
             name, problem = str(error.argument_name).partition("/")[0], error.message
             if problem.startswith("expected"):
-                problem = f"needs a value; one that begins with - is given as {name}=..."
+                problem = f"needs a value; one that begins with - must be written {name}=..."
             raise UsageError(f"{name} {problem}") from error
         if unknown:
             word = unknown[0].partition("=")[0]
@@ -344,7 +344,7 @@ def _as_argparse(word: str, flags: Mapping[str, Flag]) -> str:
 
 
 def _read_toml(path: str, flags: Mapping[str, Flag]) -> dict[str, Any]:
-    """The values that a file gives to flags; its section headers are decoration."""
+    """The values that a file gives to flags; its section headers are ignored."""
     try:
         if Path(path).exists() and not Path(path).is_file():  # a FIFO would block
             raise UsageError(f"--config {path} is not a regular file; name a TOML file")
@@ -384,14 +384,14 @@ def _from_toml(each: Flag, value: Any, where: str) -> Any:
 
 
 def dump_toml(instance: object) -> str:
-    """A configuration as TOML that `--config` reads back to an equal one.
+    """A configuration as TOML; `--config` reads an equal one from it.
 
     None is left out, since TOML has no null, and so are the fields that belong to one invocation.
 
     Args:
         instance: of a dataclass that `load` can fill.
     """
-    import tomli_w  # noqa: PLC0415 - no command line needs it
+    import tomli_w  # noqa: PLC0415 - not needed to parse a command line
 
     content: dict[str, Any] = {}
     for each in _flags(instance):

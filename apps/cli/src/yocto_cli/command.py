@@ -49,16 +49,16 @@ def run_command(
         argv: the arguments; None for those of the process.
         rephrase: turns a package's message, which names arguments, into one that names flags.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
     _prepare_streams()
     try:
         # SIGTERM unwinds the stack, so that temporary files are removed.
         with handling(("SIGTERM", "SIGHUP"), lambda *_: sys.exit(143)):
             try:
-                code = main(words) or 0
+                code = main(arguments) or 0
             except SystemExit as stop:
                 code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-            # Here a reader that has gone, or a full disk, still ends as it should.
+            # A closed pipe or a full disk shows here, where it can still be handled.
             sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -67,12 +67,12 @@ def run_command(
     except KeyboardInterrupt:
         _say(f"{prog}: stopped")
         return 130
-    except Exception as error:  # noqa: BLE001 - the end of the line: it is reported, and we exit
-        if "--debug" in words:
+    except Exception as error:  # noqa: BLE001 - the outermost handler: it is reported, and we exit
+        if "--debug" in arguments:
             traceback.print_exc()
         code, message = describe_error(error)
         message = one_line(rephrase(message) if rephrase else message)
-        if len(message) > _LIMIT_CHARACTERS:  # the fix stands at the end, so the middle goes
+        if len(message) > _LIMIT_CHARACTERS:  # the fix is at the end, so the middle is cut
             message = f"{message[: _LIMIT_CHARACTERS - 120]} ... {message[-100:]}"
         _say(f"{prog}: error: {message}")
         if isinstance(error, OSError):
@@ -80,18 +80,18 @@ def run_command(
         return code
 
 
-def next_command(*words: str) -> str:
+def next_command(*arguments: str) -> str:
     """A command to copy from the screen: `uv run yocto-train --data_dir 'my data'`."""
-    return shlex.join(("uv", "run", *words))
+    return shlex.join(("uv", "run", *arguments))
 
 
 def describe_error(error: BaseException) -> tuple[int, str]:
-    """The exit code and the message, not yet escaped, that an error ends a command with."""
+    """The exit code of a command that an error ends, and the message, not yet escaped."""
     names = {cls.__name__ for cls in type(error).__mro__}
     if isinstance(error, UsageError | WorkFailedError):
         return (2 if isinstance(error, UsageError) else 1), str(error)
     if names & _PACKAGE_ERRORS:
-        # Packages say it by what else an error is: something refused is a ValueError.
+        # The second base class tells: a ValueError is a refusal, an OSError is failed work.
         failed = isinstance(error, OSError | RuntimeError) or names & _WORK_ERRORS
         return (1 if failed else 2), str(error)
     no_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch
@@ -111,9 +111,9 @@ def _say(line: str) -> None:
 
 
 def _prepare_streams() -> None:
-    """Streams that never fail to encode: what they lack is shown as its code."""
+    """Make streams never fail to encode: a character that they cannot show becomes its code."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed by who started us, as in `yocto-train >&-`
+        if getattr(sys, name) is None:  # closed by the caller, as in `yocto-train >&-`
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 - to the end
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -124,9 +124,9 @@ def _prepare_streams() -> None:
 def handling(
     names: Sequence[str], handler: Callable[[int, FrameType | None], None]
 ) -> Iterator[None]:
-    """Handle signals, as far as the system has them; the handlers from before come back."""
+    """Handle the signals that the system has; afterwards the earlier handlers are back."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python lets no other thread do it
+        yield  # only the main thread may set handlers
         return
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = {number: signal.signal(number, handler) for number in numbers}

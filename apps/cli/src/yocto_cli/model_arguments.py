@@ -1,7 +1,7 @@
 """The flags that name a model and say how it draws tokens: the same for every command.
 
-`--tokenizer_path`, `--vocab_path` and `--mode` are three ways to say what files know already. Where
-they are given and contradict, or contradict what is found, the command refuses.
+`--tokenizer_path`, `--vocab_path` and `--mode` are three ways to say what the files already say. If
+they contradict each other or the files, the command refuses.
 
 Nothing here imports NumPy before a tokenizer is loaded, or torch before a model is opened.
 """
@@ -27,10 +27,10 @@ _OPTIONS = {field.name: field for field in dataclasses.fields(SamplingOptions)}
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerFlags:
-    """What files know already; where it is said, it is checked."""
+    """What the files already say; a value that is given is checked against them."""
 
-    mode: Literal["char", "token"] | None = flag(None, "what the ids stand for; only checked")
-    tokenizer_path: str | None = flag(None, "the tokenizer, where the files hold none")
+    mode: Literal["char", "token"] | None = flag(None, "what the ids stand for; it is only checked")
+    tokenizer_path: str | None = flag(None, "the tokenizer, if the files hold none")
     vocab_path: str | None = flag(None, "the same, for a vocabulary of characters")
 
 
@@ -38,7 +38,7 @@ def named_tokenizer(tokenizer_path: str | None, vocab_path: str | None) -> "Toke
     """The tokenizer that the user names, or None.
 
     Raises:
-        UsageError: they name two that differ, or `--vocab_path` is not a vocabulary of characters.
+        UsageError: two different ones are named, or `--vocab_path` is no vocabulary of characters.
         TokenizerError: a file cannot be read.
     """
     from yocto_tokenizers import load_tokenizer  # noqa: PLC0415 - brings NumPy in
@@ -52,7 +52,9 @@ def named_tokenizer(tokenizer_path: str | None, vocab_path: str | None) -> "Toke
         )
     both = [each.fingerprint() for each in (by_vocab, by_path) if each is not None]
     if len(set(both)) > 1:
-        raise UsageError("--tokenizer_path and --vocab_path name two tokenizers; keep one")
+        raise UsageError(
+            "--tokenizer_path and --vocab_path name different tokenizers; use only one of them"
+        )
     return by_path if by_vocab is None else by_vocab
 
 
@@ -63,28 +65,28 @@ def matching_tokenizer(
     """The tokenizer of data or of a checkpoint, unless the flags contradict it.
 
     Args:
-        named: by the user.
-        own: what lies beside the ids.
+        named: the tokenizer that the user names.
+        own: the tokenizer that is stored with the data or the checkpoint.
         mode: what --mode says.
-        fingerprint: of the tokenizer that made the ids, as far as it is known.
-        where: what it belongs to, for messages.
+        fingerprint: the fingerprint of the tokenizer that made the ids, if it is known.
+        where: the data or the checkpoint, for messages.
 
     Raises:
         UsageError: there is none, or the flags contradict what is found.
     """
     tokenizer = named or own
     if tokenizer is None:
-        raise UsageError(f"{where} holds no tokenizer; name it with --tokenizer_path")
+        raise UsageError(f"{where} holds no tokenizer; name one with --tokenizer_path")
     if fingerprint not in (None, tokenizer.fingerprint()):
         raise UsageError(
-            f"the named {tokenizer.kind} tokenizer ({tokenizer.vocab_size} ids) is not the one of "
+            f"the named {tokenizer.kind} tokenizer ({tokenizer.vocab_size} ids) does not belong to "
             f"{where}; leave the flag out"
         )
     found = "char" if tokenizer.kind == "char" else "token"
     if mode not in (None, found):
         units = "characters" if found == "char" else "tokens"
         raise UsageError(
-            f"--mode {mode}, but {where} is made of {tokenizer.vocab_size} {units} "
+            f"--mode {mode}, but {where} has a vocabulary of {tokenizer.vocab_size} {units} "
             f"({tokenizer.kind}); leave --mode out"
         )
     return tokenizer
@@ -118,7 +120,7 @@ class SamplingArguments(SamplingOptions):
     seed: int | None = flag(None, "equal seeds give equal text", shown="a new one, printed")
 
     def __post_init__(self) -> None:
-        """Accept anything: `problems` names what is wrong as a flag."""
+        """Accept any value: `problems` says what is wrong, and names flags."""
 
     def problems(self) -> list[str]:
         """What is out of range, one line each."""
@@ -139,7 +141,7 @@ class SamplingArguments(SamplingOptions):
         """The part that yocto-model knows.
 
         Raises:
-            UsageError: something is out of range; all of it is named.
+            UsageError: values are out of range; the message names all of them.
         """
         if problems := self.problems():
             raise UsageError("; ".join(problems))

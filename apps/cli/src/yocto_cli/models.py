@@ -55,7 +55,7 @@ def replaced_dtype(dtype: str, generator: TextGenerator) -> str | None:
 
 
 def prompt_ids(generator: TextGenerator, prompt: str) -> list[int]:
-    """The ids of a prompt; an empty one is a line end, where a text begins.
+    """The ids of a prompt; an empty one becomes a line end, after which a text begins.
 
     Raises:
         UsageError: the model's vocabulary lacks a character; the first ones are named.

@@ -25,7 +25,7 @@ from yocto_cli.command import UsageError
 from yocto_cli.screen.terminal import say
 from yocto_cli.train_settings import DEFAULT_MINUTES, recipe_name, settings
 
-# A run that is shorter would win less than it takes to find out.
+# In a shorter run, compiling saves less time than trying it takes.
 _COMPILE_SECONDS = 600
 _COMPILE_ITERS = 1_000
 _SIZE_FLAGS = ("n_layer", "n_head", "n_embd", "block_size")
@@ -44,11 +44,11 @@ class Data(NamedTuple):
         return min(self.meta.train.tokens, self.meta.val.tokens)
 
     def settings(self, given: Given) -> tuple[GPTConfig, TrainConfig]:
-        """What flags amount to with this data; see `train_settings.settings`."""
+        """The settings that flags give with this data; see `train_settings.settings`."""
         return settings(given, vocab_size=self.meta.vocab_size, shortest_split=self.shortest)
 
     def open(self, block_size: int) -> tuple[TokenDataset, TokenDataset]:
-        """The splits to train on and to validate, in windows of a length."""
+        """The splits to train on and to validate on, in windows of `block_size` tokens."""
         return (
             TokenDataset(self.directory / "train.bin", block_size),
             TokenDataset(self.directory / "val.bin", block_size),
@@ -56,9 +56,9 @@ class Data(NamedTuple):
 
 
 def planned(given: Given, data: Data) -> dict[str, Any]:
-    """The flags with everything that is measured: size and steps that fit, precision, compiling.
+    """The flags, completed by measuring: size and steps that fit, precision, compiling.
 
-    What was given stays as it is.
+    What the user gave stays as it is.
 
     Raises:
         UsageError: both a time and a number of steps are given, or the time is out of range.
@@ -69,11 +69,11 @@ def planned(given: Given, data: Data) -> dict[str, Any]:
         raise UsageError("use only one of --minutes and --max_iters")
     if minutes is not None and not 0 < minutes <= 60 * 24 * 365:
         raise UsageError(f"--minutes must be above 0 and at most a year, not {minutes}")
-    # A preset is taken as it stands, and so are nanoGPT's settings.
-    as_it_stands = "preset" in given or recipe_name(given) == "gpt2"
-    if "max_iters" in given or (minutes is None and as_it_stands):
+    # A preset keeps its own size, and so do nanoGPT's settings.
+    has_size = "preset" in given or recipe_name(given) == "gpt2"
+    if "max_iters" in given or (minutes is None and has_size):
         return _with_compile(_with_precision(given, data), data)
-    free = not as_it_stands and not any(name in given for name in _SIZE_FLAGS)
+    free = not has_size and not any(name in given for name in _SIZE_FLAGS)
     sizes = [size for size in SIZES if free and size["block_size"] < data.shortest] or [{}]
     return _fitted(given, data, sizes, 60 * (DEFAULT_MINUTES if minutes is None else minutes))
 
@@ -85,13 +85,13 @@ def _fitted(
 
     def measured(size: Mapping[str, Any]) -> Candidate:
         sized = _with_precision({**size, **given}, data)
-        # Compiling takes longer than a step says, so the size is chosen without.
+        # Compiling itself takes long, so the size is chosen without it.
         plain = {**sized, "compile": "off"} if _may_compile(sized, data) else sized
         return _measure(plain, size, data)[0]
 
     candidate, iters = choose(seconds, measured, sizes=sizes)
     dropout = dropout_for(iters * candidate.tokens_per_step / data.meta.train.tokens)
-    if "dropout" not in given and dropout:  # it takes time, so fewer steps fit
+    if "dropout" not in given and dropout:  # dropout takes time, so fewer steps fit
         given = {**given, "dropout": dropout}
         candidate, iters = choose(seconds, measured, sizes=[candidate.size])
     chosen = _with_precision({**candidate.size, **given, "max_iters": iters}, data)
@@ -105,7 +105,7 @@ def _fitted(
 
 
 def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float) -> str:
-    """What --plan prints of memory and time."""
+    """What --plan prints about memory and time."""
     needed = memory_bytes(
         n_parameters=model.n_parameters, n_layer=model.n_layer, n_embd=model.n_embd,
         n_hidden=model.hidden, vocab_size=model.vocab_size,
@@ -144,12 +144,12 @@ def _with_compile(given: dict[str, Any], data: Data) -> dict[str, Any]:
 
 
 def _may_compile(given: Given, data: Data) -> bool:
-    """Whether it is to be found out if compiling pays."""
+    """Whether to find out if compiling pays."""
     return data.settings(given)[1].compile == "auto"
 
 
 def _worth_trying_from(given: Given) -> float:
-    """Seconds of a run from which on compiling is tried; on a GPU, it would be done anyhow."""
+    """Seconds that a run must last for compiling to be tried; on a GPU it is always tried."""
     return 0 if place(given["device"], "auto").device.type == "cuda" else _COMPILE_SECONDS
 
 
@@ -157,14 +157,14 @@ def _measured_compiled(
     given: Given, size: Mapping[str, Any], data: Data
 ) -> tuple[Candidate, float]:
     """The size compiled, and the seconds that compiling takes."""
-    say("trying whether torch.compile pays; this takes up to a minute")
+    say("finding out whether torch.compile pays; this takes up to a minute")
     return _measure({**given, "compile": "on"}, size, data)
 
 
 def _measure(
     given: Given, size: Mapping[str, Any], data: Data, *, repeats: int = 8
 ) -> tuple[Candidate, float]:
-    """A size's candidate, and the seconds that it took to get a trainer of it ready."""
+    """A size, measured, and the seconds that it took to make a trainer for it."""
     model, train = data.settings(given)
     train_data, val_data = data.open(model.block_size)
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""yocto-prepare: texts to a data directory that yocto-train reads.
+"""yocto-prepare: turns texts into a data directory that yocto-train reads.
 
 It learns a tokenizer, then lets yocto-data do the rest. Packages that bring NumPy in are imported
 by the functions that use them, after the flags have been parsed.
@@ -41,7 +41,7 @@ class OutArguments(CommandArguments):
 
     out_dir: str = flag(REQUIRED, "the data directory to make")
     force: bool = flag(False, "replace a data directory that already exists")
-    tokenizer_path: str | None = flag(None, "use this tokenizer; nothing is learned then")
+    tokenizer_path: str | None = flag(None, "use this tokenizer instead of learning one")
     vocab_path: str | None = flag(None, "the same, for a vocabulary of characters")
 
 
@@ -52,17 +52,17 @@ class PrepareArguments(OutArguments):
     text_path: tuple[str, ...] = flag(
         REQUIRED, "text files, directories or globs; a .jsonl file holds one document per line"
     )
-    val_ratio: float = flag(0.1, "the part of the text that is kept for validation")
-    seed: int = flag(1337, "chooses the validation documents, where there are several")
+    val_ratio: float = flag(0.1, "share of the text kept for validation")
+    seed: int = flag(1337, "chooses the documents kept for validation, if there are several")
     encoding: str = flag("utf-8", "encoding of the texts")
     errors: Literal["strict", "replace", "ignore"] = flag(
         "strict", "what to do with bytes that are not in that encoding"
     )
     text_field: str = flag("text", "the key of the text in the records of .jsonl files")
-    workers: int = flag(0, "processes that encode; 0 is one per core")
+    workers: int = flag(0, "processes that encode; 0 means one per core")
 
     def learning_flags(self) -> dict[str, object]:
-        """The flags that matter only for learning, as far as they were given, and their values."""
+        """The flags that were given and matter only for learning, with their values."""
         common = {field.name for field in fields(PrepareArguments)}
         own = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
         return {n: v for n, (v, default) in own.items() if n not in common and v != default}
@@ -79,7 +79,7 @@ class CharArguments(PrepareArguments):
 class WordArguments(CharArguments):
     """One token per word, run of white space or symbol; rare words become <unk>."""
 
-    vocab_size: int | None = flag(None, "the most tokens there may be", shown=str(VOCAB_SIZE))
+    vocab_size: int | None = flag(None, "the most tokens in the vocabulary", shown=str(VOCAB_SIZE))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +93,9 @@ class BpeArguments(PrepareArguments):
         "atomic", "keep line ends as tokens of their own, or let pieces hold them"
     )
     character_coverage: float = flag(
-        0.9995, "the part of the characters that become pieces; the others are written in bytes"
+        0.9995, "share of the characters that become pieces; the others are written in bytes"
     )
-    shrink: bool = flag(False, "make do with fewer tokens where the text yields fewer")
+    shrink: bool = flag(False, "accept fewer tokens if the text does not yield as many")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class ImportArguments(OutArguments):
 
     data_dir: str = flag(REQUIRED, "the directory that holds train.bin and val.bin")
     dtype: Literal["uint16", "uint32"] = flag(REQUIRED, "type of the ids in those files")
-    vocab_size: int | None = flag(None, "how many ids there are", shown="the tokenizer's number")
+    vocab_size: int | None = flag(None, "how many ids there are", shown="as the tokenizer has")
 
 
 COMMANDS: dict[str, type[OutArguments]] = {
@@ -153,7 +153,7 @@ def in_flags(message: str) -> str:
 def prepare_files(command: str, arguments: PrepareArguments) -> None:
     """yocto-prepare char, word and bpe."""
     if not arguments.text_path:
-        raise UsageError("--text_path names nothing; name a text file, a directory or a glob")
+        raise UsageError("--text_path is empty; name a text file, a directory or a glob")
     if arguments.workers < 0:
         raise UsageError(f"--workers must be 0 (one per core) or more, not {arguments.workers}")
     check_target(arguments.out_dir, val_ratio=arguments.val_ratio, force=arguments.force)
@@ -189,7 +189,7 @@ def _named_tokenizer(command: str, arguments: PrepareArguments) -> "Tokenizer | 
         return None
     if tokenizer.kind not in _KINDS[command]:
         right = next((name for name, kinds in _KINDS.items() if tokenizer.kind in kinds), "bpe")
-        raise UsageError(f"the named tokenizer is of the kind {tokenizer.kind}; use {PROG} {right}")
+        raise UsageError(f"the named tokenizer has the kind {tokenizer.kind}; use {PROG} {right}")
     given = arguments.learning_flags()
     if given.get("vocab_size") == tokenizer.vocab_size:
         del given["vocab_size"]
@@ -212,8 +212,8 @@ def import_files(arguments: ImportArguments) -> None:
     if vocab_size is None:
         if tokenizer is None:
             raise UsageError(
-                "the files do not say how many ids there are; give --vocab_size, or the tokenizer "
-                "that made them as --tokenizer_path"
+                "the files do not say how many ids there are; give --vocab_size, or name the "
+                "tokenizer that made them with --tokenizer_path"
             )
         vocab_size = tokenizer.vocab_size
     with ProgressBar() as progress:
@@ -231,10 +231,10 @@ def _say(out_dir: str, meta: "DataMeta", unknown: float | None = None) -> None:
     tokens = counted(meta.train.tokens, "token")
     said = f"{tokens} for training, {meta.val.tokens:,} for validation"
     say(f"{out_dir}: {counted(meta.vocab_size, unit)}; {said}")
-    words = ["--data_dir", out_dir]
+    flags = ["--data_dir", out_dir]
     if meta.tokenizer.file is None:
         say("note: the files do not include the tokenizer of these ids; training needs it")
-        words += ["--tokenizer_path", "TOKENIZER"]
+        flags += ["--tokenizer_path", "TOKENIZER"]
     if unknown:
         say(f"note: {unknown:.2%} of the tokens are words outside the vocabulary (<unk>)")
     if (text := meta.text) is not None:
@@ -247,7 +247,7 @@ def _say(out_dir: str, meta: "DataMeta", unknown: float | None = None) -> None:
         for n, what, end in found:
             if n:
                 say(f"note: {counted(n, what)} {end}")
-    say(f"next: {next_command('yocto-train', *words)}")
+    say(f"next: {next_command('yocto-train', *flags)}")
 
 
 def prepare_texts(
@@ -264,10 +264,10 @@ def prepare_texts(
     Args:
         sources: files, directories or globs.
         out_dir: the directory to make.
-        learn: makes a tokenizer of the texts.
+        learn: makes a tokenizer from the texts.
         tokenizer: used instead of learning one.
         progress: told what is happening.
-        options: of `yocto_data.prepare`.
+        options: passed to `yocto_data.prepare`.
 
     Raises:
         DataError: a text cannot be used, or the work failed.
@@ -286,10 +286,10 @@ def prepare_texts(
 
 
 def check_target(out_dir: str | Path, *, force: bool, val_ratio: float = 0.1) -> None:
-    """Find what yocto-data would refuse at the end already before a vocabulary is learned.
+    """Refuse at once, before a vocabulary is learned, what yocto-data would refuse at the end.
 
     Raises:
-        UsageError: there is data already, or `val_ratio` is out of range.
+        UsageError: the directory is not empty, or `val_ratio` is out of range.
     """
     if not 0 < val_ratio < 1:
         raise UsageError(f"--val_ratio must be above 0 and below 1, not {val_ratio}")
@@ -307,9 +307,9 @@ def check_target(out_dir: str | Path, *, force: bool, val_ratio: float = 0.1) ->
 def _watched(
     texts: Iterator[str], sources: str | Sequence[str], progress: Progress
 ) -> Iterator[str]:
-    """The same texts, while progress is told how many bytes have gone by."""
+    """The same texts; `progress` is told how many bytes have been read."""
     paths = [Path(source) for source in ([sources] if isinstance(sources, str) else sources)]
-    total, done = 0, 0  # of globs and directories, only reading them would tell
+    total, done = 0, 0  # 0: not known for globs and directories
     with contextlib.suppress(OSError, ValueError):
         total = sum(path.stat().st_size for path in paths) if all(map(Path.is_file, paths)) else 0
     for text in texts:
@@ -320,7 +320,7 @@ def _watched(
 
 def _unknown_rate(out_dir: str, meta: "DataMeta", tokenizer: "Tokenizer") -> float | None:
     """Share of the tokens that stand for words outside the vocabulary, or None if none can."""
-    import numpy as np  # noqa: PLC0415 - here alone
+    import numpy as np  # noqa: PLC0415 - needed only here
     from yocto_tokenizers import WordLevelTokenizer  # noqa: PLC0415 - brings NumPy in
 
     if not isinstance(tokenizer, WordLevelTokenizer):

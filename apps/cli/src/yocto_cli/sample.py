@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PROG = "yocto-sample"
 DESCRIPTION = f"""\
-Continues a prompt with a trained model. The text goes to stdout, all talk to stderr.
+Continues a prompt with a trained model. The text goes to stdout, all else to stderr.
 
 Examples:
   {PROG}
@@ -36,9 +36,9 @@ class SampleArguments(CommandArguments):
 
     prompt: tuple[str, ...] = flag((), "texts to continue", shown="stdin, or else a new line")
     prompt_file: str | None = flag(None, "a file that holds the prompt")
-    num_samples: int = flag(1, "texts per prompt, with seeds that count up, between lines of ---")
+    num_samples: int = flag(1, "texts per prompt, each with the next seed, between lines of ---")
     echo: bool = flag(True, "print the prompt in front of its continuation")
-    timelapse: str | None = flag(None, "a run: the same prompt and seed for each checkpoint")
+    timelapse: str | None = flag(None, "a run: continue the prompt with each of its checkpoints")
     sampling: SamplingArguments = field(default_factory=SamplingArguments)
     model: ModelArguments = field(default_factory=ModelArguments)
 
@@ -58,7 +58,7 @@ def _main(argv: list[str]) -> int:
     seed = arguments.sampling.seed_or_drawn()
     if arguments.timelapse is not None:
         if arguments.model.ckpt or several:
-            raise UsageError("--timelapse has one prompt; leave --ckpt and --num_samples out")
+            raise UsageError("--timelapse takes one prompt; leave --ckpt and --num_samples out")
         return _timelapse(arguments, arguments.timelapse, prompts[0], seed)
     checkpoint, generator = arguments.model.open()
     ids = _introduce(arguments, checkpoint, generator, prompts)
@@ -147,7 +147,7 @@ def _write_batches(
     arguments: SampleArguments, generator: "TextGenerator", rows: Sequence[tuple[str, list[int]]],
     seed: int,
 ) -> None:  # fmt: skip
-    """Print a continuation of each row, made many at a time: each is the text it is alone."""
+    """Print a continuation of each row, many made at a time: each is what it would be alone."""
     sampling, n_tokens, started = arguments.sampling, 0, time.perf_counter()
     for first in range(0, len(rows), _ROWS_AT_ONCE):
         batch = rows[first : first + _ROWS_AT_ONCE]
@@ -187,7 +187,7 @@ def talk(line: str) -> None:
 
 
 def read_prompts(prompts: Sequence[str], prompt_file: str | None) -> list[str]:
-    r"""The prompts: one empty text where none is given.
+    r"""The prompts: one empty text if none is given.
 
     Files and stdin are read as a chat reads a message: line ends become `\n`, and one at the very
     end is dropped, since editors and `echo` add it.

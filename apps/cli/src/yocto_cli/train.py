@@ -60,5 +60,5 @@ def _to_resume(flags: RunFlags) -> Path | None:
     except TrainError as error:
         raise UsageError(f"nothing to resume: {error}") from error
     if not (run_directory(path) / "config.toml").is_file():
-        raise UsageError(f"nothing to resume: {path} is not in a run; {PROG} --list shows them")
+        raise UsageError(f"nothing to resume: {path} is not in a run; {PROG} --list shows all runs")
     return path

@@ -1,6 +1,6 @@
 """The flags of yocto-train, and how they and a recipe become a model's and a trainer's settings.
 
-Flags for fields of GPTConfig and TrainConfig are read off those: type, help and name stand there.
+Flags for fields of GPTConfig and TrainConfig take name, type and help from those fields.
 """
 
 import dataclasses
@@ -32,17 +32,17 @@ _EIGHTH = "an eighth of the run"
 _SHOWN = {
     "n_layer": _BY_MACHINE, "n_head": _BY_MACHINE, "n_embd": _BY_MACHINE,
     "block_size": _BY_MACHINE, "batch_size": _BY_MACHINE, "dropout": "by epochs or recipe",
-    "max_iters": f"what {DEFAULT_MINUTES:g} minutes hold", "eval_interval": _EIGHTH,
+    "max_iters": f"what fits {DEFAULT_MINUTES:g} minutes", "eval_interval": _EIGHTH,
     "sample_interval": _EIGHTH, "log_interval": "a hundredth of the run",
 }  # fmt: skip
 
 
 def settings_of(source: type, *names: str) -> Callable[[type[T]], type[T]]:
-    """Adds a flag for each of some fields of a dataclass to a group of flags: None until given.
+    """Adds flags for fields of a dataclass to a group of flags; each is None unless given.
 
     Args:
         source: GPTConfig or TrainConfig.
-        names: of the fields; all of them if there are none.
+        names: the names of the fields; all fields if none is named.
     """
     by_recipe = {name for recipe in RECIPES.values() for name in recipe.train}
     hints = get_type_hints(source)
@@ -68,8 +68,8 @@ class DataFlags(TokenizerFlags):
     """What to learn from: a text, or a directory that yocto-prepare made."""
 
     text_path: str | None = flag(None, "a text to train on, by characters", shown=str(DEFAULT_TEXT))
-    data_dir: str | None = flag(None, "what yocto-prepare made; or where to prepare --text_path")
-    val_ratio: float | None = flag(None, "part of --text_path for validation", shown="0.1")
+    data_dir: str | None = flag(None, "prepared data; with --text_path, where to prepare it")
+    val_ratio: float | None = flag(None, "share of --text_path for validation", shown="0.1")
 
 
 @settings_of(
@@ -99,14 +99,14 @@ class RunFlags:
     ckpt_dir: str = flag("checkpoints", "the directory that holds the runs")
     run_name: str | None = flag(None, "the run's directory there", shown="the data's name")
     resume: str | None = flag(
-        None, "a run or step to continue; alone, the newest", bare="latest", in_files=False
+        None, "a run or step to continue; by itself, the newest", bare="latest", in_files=False
     )
-    plan: bool = flag(False, "only say what it takes: size, time, memory", in_files=False)
+    plan: bool = flag(False, "only print the plan: size, time, memory", in_files=False)
     list: bool = flag(False, "only list the runs in --ckpt_dir", in_files=False)
     parallel: Literal["ddp", "fsdp"] | None = flag(
         None, "with torchrun: copy the model to every process, or shard it", in_files=False
     )
-    tensorboard: bool = flag(False, "also write what is measured for TensorBoard")
+    tensorboard: bool = flag(False, "also write the measurements for TensorBoard")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1 or mps")
 
 
@@ -126,19 +126,19 @@ def given_flags(arguments: TrainArguments) -> dict[str, Any]:
 
 
 def recipe_name(given: Mapping[str, Any]) -> str:
-    """The key in RECIPES of what the flags start from."""
+    """The key in RECIPES of the recipe that the flags start from."""
     return given.get("preset") or given.get("arch") or "modern"
 
 
 def settings(
     given: Mapping[str, Any], *, vocab_size: int, shortest_split: int
 ) -> tuple[GPTConfig, TrainConfig]:
-    """The settings that the flags and the recipe amount to.
+    """The settings that the flags and the recipe give together.
 
     Args:
         given: see `given_flags`.
         vocab_size: of the data.
-        shortest_split: tokens in the shorter of the two splits; a default context is shorter.
+        shortest_split: tokens in the shorter of the two splits; the default context is below it.
 
     Raises:
         ConfigError: the model's settings are refused.
@@ -182,5 +182,5 @@ def resolved(
 
 
 def run_directory(path: Path) -> Path:
-    """The run that a path means: it is one, or one of its steps."""
+    """The run that a path means: the path itself, or its parent if it is a step."""
     return path if (path / "config.toml").is_file() else path.parent

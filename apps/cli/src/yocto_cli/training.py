@@ -111,7 +111,7 @@ def _recorded(
     trainer: Trainer, run: Run, data_dir: Path, resume: Path | None, *, config: str,
     for_tensorboard: bool,
 ) -> int:  # fmt: skip
-    """Restore what is to be restored, say what will happen, and train, as the run's only writer."""
+    """Restore the run to resume, say what will happen, and train, as the run's only writer."""
     world = trainer.world
     with world.lock(run), contextlib.ExitStack() as stack:
         lines = [summary(trainer, run, data_dir)]
@@ -123,7 +123,7 @@ def _recorded(
         if world.is_main:
             run.write_config(config)
             say("\n".join(lines))
-            if for_tensorboard:  # what an earlier attempt wrote later than this step is hidden
+            if for_tensorboard:  # hides what an earlier attempt wrote after this step
                 step = trainer.progress.step
                 board = tensorboard()(
                     str(run.path / "tensorboard"), purge_step=step + 1 if step else None
@@ -138,7 +138,7 @@ def run_to_end(
     """Run the trainer to its end; returns the exit code.
 
     Args:
-        trainer: ready, and restored if it is to be.
+        trainer: ready, and restored if a run is resumed.
         run: its directory, locked.
         config: the text of config.toml.
         data_dir: where the data is.
@@ -202,9 +202,9 @@ def _stop_signals(trainer: Trainer, run: Run) -> Iterator[list[int]]:
 
 
 def _run_path(flags: RunFlags, data_dir: Path, resume: Path | None, *, claims: bool) -> str:
-    """The directory of the run; a new one is made at once, if it is to be claimed.
+    """The directory of the run; `claims` makes a new one at once.
 
-    Two trainings that begin at the same moment thus get two names.
+    So two trainings that begin at the same moment get two names.
     """
     if resume is not None:
         return str(run_directory(resume))
@@ -224,7 +224,7 @@ def _run_path(flags: RunFlags, data_dir: Path, resume: Path | None, *, claims: b
         except FileExistsError:  # another training was faster
             continue
         except OSError:
-            pass  # said better when the run is locked
+            pass  # locking the run gives a better message
         break
     return str(path)
 
@@ -238,18 +238,18 @@ def _remove_if_empty(path: Path) -> None:
 
 
 def data_directory(flags: DataFlags) -> Path:
-    """The prepared data; a text is prepared first, unless that was done before."""
+    """The directory of prepared data; a text is prepared first, unless it already is."""
     if flags.text_path is None and flags.data_dir is not None:
         return Path(flags.data_dir)
     if flags.text_path is None and not DEFAULT_TEXT.is_file():
         raise UsageError(
-            f"{DEFAULT_TEXT} is missing; give --text_path YOUR.txt, or --data_dir with what "
-            "yocto-prepare made"
+            f"{DEFAULT_TEXT} is missing; give --text_path YOUR.txt, or --data_dir with a directory "
+            "that yocto-prepare made"
         )
     if flags.mode == "token":
         raise UsageError(
-            "--mode token needs a tokenizer that is trained first: yocto-prepare bpe "
-            "--text_path ..., then give its --out_dir as --data_dir"
+            "--mode token needs a trained tokenizer; run yocto-prepare bpe --text_path ..., "
+            "then give its --out_dir as --data_dir"
         )
     text = Path(flags.text_path or DEFAULT_TEXT)
     if flags.data_dir is not None:
@@ -274,7 +274,7 @@ def data_directory(flags: DataFlags) -> Path:
 
 
 def _made_from(directory: Path, text: Path, val_ratio: float | None) -> bool:
-    """Whether a data directory holds exactly this text, divided as asked for."""
+    """Whether a data directory holds exactly this text, with the validation share asked for."""
     if not (directory / "meta.json").is_file():
         return False
     meta = DataMeta.load(directory)
@@ -297,8 +297,8 @@ def _prepare(text: Path, directory: Path, val_ratio: float | None) -> None:
         )  # fmt: skip
     except ShortDataError as error:
         raise UsageError(
-            f"{text} is too short: a model needs some thousand characters to learn from, and a "
-            "part of them to be tested on; give a longer text"
+            f"{text} is too short: a model needs a few thousand characters to learn from, and some "
+            "more to be tested on; give a longer text"
         ) from error
     except DecodingError as error:
         what = str(error).partition("; ")[0]
@@ -307,7 +307,8 @@ def _prepare(text: Path, directory: Path, val_ratio: float | None) -> None:
             "--encoding", "latin-1",
         )  # fmt: skip
         raise UsageError(
-            f"{what}; prepare it in its encoding, such as {how}, then give --data_dir {directory}"
+            f"{what}; name its encoding when you prepare it, as in {how}, "
+            f"then give --data_dir {directory}"
         ) from error
     say(f"prepared {text} at character level in {directory}")
 

@@ -27,8 +27,8 @@ class BatchSampler:
     """Chooses the windows of each step.
 
     Of N tokens, `random` draws every row from all N - T windows of T. `epoch` cuts them into
-    W = (N - 1) // T disjoint windows, from a first token drawn per epoch, and visits each once, in
-    an order drawn per epoch; batches run across the border of epochs and nothing is dropped.
+    W = (N - 1) // T disjoint windows, starting from a token drawn for each epoch, and visits each
+    once, in an order drawn for each epoch; batches run on into the next epoch, nothing is dropped.
 
     `batch_size` counts the rows of all ranks together; each of `world_size` ranks gets an equal
     slice. Streams of one seed never overlap: 0 is for training, others are for anything else.
@@ -53,9 +53,9 @@ class BatchSampler:
         self.rank = integer("rank", rank, 0, self.world_size - 1)
         require_one_of("mode", mode, get_args(Mode))
         self.mode: Mode = mode
-        # Slices of unequal size would weigh the rows of the ranks unequally in the mean gradient.
+        # Slices of unequal size would give the rows unequal weight in the mean gradient.
         if batch_size % world_size:
-            raise DataError(f"batch_size {batch_size} does not divide among {world_size} ranks")
+            raise DataError(f"batch_size {batch_size} cannot be divided among {world_size} ranks")
         # The order of up to two epochs, since a batch may lie across their border.
         self._epochs: dict[int, np.ndarray] = {}
 
@@ -110,7 +110,7 @@ class BatchSampler:
 
     def _words(self, number: int, count: int) -> np.ndarray:
         """`count` random 64-bit words of a step or an epoch."""
-        # Mode and stream stand in words of the counter, which keep the draws of one seed apart.
+        # Mode and stream go into the generator's counter, which keeps the draws of one seed apart.
         stream = ({"random": 0, "epoch": 1}[self.mode], self.stream)
         return random_words(key=(self.seed, number), stream=stream, count=count)
 

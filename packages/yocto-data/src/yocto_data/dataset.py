@@ -24,8 +24,8 @@ class TokenDataset:
     Args:
         path: a .bin file.
         block_size: T, the tokens per window.
-        dtype: `uint16` or `uint32`; left out, the `meta.json` beside the file says it.
-        vocab_size: the number of valid ids; left out, `meta.json` says it where there is one.
+        dtype: `uint16` or `uint32`; if left out, as the `meta.json` beside the file says.
+        vocab_size: the number of valid ids; if left out, as `meta.json` says, where there is one.
 
     Raises:
         MissingMetaError: no `dtype` given, and no `meta.json` to say it.
@@ -42,15 +42,15 @@ class TokenDataset:
         vocab_size: int | None = None,
     ) -> None:
         self.block_size = integer("block_size", block_size, 1)
-        # What can be wrong with a file is found there, so that below are only windows.
+        # TokenFile finds whatever is wrong with a file, so what follows is only about windows.
         self._file = TokenFile(Path(path), dtype=dtype, vocab_size=vocab_size)
         self.path, self.meta = self._file.path, self._file.meta
         self.dtype, self.vocab_size = self._file.dtype, self._file.vocab_size
         self.n_tokens = len(self._file.array)
         if self.n_tokens < self.block_size + 1:
             raise ShortDataError(
-                f"{shorten(self.path)} holds {self.n_tokens} tokens, but a block_size of "
-                f"{block_size} needs at least {block_size + 1}; make it smaller, or use more text"
+                f"{shorten(self.path)} is too short for a block_size of {block_size}: it holds "
+                f"{self.n_tokens} of {block_size + 1} tokens; lower block_size, or use more text"
             )
         # Every run of T + 1 tokens, T inputs and the target of the last: a view, nothing is copied.
         # Row i begins at token i; shape (N - T, T + 1).
@@ -69,7 +69,7 @@ class TokenDataset:
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The window that starts at token `index`: x and y, int64, shape (T,) each."""
-        start = range(len(self))[index]  # counts from the end below 0, IndexError where none is
+        start = range(len(self))[index]  # a negative index counts from the end
         return self.window(start, self.block_size)
 
     def window(self, start: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,19 +78,19 @@ class TokenDataset:
         Evaluation uses it for the last window of a split, which is shorter than T.
         """
         if start < 0 or length < 1 or start + length + 1 > self.n_tokens:
-            raise IndexError(f"{length} tokens and a target from {start} on, of {self.n_tokens}")
+            raise IndexError(f"length {length} from {start} is outside {self.n_tokens} tokens")
         self._file.require_whole()
         return self._pair(self._file.array[start : start + length + 1])  # (length + 1,)
 
     def gather(self, starts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """The windows that start at `starts`, int64, shape (B,): x and y, int64, shape (B, T) each.
 
-        They overlap in one block of memory, so flatten them with `reshape`, not `view`, and do not
-        write into them.
+        x and y overlap in one block of memory, so flatten them with `reshape`, not `view`, and do
+        not write into them.
         """
         if starts.dtype != np.int64 or starts.ndim != 1 or not len(starts):
             raise DataError(
-                f"starts must be one row of int64, found {starts.dtype} of shape {starts.shape}"
+                f"starts must be int64 of shape (n,), found {starts.dtype} of shape {starts.shape}"
             )
         # Seen as unsigned, a negative start is a huge one: one comparison finds both.
         if _largest(starts.view(np.uint64)) >= len(self):
@@ -102,7 +102,7 @@ class TokenDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The sha256 (hex) of the file: as `meta.json` records it, computed where it does not."""
+        """The sha256 (hex) of the file, as `meta.json` records it, or else computed."""
         return self._file.record.sha256 if self._file.record else self._file.sha256()
 
     def verify(self) -> None:

@@ -42,13 +42,13 @@ class WorkError(DataError):
 
 
 def shorten(value: str | os.PathLike[str], limit: int = 160) -> str:
-    """A path or a quoted text for a message; of what is long, the two ends."""
+    """A path or a quoted text for a message; a long one loses its middle."""
     text = os.fspath(value)
     return text if len(text) <= limit else f"{text[: limit - 53]}...{text[-50:]}"
 
 
 def reason(error: OSError) -> str:
-    """What the system says of an `OSError`, without numbers and paths."""
+    """What the system says about an `OSError`, without numbers and paths."""
     return error.strerror or type(error).__name__
 
 
@@ -65,7 +65,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def integer(name: str, value: object, low: int, high: int | None = None) -> int:
-    """An argument as an int, NumPy's integers included; `True` and `1.0` are a `DataError`."""
+    """An argument as an int, NumPy's integers included; `True` and `1.0` raise `DataError`."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:

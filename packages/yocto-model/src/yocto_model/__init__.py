@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __version__ = version("yocto-model")
 
-# In which names are looked for, in this order: the first two do without torch.
+# Where names are looked for, in this order: the first two modules do not need torch.
 _MODULES = ("errors", "config", "generate", "gpt", "text", "fast.inference", "fast.training")
 
 __all__ = [
@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
     for module in _MODULES if name in __all__ else ():
         found = importlib.import_module(f"{__name__}.{module}")
         if hasattr(found, name):
-            globals()[name] = getattr(found, name)  # the next look-up does not come here
+            globals()[name] = getattr(found, name)  # the next look-up finds it at once
             return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -1,7 +1,7 @@
 """What a model has read: the keys and values of its tokens, so that they are read once.
 
 Without it, token n costs a pass over all n tokens before it; with it, one pass over one token.
-What callers ask to be read is checked here too: counts, rows of ids, seeds.
+The arguments of callers are checked here too: counts, rows of ids, seeds.
 """
 
 import operator
@@ -25,12 +25,12 @@ class KVCache:
         length: tokens held so far.
         capacity: tokens there is room for.
         padding: (B,) int64, or None. Row b's first `padding[b]` tokens only make rows equally
-            long: they take no position and nobody looks at them.
+            long: they take no position, and no token looks at them.
 
     Bytes: `2 * n_layer * B * K * D * capacity` times the size of one value.
 
     Raises:
-        InputError: from any method, where there is no room or nothing to forget.
+        InputError: from any method, where there is no room, or less than is to be kept.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class KVCache:
         return self._both[:, 1]
 
     def positions(self, T: int) -> Tensor:
-        """Where the next T tokens stand: (T,), or (B, T) with padding."""
+        """The positions of the next T tokens: (T,), or (B, T) with padding."""
         places = torch.arange(self.length, self.length + T, device=self._both.device)
         return places if self.padding is None else (places - self.padding[:, None]).clamp(min=0)
 
     def mask(self, T: int) -> Tensor | None:
-        """Who may look at whom when T tokens follow; None where plain causal masking does.
+        """What each of the next T tokens may look at; None where plain causal masking will do.
 
         Returns:
             bool, (T, S) or, with padding, (B, 1, T, S); True where a query may look.
@@ -121,14 +121,14 @@ class KVCache:
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens (0 resets); the storage stays."""
         if not 0 <= length <= self.length:
-            raise InputError(f"cannot truncate a cache of {self.length} tokens to {length}")
+            raise InputError(f"cannot truncate a cache of length {self.length} to {length}")
         self.length = length
 
     def _check_room(self, n_tokens: int) -> None:
         if self.length + n_tokens > self.capacity:
             raise InputError(
-                f"the cache holds {self.length} of {self.capacity} tokens, and {n_tokens} more "
-                "do not fit; truncate it or make a larger one"
+                f"the cache holds {self.length} of at most {self.capacity} tokens, without room "
+                f"for {n_tokens} more; truncate it, or make a larger one"
             )
 
 
@@ -159,7 +159,7 @@ class Reader:
         padded = self._padded(rows)
         if self._cache is not None:
             self._cache.truncate(shared)
-        self._rows = []  # should reading fail
+        self._rows = []  # in case reading fails
         idx = torch.tensor([row[shared:] for row in padded], device=weight.device)  # (B, unread)
         x = self.model.hidden_states(idx, cache=self._cache)  # (B, unread, C)
         self._rows = padded if self.use_cache else []
@@ -209,7 +209,7 @@ def _n_common(a: list[int], b: list[int]) -> int:
 
 
 def check_count(name: str, number: object) -> None:
-    """Raise InputError, which calls it `name`, unless it is a whole number from 0 on."""
+    """Raise InputError, which calls it `name`, unless it is a whole number of at least 0."""
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise InputError(f"{name} must be a whole number >= 0, not {quoted(number)}")
 
@@ -249,7 +249,7 @@ def make_generators(n_rows: int, seed: int | Sequence[int] | None) -> list[torch
     if seed is None:
         seed = int(torch.randint(2**62, (1,)))
     if isinstance(seed, Sequence) and len(seed) != n_rows:
-        raise InputError(f"{len(seed)} seeds for {n_rows} rows")
+        raise InputError(f"give one seed for each row: rows {n_rows}, seeds {len(seed)}")
     try:
         seeds = seed if isinstance(seed, Sequence) else [seed + row for row in range(n_rows)]
         return [torch.Generator().manual_seed(operator.index(number)) for number in seeds]

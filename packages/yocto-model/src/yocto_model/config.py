@@ -1,4 +1,4 @@
-"""The settings: of a model, with the named architectures, and of sampling. No torch in here."""
+"""The settings of a model, with named architectures, and of sampling. Does not import torch."""
 
 import dataclasses
 import math
@@ -60,22 +60,22 @@ class GPTConfig:
     n_head: int = _size(12, "query heads per block")
     n_embd: int = _size(768, "width of the residual stream")
     n_kv_head: int | None = _size(
-        None, "key/value heads, each shared by several query heads; by default one per query head"
+        None, "key/value heads, each shared by several query heads (default: one per query head)"
     )
-    head_dim: int | None = _size(None, "width of one head; by default n_embd / n_head")
+    head_dim: int | None = _size(None, "width of one head (default: n_embd / n_head)")
     n_hidden: int | None = _size(
         # 8/3 costs the same number of weights, as SwiGLU has three matrices instead of two.
-        None, "width inside the MLP; by default 4 n_embd, or about 8/3 n_embd for swiglu"
+        None, "width inside the MLP (default: 4 n_embd, or about 8/3 n_embd for swiglu)"
     )  # fmt: skip
     dropout: float = setting(
         0.0, "share of values set to zero while training, against overfitting", low=0, below=1
     )
     attn_dropout: float | None = setting(
-        None, "the same for attention weights; by default as dropout", low=0, below=1
+        None, "the same for attention weights (default: as dropout)", low=0, below=1
     )
     norm: Norm = setting("layernorm", "the normalisation before each branch")
     norm_eps: float = setting(1e-5, "added to the variance before dividing by its root", above=0)
-    positions: Positions = setting("learned", "how a token's place is told: a table, or rotation")
+    positions: Positions = setting("learned", "how positions are encoded: a table, or rotation")
     rotary_base: float = setting(10_000.0, "base of the rotary wave lengths", low=1)
     activation: Activation = setting("gelu_tanh", "the nonlinearity of the MLP")
     bias: bool = setting(True, "biases in linear layers and LayerNorm")
@@ -84,7 +84,7 @@ class GPTConfig:
     tie_weights: bool = setting(True, "the output head is the embedding matrix")
     init: Init = setting(
         # Residual projections are divided by sqrt(2 n_layer), or see `zero_init`.
-        "normal", "first weights: N(0, 0.02) as in GPT-2, or uniform within sqrt(3 / inputs)"
+        "normal", "initial weights: N(0, 0.02) as in GPT-2, or uniform within sqrt(3 / inputs)"
     )  # fmt: skip
     zero_init: bool = setting(
         False, "residual projections and an untied head start at zero: every block is the identity"
@@ -210,7 +210,7 @@ class SamplingOptions:
     """
 
     temperature: float = setting(
-        1.0, "logits are divided by it: below 1 is more cautious, 0 always the likeliest", low=0
+        1.0, "logits are divided by it: below 1 is more cautious, 0 takes the likeliest", low=0
     )
     top_k: int = setting(0, "draw only from the k likeliest tokens; 0 means from all", low=0)
     top_p: float = setting(

@@ -4,7 +4,7 @@ ModelError (ValueError)
 ├── ConfigError        a field of GPTConfig is out of range or contradicts another
 ├── InputError         token ids, a prompt or an argument that cannot be used
 ├── SamplingError      a sampling option out of range, or logits nothing can be drawn from
-└── ModelFileError     a file that is not a model of ours, is damaged, or does not fit
+└── ModelFileError     a file that is not a model we support, is damaged, or does not fit
 
 A message is one line: what, where, what to do. What it quotes is escaped and shortened first.
 """
@@ -43,4 +43,4 @@ def quoted(value: object, limit: int = 60) -> str:
         return repr(value)
     if type(value) is int:
         return str(value) if abs(value) < 10**20 else f"an integer of {value.bit_length()} bits"
-    return f"a {type(value).__name__}"
+    return f"a value of type {type(value).__name__}"

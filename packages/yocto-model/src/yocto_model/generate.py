@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def window_start(n_tokens: int, block_size: int) -> int:
-    """Index of the first token that a context of `n_tokens` shows to the model.
+    """Index of the first token that the model sees of a context of `n_tokens`.
 
     A long text slides through the model's window. nanoGPT moves it by one token for each new one,
     which changes every position and so forces a full pass per token. We move it in hops of a
@@ -40,20 +40,20 @@ def stream(
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Extend each of B rows by one id at a time; the rows grow, and the caller may stop anywhere.
 
-    Each step draws one number from each row's generator. Only ids below `vocab_size` exist, or all
-    that the model has. Yields the new ids, and the unfiltered logits (B, V) they were drawn from.
+    Each step draws one number from each row's generator. Only ids below `vocab_size` are drawn, or
+    any if it is None. Yields the new ids, and the unfiltered logits (B, V) they were drawn from.
     """
     block_size = reader.model.config.block_size
     for _ in range(max_new_tokens):
         # Read. Nothing but the ids goes in; what was read before comes from the reader's cache.
-        # So a stream can be left, and taken up again with any other reader.
+        # So a stream can be left, and continued with any other reader.
         windows = [row[window_start(len(row), block_size) :] for row in rows]
         logits = reader.next_logits(windows)[:, :vocab_size]  # (B, V)
         # Draw. Each row has randomness of its own, so its text does not depend on its neighbours.
         uniforms = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
         ids = next_ids(logits, options, uniforms, windows).tolist()
-        # Append: what was drawn is the context of what comes next. Nothing is planned ahead; that
-        # a sentence holds together is the work of the logits alone.
+        # Append: what was drawn is part of the context for what comes next. Nothing is planned
+        # ahead; if a sentence holds together, that is the work of the logits alone.
         for row, token in zip(rows, ids, strict=True):
             row.append(token)
         yield ids, logits
@@ -81,8 +81,8 @@ def generate_ids(  # noqa: D417, PLR0917 - the field's signature; options have t
     Args:
         idx: int64 (B, T), or B lists of ids that may differ in length.
         max_new_tokens: how many to add.
-        eos_token: a row that draws it is done, and filled up with it.
-        stop: rows of ids, such as [[13, 13]]; what a row gains ends before the first of them.
+        eos_token: a row that draws it has ended, and is filled up with it.
+        stop: rows of ids, such as [[13, 13]]; a continuation ends before the first of them in it.
         seed: row b gets seed + b, or seed[b]; equal seeds give equal ids. None draws one.
         use_cache: False reads the whole window again for each token: the same ids, slower.
 
@@ -98,12 +98,12 @@ def generate_ids(  # noqa: D417, PLR0917 - the field's signature; options have t
     rows = checked_rows(idx, model.config.vocab_size)
     stops = checked_rows(stop, model.config.vocab_size, what="stop", least=0)
     generators = make_generators(len(rows), seed)
-    starts, ends = [len(row) for row in rows], [0] * len(rows)  # 0: not at its end yet
+    starts, ends = [len(row) for row in rows], [0] * len(rows)  # 0: not ended yet
     was_training = model.training
     reader = Reader(model.eval(), use_cache=use_cache)  # evaluation: dropout is off
     try:
         for _ in stream(reader, rows, max_new_tokens, options=options, generators=generators):
-            # A row that has ended goes on beside the others, and what it gains is cut off below:
+            # A row that has ended still grows with the others, and the excess is cut off below:
             # rows of one length keep the cache simple, and a batch costs little more than a row.
             for b, row in enumerate(rows):
                 ends[b] = ends[b] or _end(row, starts[b], stops, eos_token)

@@ -37,12 +37,12 @@ class GPT(nn.Module):
         self.config = config
         self.grad_checkpointing = False
         self.token_emb = empty_table(config.vocab_size, config.n_embd)
-        # Attention alone cannot tell an order: places are learned here, or turned into q and k.
+        # Attention alone knows no order: positions are learned here, or rotated into q and k.
         self.pos_emb: nn.Embedding | None = None
         if config.positions == "learned":
             self.pos_emb = empty_table(config.block_size, config.n_embd)
         else:
-            # Computed, not learned: they stay out of the saved file, and are never on "meta".
+            # Computed, not learned: they are not saved, and are never on the meta device.
             weight = self.token_emb.weight
             home = torch.device("cpu") if weight.is_meta else weight.device
             for name, table in zip(("cos", "sin"), rotary_tables(config), strict=True):
@@ -51,12 +51,12 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = make_norm(config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        if config.tie_weights:  # a token's row serves to read it and to foretell it
+        if config.tie_weights:  # one row per token, to read it and to predict it
             self.head.weight = self.token_emb.weight
         if not self.head.weight.is_meta:
             self.initialize(generator)
         if generator is not None:
-            torch.set_rng_state(ambient)  # torch's own layers have drawn weights, now replaced
+            torch.set_rng_state(ambient)  # torch's layers drew weights that are now replaced
 
     def forward(self, idx: Tensor, *, cache: KVCache | None = None) -> Tensor:
         """Logits of the token that follows each position.
@@ -83,8 +83,8 @@ class GPT(nn.Module):
         n_tokens = T if cache is None else cache.length + T
         if n_tokens > self.config.block_size:
             raise InputError(f"{n_tokens} tokens exceed block_size {self.config.block_size}")
-        # A cache knows where these tokens stand and whom they may look at. Without one they are
-        # the first, and no mask means plain causal attention.
+        # A cache knows the positions of these tokens and what they may look at. Without one they
+        # are the first tokens, and no mask means plain causal attention.
         positions = torch.arange(T, device=idx.device) if cache is None else cache.positions(T)
         mask = None if cache is None else cache.mask(T)
 
@@ -124,12 +124,12 @@ class GPT(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         # The embedding comes after the head, so a tied pair is initialised as an embedding.
-        # Beside N(0, 1) rows a tied head would start with huge logits: hence 0.02 there too.
+        # With N(0, 1) rows a tied head would start with huge logits: hence 0.02 there, too.
         std = 1.0 if uniform and not config.tie_weights else 0.02
         for table in (self.token_emb, self.pos_emb):
             if table is not None:
                 nn.init.normal_(table.weight, std=std, generator=generator)
-        # 2 n_layer branches are summed. Smaller ones keep the sum's variance (GPT-2), and with
+        # 2 n_layer branches are summed. Smaller weights keep the sum's variance (GPT-2), and with
         # zeros every block starts as the identity, so that depth does no harm at first.
         scale = 0.0 if config.zero_init else 1 / math.sqrt(2 * config.n_layer)
         for name, weight in self.named_parameters():
@@ -148,4 +148,4 @@ class GPT(nn.Module):
         """Write a Hugging Face model folder: `config.json` and `model.safetensors`."""
         write_folder(Path(directory), self.config, self.state_dict())
 
-    load = classmethod(load_model)  # the inverse, also for others' folders: see formats/folder.py
+    load = classmethod(load_model)  # the inverse, also for other folders: see formats/folder.py

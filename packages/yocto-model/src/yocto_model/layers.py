@@ -49,7 +49,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x: (B, H, T, D).
-        cos: (1, T, D), or (B, 1, T, D) when rows stand at different positions.
+        cos: (1, T, D), or (B, 1, T, D) when rows are at different positions.
         sin: the same shape, signed as `rotary_tables` does.
     """
     # (a, b) -> (a cos - b sin, b cos + a sin); rolling by half a head exchanges a and b.
@@ -103,14 +103,14 @@ class CausalSelfAttention(nn.Module):
         v = v.view(B, T, self.kv_heads, self.head_width).transpose(1, 2)  # (B, K, T, D)
         q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
-            # Turned by its place, a query's score with a key depends on their distance alone.
+            # Once both are turned, the score of a query and a key depends on their distance alone.
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (B, K, S, D)
         # softmax(q k^T / sqrt(D)) v. The root keeps scores near 1 whatever D is, or the softmax
         # would pick one key and pass no gradient to the others. Causal, because position t is
-        # trained to foretell token t + 1: it would copy it if it could look there.
-        # On a CPU, bfloat16 makes products faster and this slower: it stays in float32 there.
+        # trained to predict token t + 1: it would copy that token if it could look at it.
+        # On a CPU, bfloat16 makes other products faster but this slower: it stays in float32.
         half = x.device.type != "cpu" and torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, enabled=half):
             y = F.scaled_dot_product_attention(
@@ -122,12 +122,12 @@ class CausalSelfAttention(nn.Module):
                 dropout_p=self.dropout if self.training else 0.0,
                 enable_gqa=self.kv_heads != self.n_head,  # query heads in groups share a key head
             )  # (B, H, T, D)
-        # The heads' findings side by side again; `proj` mixes them into the stream.
+        # What the heads found is laid side by side again; `proj` mixes it into the stream.
         return self.proj(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
 
 
 class MLP(nn.Module):
-    """What a token makes of what it has gathered, each on its own: (B, T, C) -> (B, T, C)."""
+    """What each token makes, on its own, of what it has gathered: (B, T, C) -> (B, T, C)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class Block(nn.Module):
         cache: KVCache | None = None,
     ) -> Tensor:
         """See `CausalSelfAttention.forward` for the arguments."""
-        # Added, so that gradients reach every layer directly; and it is the branch's input that is
+        # Added, so that gradients reach every layer directly. Only the input of each branch is
         # normalised, not the sum, which keeps that path clear (Xiong et al. 2020).
         x = x + self.drop(self.attn(self.ln_1(x), rotary, mask, cache))
         return x + self.drop(self.mlp(self.ln_2(x)))

@@ -1,8 +1,8 @@
 """From logits to the next id: pure functions, which `next_ids` joins.
 
-A filter sets what it drops to minus infinity. Ties go to the lower id, so top-k and top-p keep
-exact sets. All is computed in float64, in which no two float32 logits become equal by being
-scaled.
+A filter sets what it drops to minus infinity. Ties are broken towards the lower id, so top-k and
+top-p keep exact sets. Everything is computed in float64, so that scaling makes no two float32
+logits equal.
 """
 
 import math
@@ -29,14 +29,14 @@ def next_ids(
     Args:
         logits: (B, V) of the position before.
         options: how to choose.
-        uniforms: float64 (B,), each in [0, 1), on the CPU; not looked at when greedy.
+        uniforms: float64 (B,), each in [0, 1), on the CPU; not used when greedy.
         contexts: B rows of ids, for the repetition penalty.
 
     Raises:
         SamplingError: logits from which nothing can be drawn.
     """
     if logits.device.type == "mps":
-        logits = logits.cpu()  # that device knows no float64
+        logits = logits.cpu()  # that device has no float64
     logits = logits.double()
     # Before any filter: top-k would drop a NaN and hide it.
     _check_finite(logits.amax(dim=-1))
@@ -52,10 +52,10 @@ def filter_logits(
 ) -> Tensor:
     """All filters in order, float64 (B, V) -> (B, V); for a temperature above 0."""
     logits = penalize_repetition(logits, contexts, options.repetition_penalty)
-    # The k largest are the same at any temperature; chosen before, rounding makes no ties.
+    # The k largest are the same at any temperature; chosen first, before rounding can make ties.
     logits = keep_top_k(logits, options.top_k)
     if options.temperature != 1.0:
-        # Down from the largest, so that the smallest temperature does not overflow.
+        # Measured from the largest, so that even a tiny temperature does not overflow.
         logits = (logits - logits.amax(dim=-1, keepdim=True)) / options.temperature
     # Only now: how many tokens hold a share of the probability depends on the temperature.
     logits = keep_top_p(logits, options.top_p)
@@ -72,19 +72,19 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     Raises:
         SamplingError: a row has NaN, plus infinity, or no finite logit.
     """
-    # A softmax that is not divided by its sum: the target is multiplied by it instead.
+    # A softmax that is not divided by its sum; instead, the target is multiplied by the sum.
     weights = (logits.double() - logits.amax(dim=-1, keepdim=True)).exp()
     cumulative = weights.cumsum(dim=-1)  # (B, V)
     total = cumulative[:, -1:]
     _check_finite(total[:, 0])
-    # The ids stand side by side on a line, each as wide as its weight; where the target falls, is
-    # the id. It is the first whose cumulative weight exceeds the target, so its own is above 0.
-    # There is one: a float64 below 1, times the total, is rounded below the total.
+    # The ids lie side by side on a line, each as wide as its weight; the target falls on the one to
+    # draw. It is the first whose cumulative weight exceeds the target, so its own is above 0. There
+    # always is one: a float64 below 1, times the total, is rounded to less than the total.
     return torch.searchsorted(cumulative, uniforms[:, None] * total, right=True)[:, 0]
 
 
 def _check_finite(per_row: Tensor) -> None:
-    # As floats of Python: torch's test of one number takes longer than drawing a letter.
+    # As Python floats: torch's test of one number takes longer than drawing a letter.
     if not all(map(math.isfinite, per_row.tolist())):
         raise SamplingError("the model's output is not finite; were its weights damaged?")
 
@@ -99,7 +99,7 @@ def penalize_repetition(
     for row, context in enumerate(contexts):
         ids = torch.tensor(sorted(set(context)), dtype=torch.int64, device=logits.device)
         seen = logits[row, ids]
-        # Towards less either way: a negative logit is made smaller by multiplying.
+        # Less likely either way: a negative logit becomes smaller by multiplying.
         logits[row, ids] = torch.where(seen > 0, seen / penalty, seen * penalty)
     return logits
 
@@ -113,17 +113,17 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep each row's smallest set of likeliest tokens with probability p or more, never none."""
+    """Keep each row's smallest set of likeliest tokens with probability p or more, at least one."""
     if p >= 1.0:
         return logits
     V = logits.shape[-1]
     total = (logits - logits.amax(dim=-1, keepdim=True)).exp().sum(dim=-1, keepdim=True)
-    # Sorting a large vocabulary takes longer than a model; mostly a few of the likeliest suffice.
+    # Sorting a large vocabulary can take longer than the model; usually the likeliest few suffice.
     for n_sorted in (min(_FEW, V), V):
         ordered = torch.topk(logits, n_sorted).values  # (B, n_sorted), largest first
         weights = (ordered - ordered[:, :1]).exp()
         before = (weights.cumsum(dim=-1) - weights) / total  # probability of the likelier tokens
-        count = (before < p).sum(dim=-1, keepdim=True)  # (B, 1); never 0: before the first is 0
+        count = (before < p).sum(dim=-1, keepdim=True)  # (B, 1); at least 1: `before` begins with 0
         if bool((count < n_sorted).all()):
             break
     return _keep_largest(logits, count, ordered.gather(-1, count - 1))

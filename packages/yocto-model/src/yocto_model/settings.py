@@ -1,7 +1,7 @@
 """One table for settings: each dataclass field carries its own help text and range.
 
-Checks, command line flags, help and TOML keys are all read off `dataclasses.fields`, so a setting
-is written once. Importing this module does not bring torch in.
+Checks, command line flags, help and TOML keys all come from `dataclasses.fields`, so a setting is
+written once. Importing this module does not import torch.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ def setting(
     """A dataclass field with its help and its range.
 
     Args:
-        default: of the field.
+        default: the field's default.
         help: one sentence, shown by `--help` too.
         low: the smallest value allowed.
         high: the largest value allowed.
@@ -40,7 +40,7 @@ def problems(owner: Any) -> list[str]:
     """What is wrong with the fields of a dataclass instance: one sentence each, or nothing.
 
     Types come from the annotations: bool, int, float, str, a Literal of words, any of these or
-    None. Whole numbers count as float, and NumPy's as Python's.
+    None. Whole numbers count as float, and NumPy's numbers as Python's.
     """
     hints = get_type_hints(type(owner))
     found = (_problem(f, hints[f.name], getattr(owner, f.name)) for f in dataclasses.fields(owner))
@@ -72,7 +72,7 @@ def _is_in_range(value: Any, kind: type, bounds: types.MappingProxyType[Any, Any
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last from a tensor
         return False
     return (
-        -math.inf < number < math.inf  # a comparison, as no float holds some whole numbers
+        -math.inf < number < math.inf  # compared, not converted: some integers fit no float
         and number >= bounds.get("low", -math.inf)
         and number <= bounds.get("high", math.inf)
         and number > bounds.get("above", -math.inf)

@@ -18,7 +18,7 @@ FinishReason = Literal["length", "stop", "eos"]
 
 
 class Decoder(Protocol):
-    """Turns ids into text one at a time: what each completes, and at the end what is left."""
+    """Turns ids into text one at a time: what each completes, and what is left at the end."""
 
     def push(self, token: int, /) -> str: ...
     def finish(self) -> str: ...
@@ -53,7 +53,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Completion:
-    """What was made of one prompt of a batch; but for `text`, see `TextStream`."""
+    """The continuation of one prompt of a batch; for all fields but `text`, see `TextStream`."""
 
     text: str
     prompt_ids: list[int]
@@ -64,8 +64,8 @@ class Completion:
 class StopFilter:
     """Passes tokens on until their text contains a stop string, which is never shown.
 
-    Tokens that may begin a stop string are held back until that is known. Where stops overlap, the
-    one that is complete first counts.
+    Tokens that may begin a stop string are held back until that is known. If stops overlap, the one
+    that is complete first counts.
 
     Args:
         stops: one string or several; none lets everything through.
@@ -95,7 +95,7 @@ class StopFilter:
         return self._release(len(text) - self._overlap(text))
 
     def finish(self, *, torn: bool = False) -> list[Token]:
-        """The tokens held back, with `torn` only what cannot be the beginning of a stop string."""
+        """The tokens held back; if `torn`, only what cannot be the beginning of a stop string."""
         text = "".join(held.text for held in self._held)
         return self._release(len(text) - (self._overlap(text) if torn else 0), cut=True)
 
@@ -117,7 +117,7 @@ class StopFilter:
 
 
 class TextStream(Iterator[Token]):
-    """Tokens as they are drawn; afterwards, why it ended. Their texts joined are the text.
+    """Tokens as they are drawn, and then why the text ended. The tokens' texts joined are the text.
 
     Attributes:
         prompt_ids: the ids that were continued.
@@ -186,7 +186,7 @@ class TextGenerator:
     """Continues text with a model and its tokenizer, in evaluation mode.
 
     Successive prompts that begin alike, as the turns of a chat do, are not read again: the
-    key/value cache is kept for the longest common beginning. It knows nothing of weights that
+    key/value cache is kept for the longest common beginning. It does not notice when weights
     change: while training, make a new TextGenerator for each sample.
 
     Args:
@@ -195,14 +195,14 @@ class TextGenerator:
             `stream_decoder()` and `eos_id` are used where it has them.
 
     Raises:
-        InputError: the tokenizer has ids that the model has not.
+        InputError: the tokenizer has ids that the model lacks.
     """
 
     def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
         if tokenizer.vocab_size > model.config.vocab_size:
             raise InputError(
-                f"the tokenizer has {tokenizer.vocab_size} ids, the model "
-                f"{model.config.vocab_size}; they do not belong together"
+                f"the tokenizer has {tokenizer.vocab_size} ids, the model only "
+                f"{model.config.vocab_size}; use the tokenizer of the model"
             )
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -225,7 +225,7 @@ class TextGenerator:
 
         Args:
             prompt: text, or ids; at least one token.
-            max_new_tokens: how many tokens at most.
+            max_new_tokens: the most tokens to add.
             options: how tokens are chosen.
             stop: a string, or several, that end the text and are not part of it.
             seed: equal seeds give equal text; None draws one.
@@ -233,8 +233,8 @@ class TextGenerator:
             logprobs: keep each token's log-probability.
 
         Raises:
-            InputError: an empty prompt, an id that the tokenizer has not, an empty stop string, or
-                a number out of range.
+            InputError: an empty prompt, an id that the tokenizer lacks, an empty stop string, or a
+                number out of range.
         """
         check_count("max_new_tokens", max_new_tokens)
         check_count("alternatives", alternatives)
@@ -269,7 +269,7 @@ class TextGenerator:
     ) -> list[Completion]:
         """Continue several prompts at once, several times as fast as one after the other.
 
-        Prompt b has seed + b, and the text that it would have alone. The cache needs memory for
+        Prompt b gets seed + b, and the text that it would get alone. The cache needs memory for
         all of them, each at the length of the longest. Arguments as in `stream`.
         """
         check_count("max_new_tokens", max_new_tokens)

@@ -23,7 +23,7 @@ from yocto_tokenizers.fast.checks import (
     read_bytes,
 )
 
-#: What a conversation needs, in the order of their ids.
+#: The special tokens of a conversation, in the order of their ids.
 CHAT_TOKENS = ("<s>", "</s>", "<|user|>", "<|assistant|>")
 BOS, EOS, USER, ASSISTANT = CHAT_TOKENS
 UNK = "<unk>"
@@ -41,7 +41,7 @@ class BaseTokenizer(ABC):
     Every id in `range(vocab_size)` is valid and stands for the same bytes wherever it appears, so
     that decoding is concatenation. No text produces an id of `special_tokens`.
 
-    A kind of tokenizer supplies `encode`, the bytes of each id, its fingerprint and its file.
+    A subclass supplies `encode`, the bytes of each id, its fingerprint and its file.
 
     Attributes:
         kind: `"char"`, `"word"`, `"sentencepiece"` or `"huggingface"`.
@@ -146,7 +146,7 @@ class BaseTokenizer(ABC):
     @classmethod
     @abstractmethod
     def from_bytes(cls, content: bytes, *, source: str = "the content") -> Self:
-        """The tokenizer of which these bytes are the file.
+        """The tokenizer whose file holds these bytes.
 
         Args:
             content: what `to_bytes` gave.
@@ -176,7 +176,7 @@ class StreamDecoder:
     """Turns a stream of ids into text, one id at a time, in constant time per id.
 
     One token need not be one character: an emoji may be four byte tokens. Decoding each id alone
-    would print four replacement marks, and decoding everything twice to subtract costs quadratic
+    would print four replacement marks, and decoding everything again for each id takes quadratic
     time. Here every id has its bytes, and Python's incremental UTF-8 decoder holds back unfinished
     characters.
 
@@ -200,5 +200,5 @@ class StreamDecoder:
         return self._decoder.decode(self._token_bytes[checked_id(token_id, len(self._token_bytes))])
 
     def finish(self) -> str:
-        """What is left: U+FFFD if the stream ended inside a character. Then it can start anew."""
+        """What is left: U+FFFD if the stream ended inside a character. Then it starts anew."""
         return self._decoder.decode(b"", final=True)

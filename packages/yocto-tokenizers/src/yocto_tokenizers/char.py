@@ -19,7 +19,7 @@ class CharTokenizer(VocabularyTokenizer):
     `"strict"` raises, `"replace"` puts U+FFFD or else `?` in its place, `"ignore"` drops it.
 
     Raises:
-        TokenizerError: characters or names are doubled or unfit, or there is no character.
+        TokenizerError: a character or a name is repeated or not valid, or there is no character.
     """
 
     kind: ClassVar[str] = "char"

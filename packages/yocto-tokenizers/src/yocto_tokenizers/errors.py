@@ -46,7 +46,7 @@ class UnknownCharacterError(TokenizerError):
 
 
 def _summary(characters: Mapping[str, int], total: int) -> str:
-    """Name as many characters as one line holds: nine with short names, three with long ones."""
+    """Name as many characters as fit one line: nine with short names, three with long ones."""
     named: list[str] = []
     for character, position in characters.items():
         entry = f"{character_name(character)} at index {position}"

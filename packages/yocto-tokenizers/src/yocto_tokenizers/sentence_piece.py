@@ -35,7 +35,7 @@ _NEWLINE_WITH_MORE = re.compile(r"\n.|.\n", re.DOTALL)
 class SentencePieceTokenizer(BaseTokenizer):
     """A sentencepiece model: BPE pieces, and bytes where no piece fits.
 
-    Models made by `train` give every text back exactly. Foreign models are read too and encode as
+    Models made by `train` give every text back exactly. Other models are read too and encode as
     sentencepiece does; where they put a space in front of a text, decoding keeps it (`lossless` is
     False), since a part of a text cannot know whether it was the first.
 
@@ -65,7 +65,7 @@ class SentencePieceTokenizer(BaseTokenizer):
             vocab_size=len(self._content.pieces),
             special_tokens={self._content.pieces[i].text: i for i in ids},
         )
-        # What additive_parts relies on, asked of the pieces themselves.
+        # What additive_parts relies on, checked on the pieces themselves.
         self._may_be_cut = (
             self._content.lossless
             and self._content.is_bpe
@@ -99,13 +99,13 @@ class SentencePieceTokenizer(BaseTokenizer):
                 tokens.
             character_coverage: share of the text's characters that become pieces, 0.98 to 1; the
                 rest is encoded as bytes.
-            shrink: take fewer ids instead of an error when the text yields no more.
-            sample_characters: of longer texts an evenly spaced part of at most this many
-                characters is learned from, which bounds memory.
+            shrink: accept fewer ids, instead of raising, if the text does not yield as many.
+            sample_characters: of longer texts, learn from an evenly spaced sample of at most this
+                many characters, which bounds memory.
 
         Raises:
-            TokenizerError: the text is empty, or yields no such vocabulary: then the message has
-                the smallest or largest size that works. Or a name or a text is unfit.
+            TokenizerError: the text is empty, a name or a text is not valid, or `vocab_size` does
+                not suit the text: then the message has the smallest or largest that does.
         """
         check_options(vocab_size, newline, character_coverage, sample_characters)
         symbols = control_symbols(special_tokens)
@@ -130,7 +130,7 @@ class SentencePieceTokenizer(BaseTokenizer):
                 allow_whitespace_only_pieces=True,
                 split_digits=True,
                 num_threads=1,  # stored in the model, so another number gives other bytes
-                max_sentence_length=1 << 20,  # bytes; longer ones are skipped without a word
+                max_sentence_length=1 << 20,  # bytes; longer ones are silently skipped
                 minloglevel=2,  # errors only; they arrive as exceptions
             )
         except (RuntimeError, ValueError, OSError) as error:
@@ -169,14 +169,14 @@ class SentencePieceTokenizer(BaseTokenizer):
     def to_hf_json(self, path: str | PathLike[str]) -> Path:
         """Write a `tokenizer.json` that Hugging Face `tokenizers` reads, with the same ids.
 
-        Two differences are its own: that library finds special names in text unless
+        Two differences are due to that library: it finds special names in text unless
         `encode_special_tokens` is set on the loaded object, and reads U+2581 as a space.
 
         Returns:
             The path written; `tokenizer.json` in it, if it is a directory.
 
         Raises:
-            TokenizerFileError: a foreign model whose options that format cannot express.
+            TokenizerFileError: the model has options that this format cannot express.
         """
         return write_sentence_piece(path, self._content)
 

@@ -46,8 +46,8 @@ class WordLevelTokenizer(VocabularyTokenizer):
         special_tokens: names of special tokens.
 
     Raises:
-        TokenizerError: no word, or one that is doubled, empty, too long, or holds a surrogate; a
-            name that is doubled, unfit, or a word that text could spell.
+        TokenizerError: there is no word; a word is repeated, empty, too long, or holds a surrogate;
+            or a name is repeated, not valid, or a word that text could spell.
     """
 
     kind: ClassVar[str] = "word"
@@ -75,12 +75,12 @@ class WordLevelTokenizer(VocabularyTokenizer):
 
         Args:
             texts: one text, or an iterable of texts, which is read once.
-            vocab_size: ids at most, `<unk>` and special tokens included; None: as many as needed.
+            vocab_size: the most ids, `<unk>` and special tokens included; None for all words.
             special_tokens: names of special tokens.
 
         Raises:
-            TokenizerError: the texts are empty, or `vocab_size` leaves no room for a word; a text
-                or a name is unfit.
+            TokenizerError: the texts are empty, `vocab_size` leaves no room for a word, or a text
+                or a name is not valid.
         """
         names = _checked_special_tokens(special_tokens)
         reserved = 1 + len(names)
@@ -137,7 +137,7 @@ def _checked_words(words: Iterable[object], names: tuple[str, ...]) -> tuple[str
                 f"word {i} is {shown(word)}, expected 1 to {_MAX_WORD_CHARACTERS} characters"
             )
         if word in reserved or word in checked:
-            raise TokenizerError(f"word {i} is {shown(word)} again; drop one")
+            raise TokenizerError(f"word {i} repeats {shown(word)}; drop one")
         checked[checked_unicode(word)] = None
     if not checked:
         raise TokenizerError("the text is empty; a vocabulary needs at least one word")

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __version__ = version("yocto-train")
 
-# In which names are looked for, in this order: the first four do without torch.
+# Where names are looked for, in this order: the first four modules do not need torch.
 _MODULES = (
     "errors", "config", "recipes", "events", "scale.planning", "schedules", "step", "optimizers",
     "evaluation", "scale.devices", "scale.distributed", "runs.checkpoint", "runs.run", "trainer",
@@ -63,6 +63,6 @@ def __getattr__(name: str) -> Any:
     for module in _MODULES if name in __all__ else ():
         found = importlib.import_module(f"{__name__}.{module}")
         if hasattr(found, name):
-            globals()[name] = getattr(found, name)  # the next look-up does not come here
+            globals()[name] = getattr(found, name)  # the next look-up finds it at once
             return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""TrainConfig: how a model is trained. No torch in here."""
+"""TrainConfig: how a model is trained. This module does not import torch."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class TrainConfig:
     """Every setting of a training run that is not the model's shape or the data.
 
     The defaults are nanoGPT's for a small model on a CPU. Each field carries its help and its
-    range (`dataclasses.fields(TrainConfig)`); the command line reads its flags off them.
+    range (`dataclasses.fields(TrainConfig)`); the command line takes its flags from them.
 
     Raises:
         TrainConfigError: settings are out of range; the message names all of them.
@@ -43,7 +43,7 @@ class TrainConfig:
     optimizer: OptimizerName = setting(
         "adamw",
         "AdamW for everything (adamw; Loshchilov & Hutter 2019), or Muon for the matrices inside "
-        "the blocks and AdamW for the rest (muon; Jordan et al. 2024)",
+        "the blocks and AdamW for the others (muon; Jordan et al. 2024)",
     )
     lr: float = setting(1e-3, "peak learning rate of AdamW", above=0, high=1e3)
     muon_lr: float = setting(
@@ -88,7 +88,7 @@ class TrainConfig:
     )
     save_interval: int = _count(0, "steps between checkpoints; 0 saves at each evaluation")
     keep: int = _count(
-        3, "newest checkpoints to keep besides the best one; at least two stay", low=1
+        3, "newest checkpoints to keep, in addition to the best one; at least two stay", low=1
     )
     patience: int = _count(
         0, "stop after this many evaluations in a row without a new best; 0 never stops"
@@ -97,7 +97,7 @@ class TrainConfig:
     seed: int = setting(1337, "decides batches, dropout and samples", low=0, high=2**63 - 1)
     precision: Precision = setting(
         "auto",
-        "of matrix products; auto is half precision on a GPU, else float32 or what a plan finds",
+        "type of matrix products; auto: half precision on a GPU, else float32 or what a plan finds",
     )
     compile: Compile = setting(
         "auto",

@@ -55,7 +55,7 @@ def evaluate(
         world: the processes that share the batches; the result is the same on all.
 
     Returns:
-        None if `should_stop` said so before it was complete.
+        The loss; None if `should_stop` returned True before it was complete.
     """
     begun, device = time.perf_counter(), next(model.parameters()).device
     was_training = model.training
@@ -83,10 +83,10 @@ def evaluate(
 def _shared(
     batches: Iterator[tuple[Tensor, Tensor]], world: World
 ) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """Every rank's turn in each round of `world.size` batches, and whether the batch is its own.
+    """This rank's batch in each round of `world.size` batches, and whether the batch is its own.
 
-    In a last round that is too short, a rank repeats another's batch: a sharded model computes only
-    if all ranks do.
+    If the last round is too short, a rank repeats another's batch: a sharded model computes only if
+    all ranks do.
     """
     while round_ := list(itertools.islice(batches, world.size)):
         ours = world.rank < len(round_)
@@ -135,11 +135,11 @@ def write_sample(
     seed: int,
     should_stop: Callable[[], bool],
 ) -> str | None:
-    """What the model writes after a prompt; None if `should_stop` said so before it was complete.
+    """What the model writes after a prompt; None if `should_stop` returned True before its end.
 
     torch's global random state is left alone.
     """
-    # A new generator each time: the weights have moved, so no cache may be kept.
+    # A new generator each time: the weights have changed, so no cache may be kept.
     stream = TextGenerator(model, tokenizer).stream(
         prompt, tokens, options=SamplingOptions(temperature=0.8), seed=seed
     )
@@ -152,7 +152,7 @@ def write_sample(
 
 
 def prompt_ids(tokenizer: Tokenizer, data: TokenDataset, prompt: str) -> list[int]:
-    """The prompt's ids; of an empty one a line end's, or else the first token of the data.
+    """The prompt's ids; an empty one becomes a line end, or else the first token of the data.
 
     Raises:
         TrainConfigError: the prompt cannot be encoded.

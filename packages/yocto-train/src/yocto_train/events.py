@@ -1,4 +1,4 @@
-"""What a Trainer yields. Displays, log files and reports are readers of these."""
+"""What a Trainer yields. Displays, log files and reports are made from these events."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ class Started(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone(Event):
-    """A step that is reported."""
+    """A step was made, and is reported."""
 
     loss: float  # mean cross-entropy of the step's batch, in nats per token
     smoothed_loss: float  # exponential mean of `loss`, corrected for its start
@@ -44,7 +44,7 @@ class Evaluated(Event):
     """The model was measured on the validation split."""
 
     loss: float  # mean cross-entropy in nats per token
-    bits_per_byte: float | None  # comparable between tokenizers; None without one
+    bits_per_byte: float | None  # comparable between tokenizers; None without a tokenizer
     tokens: int  # targets it was measured on
     whole: bool  # whether that was all of the split
     is_best: bool  # lowest loss of the run so far; a loss that is not finite never is

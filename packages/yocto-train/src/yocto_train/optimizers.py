@@ -1,4 +1,4 @@
-"""Which parameters are updated how: AdamW's groups, and Muon for the matrices inside the blocks."""
+"""How each parameter is updated: AdamW's groups, and Muon for the matrices inside the blocks."""
 
 import math
 from collections.abc import Sequence
@@ -100,7 +100,7 @@ def orthogonalize(x: Tensor, iterations: int = 5) -> Tensor:
 
 @dataclass
 class _Stack:
-    """Blocks of rows of some parameters that have one shape, updated by one batched product."""
+    """Matrices of one shape, each some rows of a parameter, updated by one batched product."""
 
     places: list[tuple[Tensor, int]]  # a parameter and the first of its rows
     rows: int
@@ -119,13 +119,13 @@ class Muon(Optimizer):
 
     Args:
         matrices: pairs of a two-dimensional parameter and the row counts of the matrices it is
-            made of: a fused q, k, v is three matrices, each orthogonalised apart.
+            made of: a fused q, k, v is three matrices, each orthogonalised on its own.
         lr: peak learning rate.
         momentum: mu.
         weight_decay: wd, decoupled.
-        iterations: of Newton-Schulz.
-        dtype: in which those are computed, None for the parameters' own; bfloat16 takes half the
-            time where a machine has it, and changes the singular values by less than 0.01.
+        iterations: Newton-Schulz iterations per update.
+        dtype: the dtype of those, None for the parameters' own; bfloat16 takes half the time on
+            machines that have it, and changes the singular values by less than 0.01.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ def cosine(step: int, *, max_iters: int, warmup_iters: int, min_fraction: float)
     if step < warmup_iters:
         return warmup(step, warmup_iters)
     # Large steps first, to get far; small ones at the end, to settle: near a minimum the noise of
-    # single batches keeps the weights hopping about, and the hops are as long as the rate is high.
+    # single batches keeps the weights hopping about, and the higher the rate, the longer the hops.
     done = min(1.0, (step - warmup_iters) / max(1, max_iters - warmup_iters))
     return min_fraction + (1 - min_fraction) * 0.5 * (1 + math.cos(math.pi * done))
 

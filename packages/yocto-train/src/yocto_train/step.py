@@ -58,7 +58,7 @@ def train_step(
         machine.backward(part)
         loss += part.detach()
 
-    # 4. Clip. After an odd batch the gradient can be a hundred times as long as usual, and would
+    # 4. Clip. After a rare batch the gradient can be a hundred times as long as usual, and would
     # throw the weights far from where it still holds: keep its direction, bound its length.
     norm = clip(machine, config.grad_clip)
 
@@ -86,7 +86,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, reduction: str = "mean") -
         reduction: "mean" over all targets, or their "sum".
     """
     # A model that knows nothing gives each of V tokens 1/V: a loss of ln V. The logarithm makes the
-    # loss of a text the sum over its tokens, and has no bound for calling impossible what happened.
+    # loss of a text the sum over its tokens; it is infinite where the right one has probability 0.
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()  # 8 or 11 bits are too few to add up a whole vocabulary
     return F.cross_entropy(logits.flatten(0, 1), targets.reshape(-1), reduction=reduction)

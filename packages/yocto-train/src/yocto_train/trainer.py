@@ -89,7 +89,7 @@ class Trainer:
         self._saved_step: int | None = None
         self._best_pointed: int | None = None  # the step that `best` is known to point to
         self._requested: set[str] = set()  # of _REQUESTS, on this rank
-        # What all ranks have agreed on. Only this decides, so that they never part.
+        # What all ranks have agreed on. Only this decides, so that they never diverge.
         self._agreed: set[str] = set()
 
     # --- requests from outside, acted on between steps ------------------------------------------
@@ -133,9 +133,9 @@ class Trainer:
         self.model.train()
         while True:
             self._agree()
-            # What is due after a step comes before the next one, so that a run which was stopped
-            # before it got there makes up for it.
-            # Each may take long: new requests may have come meanwhile.
+            # What is due after a step is done before the next one, so a run that was stopped in
+            # between makes up for it when it resumes. Each part may take long: new requests may
+            # have come meanwhile.
             if self._evaluation_is_due():
                 yield from self._evaluate()
                 self._agree()
@@ -202,8 +202,8 @@ class Trainer:
         return result
 
     def time_step(self, repeats: int = 8) -> float:
-        """Seconds of the fastest of some optimizer steps; for planning: it trains the model."""
-        # What else the computer does only slows steps down; the first two warm caches up.
+        """Seconds of the fastest of `repeats` optimizer steps, for planning; trains the model."""
+        # Other work on the computer only slows steps down; the first two warm up the caches.
         self.model.train()
         for _ in range(repeats + 2):
             self._step()
@@ -287,16 +287,16 @@ class Trainer:
         progress = self.progress
         regular = self._is_multiple(self.config.save_interval or self.config.eval_interval)
         due = regular or self._is_last or "save" in self._agreed or progress.is_best
-        is_there = self._saved_step == progress.step and self._best_pointed == progress.best_step
-        return due and self.run_directory is not None and not is_there
+        is_saved = self._saved_step == progress.step and self._best_pointed == progress.best_step
+        return due and self.run_directory is not None and not is_saved
 
     def _save(self) -> events.Saved:
-        """Write the step, move the pointers, prune, in this order; all ranks must ask for it."""
+        """Write the step, move the pointers, prune, in this order; all ranks must call this."""
         run, progress = self.run_directory, self.progress
         assert run is not None  # noqa: S101 - else nothing is ever due
         self._agreed.discard("save")
-        # A resumed run may find out only now that the step it went on from is the best: then its
-        # checkpoint exists already.
+        # A resumed run may find out only now that the step it continued from is the best: then its
+        # checkpoint already exists.
         content = None
         if self._saved_step != progress.step:
             model = self.world.whole_model(self.model)
@@ -311,7 +311,7 @@ class Trainer:
         )
 
     def _write(self, run: Run, content: tuple[GPT, dict[str, Any]] | None) -> list[str]:
-        """What rank 0 does of a save; returns what a person should know."""
+        """Rank 0's part of a save; returns what a person should know."""
         progress, notes = self.progress, []
         directory = run.step_directory(progress.step)
         if content is not None:
@@ -320,7 +320,7 @@ class Trainer:
                 val_loss=progress.loss_here, environment=state.environment_of(self.machine),
             )  # fmt: skip
             if put_aside is not None:
-                notes.append(f"{directory} existed already; it is {put_aside} now")
+                notes.append(f"{directory} already existed; it is now {put_aside}")
             run.point("latest", directory)
         if progress.is_best:
             run.point("best", directory)
@@ -334,8 +334,8 @@ class Trainer:
 
         Returns:
             What differs from when it was saved: name -> (saved, now), for settings, the length of
-            the windows, versions, device and threads. The present ones hold. With any difference
-            but in what is reported, evaluated, saved and sampled, the bits of the run are others.
+            the windows, versions, device and threads. The present values are used. Any difference,
+            except in what is reported, evaluated, saved and sampled, changes the bits of the run.
 
         Raises:
             CheckpointError: it is damaged, or of another model, data set or tokenizer.
@@ -407,7 +407,7 @@ class Clock:
         return sum(times) / len(times)
 
     def left(self, steps: int, evaluations: float) -> float | None:
-        """Seconds that so many steps and evaluations will take; None during the first steps."""
+        """Seconds that these steps and evaluations will take; None during the first steps."""
         each = self.evaluation_seconds or [0.0]
         return self._usual and steps * self._usual + evaluations * sum(each) / len(each)
 
@@ -418,17 +418,17 @@ class Clock:
 def check_data(
     config: GPTConfig, train_data: TokenDataset, val_data: TokenDataset, tokenizer: Tokenizer | None
 ) -> None:
-    """Whether model, data and tokenizer fit each other.
+    """Refuse a model, data and a tokenizer that do not fit each other.
 
     Raises:
-        TrainConfigError: they do not; both sides are named.
+        TrainConfigError: they do not fit; both sides are named.
     """
     made_by = set()
     for name, data in (("training", train_data), ("validation", val_data)):
         if data.block_size > config.block_size:
             raise TrainConfigError(
                 f"the {name} data has windows of {data.block_size} tokens, "
-                f"the model's block_size is {config.block_size}"
+                f"but the model's block_size is {config.block_size}"
             )
         if (data.vocab_size or 0) > config.vocab_size:
             raise TrainConfigError(
@@ -447,22 +447,22 @@ def check_data(
         )
     if tokenizer is not None and made_by and tokenizer.fingerprint() not in made_by:
         raise TrainConfigError(
-            f"the data was prepared with another tokenizer than this {tokenizer.kind} tokenizer; "
+            f"the data was prepared with another tokenizer, not this {tokenizer.kind} tokenizer; "
             "use the data's own, or prepare the text again"
         )
 
 
 def check_world(config: TrainConfig, world: World, autocast: torch.dtype | None) -> None:
-    """Whether a step's rows can be shared out, and whether this way of training is known to work.
+    """Refuse rows that cannot be shared out evenly, and combinations that do not work.
 
     Raises:
-        TrainConfigError: they cannot, or it is not.
+        TrainConfigError: the message says which.
     """
     if config.batch_size % (world.size * config.accumulate):
         raise TrainConfigError(
-            f"batch_size {config.batch_size} does not divide among {world.size} processes "
+            f"batch_size {config.batch_size} cannot be divided among {world.size} processes "
             f"with accumulate {config.accumulate}; use a multiple of "
             f"{world.size * config.accumulate}"
         )
     if world.kind == "fsdp" and autocast == torch.float16:
-        raise TrainConfigError("float16 does not go with fsdp; use bfloat16, or ddp")
+        raise TrainConfigError("float16 does not work with fsdp; use bfloat16, or ddp")

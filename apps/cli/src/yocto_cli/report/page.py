@@ -1,7 +1,7 @@
 """report.html: a run as a page that opens anywhere, offline, without scripts.
 
-The curve is an SVG that is stretched to whatever width there is, with strokes that keep theirs. Its
-labels are HTML above it, so on a phone they are as large as the rest of the text.
+The curve is an SVG that stretches to any width, while its strokes keep theirs. Its labels are HTML
+above it, so on a phone they are as large as the rest of the text.
 """
 
 import html
@@ -26,7 +26,7 @@ _SIDE = 1000  # of the SVG's square of coordinates
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the page tells."""
+    """The content of the page."""
 
     name: str
     status: str  # how far the run is, in a few words
@@ -35,7 +35,7 @@ class Report:
     max_iters: int
     best_step: int | None
     best_loss: float | None
-    unit: str  # "character" or "token", which losses are per
+    unit: str  # what losses are per: "character" or "token"
     n_parameters: int
     details: Sequence[tuple[str, str]]  # names and values about model, data and training
     commands: Sequence[tuple[str, str]]  # what to do with it, and the command for that
@@ -81,7 +81,7 @@ def _figures(report: Report) -> str:
         if unit == "character":  # tokens are of many lengths
             figures.append((f"{loss / math.log(2):.2f}", "bits per character"))
         choices = math.exp(min(loss, 700))
-        figures.append((f"{choices:.1f}", f"{unit}s it wavers between, on average"))
+        figures.append((f"{choices:.1f}", f"{unit}s it hesitates between, on average"))
     figures.append((f"{n / 1e6:.2f} M" if n >= 1e5 else f"{n:,}", "parameters"))
     return "".join(f'<div class="figure"><b>{n}</b><span>{of}</span></div>' for n, of in figures)
 
@@ -92,7 +92,7 @@ def _figures(report: Report) -> str:
 def _chart(report: Report) -> str:
     chart = Chart(report.history, max_iters=report.max_iters)
     if not chart.losses and not chart.evaluations:
-        return '<p class="quiet">The first figures are still to come.</p>'
+        return '<p class="quiet">Nothing has been measured yet.</p>'
     scale = chart.scale(*(baseline.loss for baseline in report.baselines))
     stride = max(1, -(-len(chart.losses) // _MOST_POINTS))
     levels = [(100 * scale.y(baseline.loss), baseline) for baseline in report.baselines]
@@ -124,7 +124,7 @@ def _line(scale: Scale, points: Points, kind: str) -> str:
 
 
 def _dot(scale: Scale, step: int, loss: float, *, best: bool) -> str:
-    # A line of no length with round ends stays round however the picture is stretched.
+    # A line of zero length with round ends stays round however the picture is stretched.
     where = f"{_SIDE * scale.x(step):.1f} {_SIDE * scale.y(loss):.1f}"
     title = f"step {step:,}: validation loss {loss:.4f}{', the best' if best else ''}"
     kind = "dot best" if best else "dot"
@@ -135,7 +135,7 @@ def _dot(scale: Scale, step: int, loss: float, *, best: bool) -> str:
 
 
 def _samples(history: History) -> str:
-    """All of a few samples, or some spread evenly from the first to the last."""
+    """All samples, or if there are many, some spread evenly from the first to the last."""
     samples, gaps = history.samples, min(len(history.samples), _MOST_SAMPLES) - 1
     spread = [samples[i * (len(samples) - 1) // max(gaps, 1)] for i in range(gaps + 1)]
     items = [_sample(sample, history.evaluations.get(sample.step)) for sample in spread]

@@ -17,7 +17,7 @@ from yocto_cli.screen.terminal import say, visible
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-# The figures of an event, under the split that they are about.
+# The figures of an event, under the split that they describe.
 _FIGURES: dict[type[Event], tuple[str, tuple[str, ...]]] = {
     StepDone: ("train", ("loss", "smoothed_loss", "lr", "grad_norm", "tokens_per_second")),
     Evaluated: ("val", ("loss", "bits_per_byte")),
@@ -26,7 +26,7 @@ _FIGURES: dict[type[Event], tuple[str, tuple[str, ...]]] = {
 
 @dataclasses.dataclass
 class Recorder:
-    """Writes events to the run's files, its history and its report; a full disk is said once."""
+    """Writes events to the run's files, history and report; reports a failed write only once."""
 
     trainer: Trainer
     run: Run
@@ -36,7 +36,7 @@ class Recorder:
     failed: set[str] = dataclasses.field(default_factory=set)
 
     def record(self, event: Event) -> None:
-        """Take in one event."""
+        """Record one event."""
         self.history.take(event)
         file = "samples.jsonl" if isinstance(event, Sampled) else "metrics.jsonl"
         row: dict[str, Any] = {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
@@ -73,9 +73,9 @@ def _show_on(board: "SummaryWriter", event: Event) -> None:
 
 
 def tensorboard() -> "type[SummaryWriter]":
-    """Torch's writer; a UsageError says where to get it."""
+    """Torch's writer; if it is not available, a UsageError says how to install it."""
     try:
-        importlib.import_module("tensorboard")  # torch's writer is made of it
+        importlib.import_module("tensorboard")  # torch's writer needs it
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
     except ImportError as error:
         install = "uv pip install 'yocto-cli[tensorboard]'"

@@ -1,4 +1,4 @@
-"""What yocto-train says of runs: before and after one, in its report, and in the list of all."""
+"""What yocto-train says about runs: before and after one, in its report, in the list of all."""
 
 import dataclasses
 import sys
@@ -19,14 +19,14 @@ from yocto_cli.screen.terminal import counted, dim, duration, one_line, say, vis
 _STATES = {
     "finished": "finished",
     "requested": "stopped, and can be resumed",
-    "no progress": "ended early, as it made no more progress",
+    "no progress": "ended early, because it no longer improved",
 }
-# With these changed, a run is to the bit what it would have been.
+# Changing these does not change a single bit of a run's weights.
 _HARMLESS = {
     "log_interval", "eval_interval", "eval_iters", "save_interval", "keep", "patience",
     "sample_interval", "sample_prompt", "sample_tokens",
 }  # fmt: skip
-_MARKS = ("config.toml", "metrics.jsonl", "latest")  # of which every run has one
+_MARKS = ("config.toml", "metrics.jsonl", "latest")  # every run has at least one of these
 
 
 def summary(trainer: Trainer, run: Run, data_dir: Path) -> str:
@@ -53,7 +53,7 @@ def _details(trainer: Trainer, data_dir: Path) -> dict[str, str]:
 
 
 def closest_architecture(model: GPTConfig) -> str:
-    """The architecture with which a model shares most of what architectures differ in."""
+    """The architecture that shares the most settings with a model."""
     names = {name for settings in ARCHITECTURES.values() for name in settings}
     defaults = {field.name: field.default for field in dataclasses.fields(GPTConfig)}
 
@@ -66,7 +66,7 @@ def closest_architecture(model: GPTConfig) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What a report tells beside the course of the run; `config` is the text of config.toml."""
+    """What a report says besides the course of the run; `config` is the text of config.toml."""
 
     config: str
     data_dir: Path
@@ -95,7 +95,7 @@ def report_of(trainer: Trainer, run: Run, history: History, about: About, event:
 def resumed(
     checkpoint: Checkpoint, changes: Mapping[str, tuple[object, object]], *, max_iters: int
 ) -> str:
-    """Where a run goes on, what was passed over, and whether it is still the same run."""
+    """Where a run continues, what was passed over, and whether it is still the same run."""
     lines = [f"note: passed over: {problem}" for problem in checkpoint.skipped]
     lines.append(f"resuming {checkpoint.run} after step {checkpoint.step}")
     lines += [f"  {name}: {old} -> {new}" for name, (old, new) in changes.items()]
@@ -119,7 +119,7 @@ def farewell(trainer: Trainer, run: Run, *, stopped: bool) -> str:
 
 
 def _ckpt_for_chat(trainer: Trainer, run: Run) -> str:
-    """The run, or its best step where the last step is not the best and the best is still there."""
+    """The run, or its best step if the last step is not the best and the best still exists."""
     is_last = trainer.progress.best_step in (None, trainer.progress.step)
     return str(run.path if is_last or run.pointed("best") is None else run.path / "best")
 

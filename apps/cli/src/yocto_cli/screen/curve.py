@@ -18,7 +18,7 @@ MARK = "●"
 # A braille cell is two dots wide and four high; the bits of U+2800 by column, from the top.
 _BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 _TICK_STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-# Beyond this every other point goes: a curve is never wider, and a run may be endless.
+# Above this number every other point is dropped: no curve is that wide, and runs may be endless.
 _LIMIT_POINTS = 4096
 _LIMIT_SAMPLES = 512
 
@@ -57,7 +57,7 @@ class History:
         return found
 
     def take(self, event: Event) -> None:
-        """Add what an event tells."""
+        """Add what an event says."""
         self._add({"event": type(event).__name__.lower(), **dataclasses.asdict(event)})
 
     def _add(self, row: Mapping[str, object]) -> None:
@@ -82,7 +82,7 @@ class History:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Where a step and a loss lie in a picture, in parts of one; what is outside, on the edge."""
+    """Where a step and a loss lie in a picture, from 0 to 1; what lies outside is on the edge."""
 
     low: float  # the loss at the bottom
     high: float  # the loss at the top, above `low`
@@ -97,7 +97,7 @@ class Scale:
         return min(max((self.high - loss) / (self.high - self.low), 0.0), 1.0)
 
     def column(self, step: float, columns: int) -> int:
-        """Which of so many columns shows a step."""
+        """The index of the column, out of `columns`, that shows a step."""
         return min(columns - 1, int(self.x(step) * columns))
 
     def ticks(self) -> list[float]:
@@ -108,7 +108,7 @@ class Scale:
 
 
 class Chart:
-    """The losses of a run that ends at step `max_iters`, as far as they can be drawn."""
+    """The losses of a run that ends at step `max_iters`; only finite ones can be drawn."""
 
     def __init__(self, history: History, *, max_iters: int) -> None:
         self.losses = _finite(history.losses)
@@ -116,7 +116,7 @@ class Chart:
         self._last = max(max_iters, 1)
 
     def scale(self, *others: float) -> Scale:
-        """The tenths around the losses, and around others that are drawn as well."""
+        """From the tenth below the losses to the tenth above them and above the `others` drawn."""
         losses = [loss for _, loss in (*self.losses, *self.evaluations)] or [0.0, 1.0]
         low = math.floor(10 * min(losses)) / 10
         high = math.ceil(10 * max(*losses, *others, low)) / 10
@@ -138,7 +138,7 @@ def curve(
     """The points joined by a line, as `height` strings of `width` characters.
 
     Points that share a column of dots are averaged, and columns between two points are filled by a
-    straight line. `braille` has eight dots to a character; else it is one star, which ASCII has.
+    straight line. With `braille` a character has eight dots; without, it is a star, which is ASCII.
     """
     across, down = (2, 4) if braille else (1, 1)
     bits = [[0] * width for _ in range(height)]

@@ -1,7 +1,7 @@
 """What a person sees of a training: a screen on a terminal, lines anywhere else.
 
-Nothing is drawn by a step. Rich's thread looks up how far the trainer is, four times a second, and
-draws a frame of that; so the cost does not depend on the number of steps.
+Steps draw nothing. Four times a second rich's thread looks up how far the trainer is and draws a
+frame, so the cost does not depend on the number of steps.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ def make_display(
 
     The owner of `history` keeps it up to date; `baselines` are the loss ladder.
     """
-    # It must be able to move its cursor, and not belong to another job.
+    # The terminal must be able to move its cursor, and must not belong to another job.
     capable = os.environ.get("TERM", "") not in ("", "dumb", "unknown") or os.name == "nt"
     if is_terminal(sys.stdout) and capable and in_foreground(sys.stdout):
         return LiveDisplay(trainer, run, history=history, baselines=baselines)
@@ -39,7 +39,7 @@ def make_display(
 
 
 class LinePrinter:
-    """One line of `key=value` per report, with the values of metrics.jsonl."""
+    """Prints one line of `key=value` per report, with the values of metrics.jsonl."""
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +75,7 @@ def line_of(event: Event) -> str:
 
 
 class LiveDisplay:
-    """Shows events on a terminal, and acts on keys; arguments as of `make_display`."""
+    """Shows events on a terminal, and acts on keys; arguments as for `make_display`."""
 
     def __init__(
         self, trainer: Trainer, run: Run, *, history: History, baselines: Sequence[Baseline] = ()
@@ -104,7 +104,7 @@ class LiveDisplay:
             self._restore.close()
 
     def show(self, event: Event) -> None:
-        """Take in an event; the next frame shows it."""
+        """Accept an event; the next frame shows it."""
         if isinstance(event, StepDone):
             self.frame.reported = event
         elif isinstance(event, Evaluated):
@@ -144,7 +144,7 @@ Display = LinePrinter | LiveDisplay
 
 
 class _Live(Live):
-    """Rich's, for windows that change their size and terminals that go away."""
+    """Rich's Live, for windows that change size and terminals that disappear."""
 
     _size: tuple[int, int] | None = None
 
@@ -153,6 +153,6 @@ class _Live(Live):
         size = (self.console.width, self.console.height)
         with contextlib.suppress(OSError, ValueError):
             if self._size not in (None, size):
-                self.console.clear()  # the lines drawn before were broken anew by the terminal
+                self.console.clear()  # the terminal has wrapped the old lines anew
             self._size = size
             super().refresh()

@@ -31,7 +31,7 @@ from yocto_cli.screen.terminal import can_show, counted, duration, encodable, on
 _LEAST_CURVE_LINES, _MOST_CURVE_LINES = 5, 16  # fewer show nothing
 _LEAST_SAMPLE_LINES, _MOST_SAMPLE_LINES = 3, 10  # a border, the text, a border
 _AXIS_CELLS, _LADDER_CELLS, _LEAST_CELLS_WITH_LADDER = 7, 34, 57
-# So many evaluations without a new best, while the training loss still falls, are worth a word.
+# After this many evaluations without a new best, while training loss still falls, give advice.
 _STALE_EVALUATIONS = 3
 _KEYS = {"s": "sample", "e": "evaluate", "c": "checkpoint", "q": "finish and save",
          "Ctrl-C": "stop and save"}  # fmt: skip
@@ -43,15 +43,15 @@ _IN_ASCII = str.maketrans({"·": "|", "│": "|", "┤": "+", MARK: "o", "…": 
 
 @dataclass(kw_only=True)
 class Frame:
-    """Draws where a trainer stands at the moment, at the size that the terminal has then."""
+    """Draws how far a trainer is at the moment, at the terminal's present size."""
 
     trainer: Trainer
     run: str  # the run directory, in one line
     history: History  # its owner keeps it up to date
     baselines: Sequence[Baseline]
-    stream: TextIO  # where frames are shown, which decides about the characters
+    stream: TextIO  # where frames are shown; its encoding limits the characters
     keys: bool  # whether keys are read
-    pending: set[str] = field(default_factory=set)  # keys that have not been acted upon
+    pending: set[str] = field(default_factory=set)  # keys that were pressed and not yet acted on
     reported: StepDone | None = None
     evaluated: Evaluated | None = None
 
@@ -114,7 +114,7 @@ class Frame:
         return grid
 
     def _numbers(self, width: int) -> RenderableType:
-        """What was measured; where there is little room, only the first of it."""
+        """What was measured; if there is little room, only the first figures."""
         progress, config, found = self.trainer.progress, self.trainer.config, []
         if (loss := self._smoothed_loss) is not None:
             found.append(("loss ", f"{loss:.3f}", "bold"))
@@ -148,8 +148,8 @@ class Frame:
         if not at_best or losses[-1][1] >= at_best[0]:
             return ""
         return (
-            f"best was step {progress.best_step}, and training on only memorises: q finishes, "
-            f"--ckpt {self.run}/best has it"
+            f"step {progress.best_step} was best, and since then it only memorises: q finishes, "
+            f"--ckpt {self.run}/best is that step"
         )
 
     # --- the curve and the ladder ----------------------------------------------------------------
@@ -175,7 +175,7 @@ class Frame:
         """The baselines from the highest loss to the lowest, with the model between them."""
         here, name = self.trainer.progress.val_loss, "you are here"
         if here is None and (loss := self._smoothed_loss) is not None:
-            here, name = round(loss, 1), "training loss"  # before an evaluation this must do
+            here, name = round(loss, 1), "training loss"  # the best known before an evaluation
         rows = []
         for baseline in self.baselines:
             passed = " passed" if here is not None and here < baseline.loss else ""

@@ -50,7 +50,7 @@ class Keyboard:
         return sys.platform != "win32" and is_terminal(self._stream)
 
     def open(self) -> None:
-        """Take single keys from the terminal, if it is ours; more than once is fine."""
+        """Read single keys from the terminal, if it is ours; it may be called twice."""
         if not self.usable or self._thread is not None or not in_foreground(self._stream):
             return
         descriptor = self._stream.fileno()
@@ -67,7 +67,7 @@ class Keyboard:
         self._thread.start()
 
     def close(self) -> None:
-        """Leave the terminal as it was found; more than once is fine."""
+        """Leave the terminal as it was found; it may be called twice."""
         if self._thread is None or self._wake is None or self._before is None:
             return
         os.write(self._wake[1], b".")
@@ -105,7 +105,7 @@ def suspendable(leave: Callable[[], object], return_: Callable[[], object]) -> I
     def stop(number: int, _: FrameType | None) -> None:
         leave()
         signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)  # here it stands still
+        os.kill(os.getpid(), number)  # the process stops here
         signal.signal(number, stop)
         return_()
 

@@ -1,4 +1,4 @@
-"""The loss ladder: what models without any learning would score, to judge a loss by.
+"""The loss ladder: what models that learn nothing would score, to compare a loss with.
 
 Each baseline is a model that counts. It counts on the training split and is scored on the
 validation split, as the trained model is; scored on the text it counted, it would flatter itself.
@@ -30,18 +30,18 @@ class Baseline:
 
 
 def ladder(train: Ids, val: Ids, *, vocab_size: int, characters: bool) -> tuple[Baseline, ...]:
-    """The baselines, highest loss first as far as the text is like any other.
+    """The baselines, for any usual text with the highest loss first.
 
-    Uniform knows the vocabulary. Frequencies are smoothed by one more of each id. Pairs know the
-    id before, and are smoothed by one more successor, spread as the frequencies are.
+    Uniform knows only the vocabulary. Frequencies are smoothed by counting each id once more. Pairs
+    know the previous id, and are smoothed by one more successor, spread as the frequencies are.
 
     Args:
-        train: ids to count, shape (n,). The first is only a context. Of very many, parts spread
-            evenly over them are counted.
-        val: ids to score, shape (m,), at least 2, in the same way.
+        train: ids to count, shape (n,). The first is only a context. If there are very many, parts
+            spread evenly over them are counted.
+        val: ids to score, shape (m,), at least 2; the same holds for them.
         vocab_size: the number of ids.
-        characters: whether the ids are characters. Only then is there a baseline for pairs: those
-            of words or pieces are too many to be known from one text.
+        characters: whether the ids are characters. Only then is there a baseline for pairs: words
+            or pieces form too many pairs to be known from one text.
     """
     baselines = [Baseline(name="uniform", loss=math.log(vocab_size))]
     counts = np.ones(vocab_size)

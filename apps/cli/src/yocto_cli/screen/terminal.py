@@ -1,8 +1,8 @@
 """What a terminal may be sent, and what it can show.
 
-Text of models, files and users can hold anything: escape codes that clear the screen or write the
-clipboard, marks that pile up, controls that turn the direction of a line. `visible` shows such
-characters instead of obeying them.
+Text of models, files and users can hold anything: escape codes that clear the screen or overwrite
+the clipboard, marks that pile up, controls that reverse the direction of a line. `visible` shows
+such characters instead of obeying them.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-# Everything a terminal might act upon, or that hides or turns text: C0 but tab and newline, DEL,
+# Whatever a terminal might act on, or that hides or reverses text: C0 except tab and newline, DEL,
 # C1, bidirectional controls, line and paragraph separators, the byte order mark, lone surrogates,
 # tag characters. The joiner U+200D is not among them: emoji and several scripts need it.
 _CONTROLS = re.compile(
@@ -86,7 +86,7 @@ def no_colour() -> bool:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person is at the other end; a closed stream, or none at all, has nobody."""
+    """Whether a person is at the other end: not of a closed stream, nor where there is none."""
     return stream is not None and not stream.closed and stream.isatty()
 
 
@@ -100,7 +100,7 @@ def can_show(stream: TextIO, characters: str) -> bool:
 
 
 def encodable(text: str, stream: TextIO | None) -> str:
-    r"""The text with codes such as `\u2500` for what the stream's encoding has not."""
+    r"""The text with codes such as `\u2500` for characters that the stream's encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"  # no stream: stdout was closed
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -128,7 +128,7 @@ def duration(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """Print for people: escaped by `visible`, at once; newlines stay.
+    """Print for people, at once; `visible` escapes the text, and newlines stay.
 
     A console that is closed or full does not stop the work: from then on nothing is shown.
     """
@@ -147,7 +147,7 @@ def drop_stdout() -> None:
 
 
 class ProgressBar:
-    """How far a long job is, on stderr, while its block runs: a bar, or off a terminal lines."""
+    """Shows on stderr how far a long job is while its block runs: a bar, or lines in a file."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
@@ -164,7 +164,7 @@ class ProgressBar:
             self._bar.stop()
 
     def update(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` bytes of a job are done; a total of 0 is not known."""
+        """Show that `done` of `total` bytes are done; a total of 0 means that it is not known."""
         if self._bar is not None:
             tasks = {task.description: task.id for task in self._bar.tasks}
             task = tasks[what] if what in tasks else self._bar.add_task(what)

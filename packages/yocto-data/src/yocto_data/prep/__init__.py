@@ -1,1 +1,1 @@
-"""From texts to token files; what a learner need not open."""
+"""From texts to token files: a learner need not open these."""

@@ -19,7 +19,7 @@ from yocto_data.errors import DataError, reason, shorten, writing
 from yocto_data.prep import files
 from yocto_data.prep.meta import META_NAME, DataMeta
 
-# All that may lie in a directory that is replaced, besides a tokenizer's file of another name.
+# Only these may be in a directory that is replaced, and a tokenizer's file of another name.
 OUR_FILES = frozenset(
     {META_NAME, "train.bin", "val.bin", "vocab.json", "tokenizer.json", "tokenizer.model"}
 )
@@ -37,7 +37,7 @@ def resolve_target(out_dir: str | os.PathLike[str]) -> Path:
 
 
 def check_target(target: Path, *, force: bool) -> None:
-    """Refuse a target that exists, unless it is empty, or `force` is set and all in it is ours."""
+    """Refuse a target that exists, unless it is empty, or `force` is set and all files are ours."""
     try:
         if not stat.S_ISDIR(target.lstat().st_mode):
             raise DataError(
@@ -102,7 +102,7 @@ def staged_directory(target: Path, *, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Hold the lock of a target; the lock file goes with it."""
+    """Hold the lock of a target; the lock file is removed afterwards."""
     path = target.with_name(f".{target.name}.lock")
     since = datetime.now().astimezone().isoformat(timespec="seconds")
     owner = f"pid {os.getpid()} on {socket.gethostname()} since {since}"
@@ -118,7 +118,7 @@ def _alone(target: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # Removed while it is held. Windows removes no open file; a free one does no harm.
+            # Removed while it is held. Windows cannot remove an open file; a free one does no harm.
             with suppress(OSError):
                 path.unlink()
 
@@ -138,7 +138,7 @@ def _commit(temporary: Path, target: Path) -> None:
             files.remove(temporary)
         raise
     if aside is not None:
-        # The new data set stands, which is what the caller is told; leftovers go next time.
+        # The new data set is in place, so this is a success; the next run removes leftovers.
         with suppress(OSError):
             _remove_aside(aside, target)
 
@@ -158,7 +158,7 @@ def _recover(target: Path) -> None:
 
 
 def _remove_aside(aside: Path, target: Path) -> None:
-    """Under a name that is never put back first: what is half removed must not return."""
+    """Rename it first, to a name that is never put back: what is half removed must not return."""
     doomed = files.temporary_for(target)
     aside.rename(doomed)
     files.remove(doomed)

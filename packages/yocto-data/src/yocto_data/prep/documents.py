@@ -45,7 +45,7 @@ class PrepareOptions:
         "auto", "id between documents; auto: the tokenizer's end token"
     )
     separator_position: Position = _setting(
-        "after", "whether the separator stands before or after a document"
+        "after", "whether the separator comes before or after a document"
     )
     chunk_chars: int = _setting(1 << 20, "about how many characters are encoded at a time")
 
@@ -66,7 +66,7 @@ class PrepareOptions:
 
 
 class Document(NamedTuple):
-    """One text, in blocks; taking the next document uses up the blocks of this one."""
+    """One text, in blocks; asking for the next document uses up the blocks of this one."""
 
     where: str
     blocks: Iterator[str]
@@ -91,12 +91,12 @@ class Corpus:
     options: PrepareOptions
 
     def documents(self, counts: ReadCounts) -> Generator[Document, None, None]:
-        """The documents of one pass; `counts` follows it, and counts those without text.
+        """The documents of one pass; `counts` is kept up to date, and counts those without text.
 
-        Close the generator where it is not used up, so that no file stays open.
+        Close the generator if it is not exhausted, so that no file stays open.
 
         Raises:
-            DataError: a source cannot be read or is not what it should be, or none holds text.
+            DataError: a source cannot be read or is not what it should be, or no source holds text.
             WorkError: a source changed meanwhile.
         """
         found = False
@@ -158,7 +158,7 @@ def _lines(source: Source, blocks: Iterator[str]) -> Iterator[str]:
 
 
 def _record_text(line: str, field_name: str, where: str) -> str:
-    """The text of a record; "" for null. What else a record holds is its writer's business."""
+    """The text of a record; "" for null. Other fields are ignored."""
     try:
         record = _DECODER.decode(line)
     except json.JSONDecodeError as error:

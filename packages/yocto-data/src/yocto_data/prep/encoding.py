@@ -1,4 +1,4 @@
-"""A tokenizer at work: what it must offer, its file, and texts to bytes of ids, also in workers."""
+"""A tokenizer at work: what it must offer, its file, and how it encodes texts, also in workers."""
 
 import multiprocessing
 import os
@@ -31,13 +31,13 @@ class Tokenizer(Protocol):
     Five more members are used when the object has them, and need no declaration:
 
     - `encode_to_numpy(text) -> np.ndarray`: the same ids as `encode`, as a one-dimensional
-      array of integers, without the detour over a list.
+      array of integers, without making a list first.
     - `save(path) -> Path`: writes the tokenizer's file into the directory `path` and returns
       the path of that file.
     - `fingerprint() -> str`: names the content, so that data and model can be matched.
     - `kind: str`: a short word, recorded in meta.json. Objects of kind `"char"` encode faster
       than text travels to another process and are never sent to workers.
-    - `eos_id: int | None`: what stands between documents when there are several.
+    - `eos_id: int | None`: what comes between documents when there are several.
     """
 
     @property
@@ -72,8 +72,8 @@ def save_tokenizer(tokenizer: Tokenizer | None, directory: Path) -> TokenizerMet
             path = Path(save(directory))
         if path.parent != directory or path in before or not path.is_file():
             raise DataError(
-                f"the tokenizer's save was given {shorten(directory.name)} to write a file into, "
-                f"and returned {shorten(path)}"
+                f"the tokenizer's save must write a new file into {shorten(directory.name)} and "
+                f"return its path, but returned {shorten(path)}"
             )
         with writing(path), open_regular(path) as written:
             file, sha256 = path.name, sha256_of(written)
@@ -87,7 +87,7 @@ class RefusedTextError(Exception):
 
 
 class Encoded(NamedTuple):
-    """Token bytes of several texts, joined, and how many bytes are each one's."""
+    """Token bytes of several texts, joined, and the number of bytes of each."""
 
     data: bytes
     sizes: list[int]
@@ -197,7 +197,7 @@ def encode_jobs(
     except BrokenProcessPool as error:
         raise WorkError(
             "a worker process ended early: memory ran out, or the calling script lacks "
-            "`if __name__ == '__main__':`; workers=1 needs neither"
+            "`if __name__ == '__main__':`; workers=1 avoids both"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -49,7 +49,7 @@ def sha256_of(file: BufferedReader) -> str:
 
 
 def temporary_for(path: Path) -> Path:
-    """A name beside `path` that nobody has: `.tmp-<name>-<random>`."""
+    """A name beside `path` that no file has: `.tmp-<name>-<random>`."""
     return path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
 
 
@@ -164,7 +164,7 @@ def locked(path: Path, owner: str) -> Iterator[None]:
     """Hold the lock file `path` for the block, without waiting.
 
     The system frees the lock when its holder ends, however it ends: nothing has to be cleaned up.
-    Who holds it stands in a second file, `<path>.owner`, for the message alone.
+    A second file, `<path>.owner`, names the holder, only for the message.
 
     Raises:
         LockedError: another process has it.
@@ -180,7 +180,7 @@ def locked(path: Path, owner: str) -> Iterator[None]:
         raise LockedError(holder or "another process") from error
     with lock:
         try:
-            with suppress(OSError):  # no room for a note is no reason to stop
+            with suppress(OSError):  # without room for a note, the work still goes on
                 note.write_text(owner, encoding="utf-8")
             yield
         finally:

@@ -53,7 +53,7 @@ class SplitMeta:
 
 @dataclass(frozen=True, kw_only=True)
 class SeparatorMeta:
-    """The id that stands before or after each document."""
+    """The id that comes before or after each document."""
 
     id: int
     position: Literal["before", "after"]
@@ -119,7 +119,7 @@ class DataMeta:
             if split.bytes != (expected := split.tokens * self.dtype.itemsize):
                 raise DataError(
                     f"splits.{name} states {split.bytes} bytes, but {split.tokens} tokens of "
-                    f"{self.dtype.name} are {expected}"
+                    f"{self.dtype.name} take {expected}"
                 )
             if split.max_id >= self.vocab_size:
                 raise DataError(
@@ -150,7 +150,7 @@ class DataMeta:
 
         Raises:
             MissingMetaError: there is none.
-            DataError: it was damaged or edited, or its format is newer than this.
+            DataError: it was damaged or edited, or its format is newer than this version reads.
         """
         path = Path(data_dir) / META_NAME
         try:
@@ -169,7 +169,7 @@ class DataMeta:
             meta = cls._of(json.loads(raw))
             if meta.to_json() != raw.decode("ascii"):
                 raise ValueError("yocto-data would write this content differently")
-        except DataError as error:  # which says itself what is wrong
+        except DataError as error:  # its message already says what is wrong
             raise DataError(f"{shorten(path)}: {error}") from error
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             detail = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -188,7 +188,7 @@ class DataMeta:
 
     @classmethod
     def _of(cls, document: dict[str, Any]) -> Self:
-        """The value of a document; what else is wrong with it shows when it is written again."""
+        """The value of a document; whatever else is wrong shows when it is written again."""
         if document["format"] != FORMAT:
             raise ValueError(f"its format must be {FORMAT}")
         if (version := document["format_version"]) != FORMAT_VERSION:
@@ -217,7 +217,7 @@ class DataMeta:
 
 
 def _read(hint: Any, value: Any) -> Any:
-    """What JSON holds as a value of exactly this type: no True for 1, no 1.0."""
+    """A JSON value, if it has exactly this type: for an int, neither True nor 1.0 will do."""
     kinds = get_args(hint) or (hint,)  # the types of a union or tuple, the values of a Literal
     if get_origin(hint) is tuple:
         return tuple(_read(kinds[0], each) for each in value)
@@ -226,5 +226,5 @@ def _read(hint: Any, value: Any) -> Any:
         hints = get_type_hints(record)
         return record(**{name: _read(hints[name], member) for name, member in value.items()})
     if type(value) not in kinds and value not in kinds:
-        raise ValueError(f"{value!r} is not of the type that belongs there")
+        raise ValueError(f"{value!r} has the wrong type")
     return value

@@ -32,7 +32,7 @@ def import_nanogpt(
         out_dir: the directory to make.
         dtype: element type of the files, `uint16` or `uint32`.
         vocab_size: the number of valid ids; every id is compared with it.
-        tokenizer: the tokenizer of these ids, if known; its file and fingerprint go along.
+        tokenizer: the tokenizer of these ids, if known; its file and fingerprint are saved, too.
         force: replace a data directory that already exists.
         progress: called with bytes done, bytes in all, tokens so far.
 

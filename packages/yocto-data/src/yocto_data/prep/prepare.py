@@ -35,9 +35,9 @@ def iter_texts(
 ) -> Iterator[str]:
     """The text of files, directories and globs, in pieces, in bounded memory.
 
-    It is what a tokenizer is trained on. The pieces are those that `prepare` encodes: no piece
-    spans two documents, and within one they are cut where no token crosses. A byte order mark is
-    dropped; line ends stay as they are.
+    Train a tokenizer on them. The pieces are those that `prepare` encodes: no piece spans two
+    documents, and within one they are cut where no token crosses. A byte order mark is dropped;
+    line ends stay as they are.
 
     Args:
         sources: one path or several; see `prepare`.
@@ -90,9 +90,9 @@ def prepare(
         workers: processes that encode; scripts that use more than one need the usual
             `if __name__ == "__main__":`.
         force: replace a data directory that already exists.
-        progress: called with bytes done, bytes in all, tokens so far; while the texts are checked
-            with 0 done. What it raises ends the preparation, which then leaves nothing.
-        block_size: the context to be trained with; each split must hold one token more.
+        progress: called with bytes done, bytes in all, tokens so far; 0 bytes are done while the
+            texts are checked. If it raises, the preparation ends and leaves nothing behind.
+        block_size: the context that training will use; each split must hold one token more.
         changes: fields of `PrepareOptions` by name, over those of `options`.
 
     Returns:
@@ -180,7 +180,7 @@ class _EncodingRun:
         chunk_chars = self.cutter.corpus.options.chunk_chars
         reported = 0
         previous: Piece | None = None
-        # Closed at once, even after an error: open files and worker processes hang on them.
+        # Closed at once, even after an error: they hold open files and worker processes.
         with (
             closing(self.cutter.pieces()) as pieces,
             closing(
@@ -226,7 +226,7 @@ class _EncodingRun:
             writers[name].write(b"".join(part))
 
     def _marks(self) -> tuple[bytes, bytes]:
-        """What stands before and after each document."""
+        """The bytes that come before and after each document."""
         if self.separator is None:
             return b"", b""
         mark = np.array([self.separator.id], dtype=self.encoder.dtype).tobytes()
@@ -234,7 +234,7 @@ class _EncodingRun:
 
 
 def _refuse_overlap(target: Path, sources: PathLike | Sequence[PathLike], corpus: Corpus) -> None:
-    """Neither may the output lie in a directory that is read, nor a source in what is replaced."""
+    """The output must not lie in a directory that is read, nor a source in one that is replaced."""
     given = [sources] if isinstance(sources, str | os.PathLike) else sources
     for source in given:
         folder = Path(os.path.realpath(source))
@@ -264,7 +264,7 @@ def _require_same_sources(first: ReadCounts, second: ReadCounts) -> None:
     for before, after in zip(first.sources, second.sources, strict=True):
         if before != after:
             raise WorkError(
-                f"{shorten(after.name)} changed between checking and encoding; run again when "
+                f"{shorten(after.name)} changed between checking and encoding; try again when "
                 "nothing writes to it"
             )
 

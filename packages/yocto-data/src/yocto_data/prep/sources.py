@@ -45,7 +45,7 @@ class Source:
 
 
 def expand_sources(sources: PathLike | Sequence[PathLike]) -> list[Source]:
-    """The files that are meant, in the order given; each directory's and glob's own are sorted.
+    """The files that are meant, in the order given; those of a directory or glob are sorted.
 
     A directory stands for the .txt and .jsonl files below it, plain or .gz; names that begin with
     a dot are left out. A text with `*`, `?` or `[` that names no file is a glob, in which
@@ -59,10 +59,10 @@ def expand_sources(sources: PathLike | Sequence[PathLike]) -> list[Source]:
     found: dict[str, Source] = {}
     for given in sources:
         for path in _expand_one(given):
-            # A file that two names lead to is read once: it would weigh double in silence.
+            # A file that is named twice is read once: otherwise it would silently count double.
             found.setdefault(os.path.realpath(path), _classify(path))
     if not found:
-        raise DataError("there is no source; name a text file, a directory or a glob")
+        raise DataError("no source is given; name a text file, a directory or a glob")
     return list(found.values())
 
 
@@ -123,7 +123,7 @@ def _classify(path: Path) -> Source:
 
 
 class SourceFile:
-    """An open source: its bytes in blocks, decompressed, while what is on the disk is hashed.
+    """An open source: its bytes in blocks, decompressed; the file itself is hashed as it is read.
 
     Raises:
         DataError: it cannot be read, or is not the compressed file that its name says.
@@ -149,7 +149,7 @@ class SourceFile:
     def blocks(self) -> Iterator[bytes]:
         """All bytes, about a megabyte at a time."""
         try:
-            raw: Any = self  # gzip calls read alone
+            raw: Any = self  # gzip calls only `read`
             stream = gzip.GzipFile(fileobj=raw) if self._source.is_compressed else raw
             while block := stream.read(BLOCK_BYTES):
                 yield block
@@ -213,7 +213,7 @@ class TextDecoder:
     Args:
         where: the source, for errors.
         encoding: as `check_encoding` returns it.
-        errors: `strict` raises; `replace` puts U+FFFD, `ignore` nothing, and both count.
+        errors: `strict` raises; `replace` puts U+FFFD, `ignore` puts nothing; both are counted.
     """
 
     def __init__(self, where: str, encoding: str, errors: str) -> None:

@@ -14,9 +14,9 @@ SplitName = Literal["train", "val"]
 
 # TAB, LF and CR are text; the others of C0, and DEL, are counted.
 _CONTROLS = bytes(c for c in range(32) if c not in b"\t\n\r") + b"\x7f"
-# Between a non-space and a space every tokenizer of the family begins a new token: characters
-# anyway, words since a run of white space is a token, sentencepiece since a piece may begin with a
-# space but not hold one inside.
+# Every tokenizer of the family begins a new token between a non-space and a space: characters
+# always do, words because a run of white space is a token, sentencepiece because a piece may begin
+# with a space but not hold one inside.
 _BEFORE_SPACE = re.compile(r"(?<=\S) ")
 _AFTER_NEWLINE = re.compile(r"(?<=\n)\S")
 
@@ -24,9 +24,9 @@ _AFTER_NEWLINE = re.compile(r"(?<=\n)\S")
 class SafeCutter:
     """Cuts the text of one document where encoding the pieces gives the ids of the whole.
 
-    A piece ends at the first space behind non-space at or past `chunk_chars`. Where the next
-    `3 * chunk_chars` characters hold none, it ends behind a newline that non-space follows;
-    failing that, at `4 * chunk_chars`, which `unsafe_cuts` counts, since ids may differ there.
+    A piece ends at the first space that follows a non-space at or past `chunk_chars`. If the next
+    `3 * chunk_chars` characters hold none, it ends after a newline before a non-space; failing
+    that, at `4 * chunk_chars`, which `unsafe_cuts` counts, since ids may differ there.
     The cuts depend on the text and on `chunk_chars` alone, never on how the text arrived.
     """
 
@@ -56,7 +56,7 @@ class SafeCutter:
         target, maximum = start + self._target, start + self._maximum
         if len(self._text) <= target:
             return None
-        # The character behind the last possible cut is looked at, too.
+        # The character after the last possible cut is looked at, too.
         if found := _BEFORE_SPACE.search(self._text, target, maximum + 1):
             return found.start()
         if len(self._text) <= maximum:
@@ -69,7 +69,7 @@ class SafeCutter:
 
 @dataclass(kw_only=True)
 class FirstPass:
-    """What reading everything once has found; it also is the check of the whole input."""
+    """What reading everything once has found; this pass also checks the whole input."""
 
     counts: ReadCounts = field(default_factory=ReadCounts)
     documents: int = 0
@@ -82,7 +82,7 @@ class FirstPass:
     def over(cls, corpus: Corpus, heartbeat: Callable[[], None]) -> Self:
         """Read everything: count, check, and hash the sources.
 
-        `heartbeat` is called for every block, so that a caller can show life, or raise to stop.
+        `heartbeat` is called for every block, so that a caller can show progress, or raise to stop.
         """
         found = cls()
         read = -1
@@ -109,7 +109,7 @@ class SplitPlan:
     `cut` is the position of the first validation character; None splits by documents, each of
     which goes to validation when the first 64 bits of a hash of seed and number, read as a
     fraction, lie below `val_ratio`. `exception` is one document that goes the other way, so
-    that among few documents no split stays without one.
+    that no split stays empty when there are few documents.
     """
 
     options: PrepareOptions
@@ -136,8 +136,8 @@ class SplitPlan:
         cut = int(found.characters * (1 - options.val_ratio))
         if not 0 < cut < found.characters:
             raise ShortDataError(
-                f"with val_ratio {options.val_ratio}, {found.characters} characters leave a split "
-                "without text; use more text"
+                f"val_ratio {options.val_ratio} leaves a split without text (characters in all: "
+                f"{found.characters}); use more text"
             )
         return cls(options=options, cut=cut)
 

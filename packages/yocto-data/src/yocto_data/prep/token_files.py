@@ -48,7 +48,7 @@ def load_bin(path: str | Path, dtype: DtypeLike | None = None) -> "torch.LongTen
 def verify_tokens(path: str | Path, *, dtype: DtypeLike | None = None) -> int:
     """Read a whole token file: every id in range, and the sha256 that meta.json records.
 
-    Returns the number of its tokens; what is wrong with it is a `DataError`, as of `load_bin`.
+    Returns the number of its tokens; raises a `DataError` as `load_bin` does.
     """
     file = TokenFile(Path(path), dtype=dtype)
     file.verify()
@@ -56,7 +56,7 @@ def verify_tokens(path: str | Path, *, dtype: DtypeLike | None = None) -> int:
 
 
 class TokenFile:
-    """A mapped .bin file; what is not given, the meta.json beside it says."""
+    """A mapped .bin file; what is not given comes from the meta.json beside it."""
 
     def __init__(
         self, path: Path, *, dtype: DtypeLike | None = None, vocab_size: int | None = None
@@ -89,9 +89,10 @@ class TokenFile:
         if not size:
             problem = "is empty; run yocto-prepare again"
         elif foreign := _foreign_format(file.read(_HEAD_BYTES)):
-            problem = f"is not a token file, it looks like {foreign}; run yocto-prepare on the text"
+            problem = f"is not a token file: it looks like {foreign}; run yocto-prepare on the text"
         elif record is not None:
-            problem = f"has {size} bytes, meta.json records {record.bytes}; run yocto-prepare again"
+            recorded = f"meta.json records {record.bytes}"
+            problem = f"has {size} bytes, but {recorded}; run yocto-prepare again"
         elif size % self.dtype.itemsize:
             problem = (
                 f"has {size} bytes, which is not a multiple of the {self.dtype.itemsize} bytes of "
@@ -152,7 +153,7 @@ class TokenFile:
         self.check_ids()
         if self.record is not None and (found := self.sha256()) != self.record.sha256:
             raise DataError(
-                f"{shorten(self.path)} was damaged or replaced: its sha256 is {found[:12]}..., "
+                f"{shorten(self.path)} was damaged or replaced: its sha256 is {found[:12]}..., but "
                 f"meta.json records {self.record.sha256[:12]}...; run yocto-prepare again"
             )
 
@@ -228,7 +229,7 @@ class TokenWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         if kind is not None:
-            with suppress(OSError):  # the failure is what the caller must hear of
+            with suppress(OSError):  # the failure is what the caller must hear about
                 self._file.close()
             return
         with writing(self._path):
@@ -250,12 +251,12 @@ class TokenWriter:
         self._bytes += len(data)
 
     def record(self) -> SplitMeta:
-        """What meta.json says of the file."""
+        """What meta.json says about the file."""
         return SplitMeta(
             file=self._path.name,
             tokens=self.tokens,
             bytes=self._bytes,
             sha256=self._sha256.hexdigest(),
             max_id=self._max_id,
-            documents=self.documents or None,  # of imported files nobody counts them
+            documents=self.documents or None,  # not counted in imported files
         )

@@ -1,10 +1,10 @@
-"""One token through a GPT, as `GPT.hidden_states` computes it, in as few operations as will do.
+"""One token through a GPT, as `GPT.hidden_states` computes it, in as few operations as possible.
 
 For a single token the operations are so small that starting each, a microsecond or two, is most of
-their cost. Saved here: calls of modules, views that a sequence needs and a token does not, separate
+their cost. This saves calls of modules, views that a sequence needs and a token does not, separate
 work for queries and keys. On one core of an AMD EPYC a token takes 1.8 to 2.3 times as long without
 it at 4 layers x 128, and 1.2 to 1.3 times at 6 x 384. layers.py and gpt.py say what is computed; a
-test holds the two equal for models of every kind.
+test checks that the two agree for models of every kind.
 """
 
 import math
@@ -45,7 +45,7 @@ class OneToken:
 
     def __call__(self, idx: Tensor, cache: KVCache) -> Tensor:
         """Read one token per row, int64 (B, 1) -> (B, 1, C), and add it to a cache with room."""
-        # A number where one serves all rows: picking a row of a table by it is cheaper.
+        # A plain number if it is the same for all rows: it picks a row of a table more cheaply.
         positions = cache.length if cache.padding is None else cache.positions(1)  # or (B, 1)
         mask = cache.mask(1)
         x = F.embedding(idx, self.token_table)[:, 0]  # (B, C)
@@ -98,7 +98,7 @@ class Attention:
         keys, values, new_k, new_v = stored
         new_k.copy_(k)
         new_v.copy_(v)
-        # The query heads that share keys stand where a sequence's tokens would: (B, K, H / K, D).
+        # The query heads that share keys take the place of a sequence's tokens: (B, K, H / K, D).
         q = q.reshape(B, kv_heads, n_head // kv_heads, self.head_width)
         y = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
         return self.proj(y.reshape(B, -1))
@@ -121,7 +121,7 @@ def norm(module: nn.Module) -> Function:
         shape, weight, bias, eps = module.normalized_shape, module.weight, module.bias, module.eps
         return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
     if not isinstance(module, nn.RMSNorm):
-        raise TypeError(f"no norm that one token can pass: {type(module).__name__}")
+        raise TypeError(f"one token cannot pass a norm of type {type(module).__name__}")
     return rms_norm(module.weight, module.eps)
 
 

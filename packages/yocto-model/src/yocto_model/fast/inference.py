@@ -1,4 +1,4 @@
-"""Inference copies: a trained model with its matrices packed so that tokens are made fastest."""
+"""Inference copies: a trained model with its matrices packed for making tokens fast."""
 
 import time
 from typing import Literal, get_args
@@ -22,7 +22,7 @@ from yocto_model.gpt import GPT
 InferenceKind = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 INFERENCE_KINDS: tuple[InferenceKind, ...] = get_args(InferenceKind)
 
-# What a kind packs with: the first that works here.
+# The packings of each kind; the first that works here is used.
 _PACKINGS: dict[str, tuple[type[Packed], ...]] = {
     "float32": (Float32,),
     "float16": (Float16, BFloat16, Float32),
@@ -34,11 +34,11 @@ _PACKINGS: dict[str, tuple[type[Packed], ...]] = {
 # exact weights give the same text on nearly every machine.
 _SMALL_WEIGHTS = 4_000_000
 _WORTH_IT = 1.25  # coarser weights only for a clear gain, so that a busy moment does not decide
-_BEYOND_CACHES = 500_000_000  # bytes: reading as many leaves nothing in a cache of what was there
+_BEYOND_CACHES = 500_000_000  # bytes: reading this many leaves nothing older in a cache
 
 
 class InferenceGPT(GPT):
-    """A GPT that only generates: packed matrices, and a short way for a token at a time.
+    """A GPT that only generates: packed matrices, and a shorter way for single tokens.
 
     Made by `inference_copy`. Its weights are fixed: it cannot be trained, moved or saved.
 
@@ -66,25 +66,25 @@ class InferenceGPT(GPT):
 
     def _apply(self, *_: object, **__: object) -> "InferenceGPT":
         raise InputError(
-            "an inference copy cannot be moved or converted; make another of the moved model"
+            "an inference copy cannot be moved or converted; make a new one from the moved model"
         )
 
 
 def inference_copy(model: GPT, kind: InferenceKind = "auto") -> InferenceGPT:
     """An independent copy of a model that generates faster; the model itself stays as it is.
 
-    All but the matrices is float32 in every kind: embeddings, norms, attention and its cache, the
-    sums between layers.
+    Everything but the matrices is float32 in every kind: embeddings, norms, attention and its
+    cache, the sums between layers.
 
     Args:
         model: trained, on any device.
         kind: "float32" gives the model's logits up to the order of summation (about 1e-6 of
             them); "float16" rounds weights only (about 5e-4), "bfloat16" weights and activations
-            (about 8e-3), "int8" both to 8 bits (about 3e-2), and a token alone a little otherwise
-            than several at once: equal seeds may then give other text without the cache, in a
-            batch, or after a prompt that began alike. Where this machine or this torch lacks what a
-            kind needs, bfloat16 or else float32 takes its place; `reason` says why. "auto" chooses
-            the fastest by measuring, but never int8, and float32 for a small model.
+            (about 8e-3), "int8" both to 8 bits (about 3e-2), and a single token a little
+            differently than several at once: equal seeds may then give different text without the
+            cache, in a batch, or after a prompt that began alike. Where this machine or this torch
+            lacks what a kind needs, bfloat16 or else float32 takes its place; `reason` says why.
+            "auto" takes float32 for a small model, else the fastest by measuring, but never int8.
 
     Raises:
         InputError: an unknown kind, or the model is an inference copy or has no weights.
@@ -96,7 +96,7 @@ def inference_copy(model: GPT, kind: InferenceKind = "auto") -> InferenceGPT:
     if model.token_emb.weight.is_meta:
         raise InputError("the model has no weights yet: it is on torch's meta device")
     if isinstance(model, InferenceGPT):
-        raise InputError("this is an inference copy already; copy the model it was made from")
+        raise InputError("this already is an inference copy; copy the model it was made from")
     return _copy(model, *(_fastest(model) if kind == "auto" else _first_usable(model, kind)))
 
 
@@ -136,7 +136,7 @@ def _first_usable(model: GPT, kind: str) -> tuple[type[Packed], str]:
 
 
 def _obstacle(model: GPT, packing: type[Packed]) -> str | None:
-    """Why this model cannot be packed so, or None."""
+    """Why this model cannot be packed this way, or None."""
     matrices = _linears(model).values()
     largest = torch.finfo(torch.float16).max
     if packing is Float16 and not all(bool((m.weight.abs() <= largest).all()) for m in matrices):
@@ -211,6 +211,6 @@ def _milliseconds(matrices: list[Packed], others: Tensor, rounds: int = 5) -> fl
             begun = time.perf_counter()
             for matrix, row in zip(matrices, rows, strict=True):
                 y = matrix(row)
-            y.sum().item()  # other devices than the CPU work on until they are asked
+            y.sum().item()  # devices other than the CPU work on until asked for a result
             least = min(least, time.perf_counter() - begun)
     return least * 1e3

@@ -25,9 +25,9 @@ class Packed(nn.Module):
     """Base of the packed matrices.
 
     Attributes:
-        kind: what it is called where a kind is chosen.
+        kind: the name by which it is chosen.
         in_features: width of the input.
-        n_bytes: what reading the weights once reads.
+        n_bytes: how many bytes are read when all weights are read once.
     """
 
     kind: str
@@ -66,8 +66,8 @@ def transposes(n_in: int, n_out: int) -> bool:
 
     For a single row the longer side should be contiguous on some processors: 9 against 17 GB/s for
     384 -> 1152 (torch 2.15 on an AMD EPYC); on others it makes no difference (an Intel Xeon).
-    Sixteen rows are faster in (in, out), by a third there. So that is the order, unless it makes a
-    single row clearly slower here. The sums of the two differ by their last bits.
+    Sixteen rows are faster in (in, out), by a third on the EPYC. So that is the order, unless it
+    makes a single row clearly slower here. The sums of the two differ in their last bits.
     """
     if n_out > n_in or n_in * n_out > _LARGEST_TRIED:
         return n_out > n_in
@@ -127,15 +127,15 @@ WIDEST_INT8 = 2**31 // (255 * 127)  # inputs whose products 32 bits can sum
 
 
 class Int8(Packed):
-    """Weights and activations rounded to 8 bits: half of float16's bytes again.
+    """Weights and activations rounded to 8 bits: half as many bytes as float16.
 
-    Weights have a scale per output, the largest magnitude of which becomes 127; activations have a
+    Weights have a scale per output, by which its largest magnitude becomes 127; activations have a
     scale per row, as in LLM.int8() (Dettmers et al. 2022), without its exceptions, but spread over
     0 to 255. The sums are whole numbers. CPU only (FBGEMM).
 
-    Of several rows each is rounded between its smallest and largest value, so that none depends on
-    those beside it. A row alone is left to the operator, whose range includes 0: as near, and a
-    quarter of a token's time less, but not bit for bit what it is among others.
+    If there are several rows, each is rounded between its smallest and largest value, so that none
+    depends on the others. A single row is left to the operator, whose range includes 0: that is as
+    exact and takes a quarter less time per token, but the result is not bit for bit the same.
 
     torch's newer operators need longer for a token: a call of those for quantized tensors costs 15
     to 30 us rather than 3 before it reads a weight, and `_weight_int8pack_mm` crashes on some
@@ -164,7 +164,7 @@ class Int8(Packed):
         if x.numel() == self.in_features:
             y = multiply(x * _LIFT, *self._operands)
             return y.mul_(self.lowered) if bias is None else torch.addcmul(bias, y, self.lowered)
-        low = x.amin(dim=-1, keepdim=True)  # `aminmax` takes ten times as long as both apart
+        low = x.amin(dim=-1, keepdim=True)  # `aminmax` takes ten times as long as the two apart
         span = (x.amax(dim=-1, keepdim=True) - low).clamp_(min=1e-30)
         # Every row is moved into 0 to 1, and its result back.
         y = multiply((x - low).div_(span), *self._operands).mul_(self.scales)
@@ -182,7 +182,7 @@ def _pack(rounded: Tensor) -> tuple[Tensor, Tensor, Tensor, float, int, Tensor]:
     """The 8-bit operator's other arguments beside the activations, for int8 weights (out, in)."""
     shape = rounded[:1, :1].clone().expand(rounded.shape)  # it looks at nothing else of the weights
     zeros = torch.zeros(len(rounded), dtype=torch.float32, device="cpu")
-    with warnings.catch_warnings():  # that these operators are to go one day: then we fall back
+    with warnings.catch_warnings():  # that these operators will be removed: then we fall back
         warnings.simplefilter("ignore")
         packed = torch.fbgemm_pack_quantized_matrix(rounded.contiguous())
         operands = (shape, packed, rounded.sum(dim=1, dtype=torch.int32), 1.0, 0, zeros)

@@ -30,7 +30,7 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
-        bits.random_(-(2**63), None)  # all 64 bits, thus four draws
+        bits.random_(-(2**63), None)  # all 64 bits: four draws
         draws = bits.view(torch.int16)[: x.numel()].view(x.shape)  # uniform from -2^15
         kept = draws >= round(self.p * 2**16) - 2**15
         return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
@@ -43,8 +43,8 @@ class Dropout(nn.Module):
 def empty_table(rows: int, width: int) -> nn.Embedding:
     """An embedding that is not yet initialised.
 
-    Plain `nn.Embedding` draws from N(0, 1) at once: wasted, and on the meta device, which `load`
-    uses, that one call makes torch import compiler and sympy, several seconds of a program's start.
+    Plain `nn.Embedding` draws from N(0, 1) at once, which is wasted; and on the meta device, which
+    `load` uses, that one call makes torch import its compiler and sympy, for several seconds.
     """
     return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 

@@ -104,7 +104,7 @@ def family_of(config: GPTConfig) -> str:
 
 
 def to_document(config: GPTConfig) -> dict[str, Any]:
-    """The content of config.json; all our own fields stand under "yocto" as well."""
+    """The content of config.json; all our own fields are under "yocto" as well."""
     family, ours = family_of(config), {"yocto": config.to_dict()}
     if family == "yocto":
         return {"model_type": family, **ours}
@@ -122,7 +122,7 @@ def to_document(config: GPTConfig) -> dict[str, Any]:
         document["activation_function"] = "gelu" if config.activation == "gelu" else "gelu_new"
         document |= {"embd_pdrop": dropout, "resid_pdrop": dropout, "attn_pdrop": attn_dropout}
     else:
-        # Before transformers 5, rope_theta stood beside the others; now it stands in here.
+        # Before transformers 5, rope_theta was beside the other fields; now it is in here.
         rope = {"rope_type": "default", "rope_theta": document["rope_theta"]}
         document |= {"hidden_act": "silu", "attention_bias": config.bias, "mlp_bias": config.bias}
         document |= {"attention_dropout": attn_dropout, "rope_parameters": rope}
@@ -156,7 +156,7 @@ def from_document(document: Document) -> GPTConfig:
         return GPTConfig.from_dict(ours or {})
     if not isinstance(family, str) or family not in ARCHITECTURE_CLASSES:
         known = ", ".join(ARCHITECTURE_CLASSES)
-        raise ModelFileError(f"model_type is {quoted(family)}; this package computes {known}")
+        raise ModelFileError(f"model_type is {quoted(family)}; this package supports {known}")
     fields = _fields(document, family)
     if ours is None:
         return GPTConfig.from_dict(fields)
@@ -167,7 +167,7 @@ def from_document(document: Document) -> GPTConfig:
 
 
 def _fields(document: Document, family: str) -> dict[str, Any]:
-    """Our fields, as far as theirs say them."""
+    """Our fields, as far as theirs determine them."""
     rope = document.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         raise ModelFileError(f"rope_parameters must be an object, not {quoted(rope)}")
@@ -194,7 +194,7 @@ def _fields(document: Document, family: str) -> dict[str, Any]:
 
 
 def _refuse_unknown_parts(document: Document, rope: Document, family: str) -> None:
-    """Name each field that asks for a computation which is not ours."""
+    """Name each field that asks for a computation that we do not support."""
     refused = {name: document.get(name) for name in _KNOWN}
     refused = {name: value for name, value in refused.items() if value not in _KNOWN[name]}
     window = "sliding_window" if document.get("sliding_window") else "use_sliding_window"
@@ -214,7 +214,7 @@ def _refuse_unknown_parts(document: Document, rope: Document, family: str) -> No
         refused |= {"attention_bias": bias, "mlp_bias": mlp_bias}
     if refused:
         shown = ", ".join(f"{name} {quoted(value)}" for name, value in refused.items())
-        raise ModelFileError(f"this package does not compute {shown}")
+        raise ModelFileError(f"this package does not support {shown}")
 
 
 # --- weights -------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def _refuse_unknown_parts(document: Document, rope: Document, family: str) -> No
 
 @dataclass(frozen=True)
 class Stored:
-    """How one of our weights stands in a file.
+    """How one of our weights is stored in a file.
 
     Attributes:
         names: the tensors it is made of, one below the other.

@@ -1,7 +1,7 @@
 """A model folder: config.json beside model.safetensors, or beside the shards that an index names.
 
-Nothing is believed before it is checked: a folder may be cut off, of another kind, or claim sizes
-that no memory holds. safetensors checks that a file's parts add up; the rest is checked here.
+Nothing is believed before it is checked: a folder may be incomplete, of another kind, or claim
+sizes that no memory holds. safetensors checks that a file's parts add up; we check the rest.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ _DTYPES = {
 # Tables that old programs stored with the weights.
 _COMPUTED = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
 _SIGNS = {
-    b"version https://git-lfs": "a Git LFS pointer; fetch the real file by `git lfs pull`",
+    b"version https://git-lfs": "a Git LFS pointer; fetch the real file with `git lfs pull`",
     b"<!doc": "a web page",
     b"<html": "a web page",
     b"pk\x03\x04": "a zip archive, perhaps a .pt file, which holds a pickle and is never opened",
@@ -78,7 +78,7 @@ def write_folder(directory: Path, config: GPTConfig, weights: Mapping[str, Tenso
         save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"could not write {directory / WEIGHTS}: {error}") from error
-    shutil.copymode(directory / CONFIG, directory / WEIGHTS)  # safetensors writes for us alone
+    shutil.copymode(directory / CONFIG, directory / WEIGHTS)  # safetensors lets only us read it
 
 
 def load_model(
@@ -121,7 +121,7 @@ def load_model(
     shapes |= {bias: shapes[weight][:1] for bias, weight in absent.items()}
     weights = _read_weights(directory, config, family, entries, shapes, device, dtype)
     if any(bool(weights.pop(bias).any()) for bias in absent):
-        raise ModelFileError(f"{directory} has biases, but its settings say none")
+        raise ModelFileError(f"{directory} has biases, but its settings say it has none")
     head = weights.setdefault("head.weight", weights["token_emb.weight"])
     if config.tie_weights and not head.equal(weights["token_emb.weight"]):
         raise ModelFileError(
@@ -144,10 +144,10 @@ class _Entry:
     shape: tuple[int, ...]
 
     def read(self) -> Tensor:
-        """The tensor in the mapped file, which is mapped anew so that pages read are let go."""
+        """The tensor in the file, which is mapped anew each time so that read pages are freed."""
         with _opened(self.path) as file:
             tensor: Tensor = file.get_tensor(self.key)
-        # NaN is the least and the greatest of all. Two numbers: a test of each would double it.
+        # Both are NaN if any value is: testing two numbers is cheaper than testing every value.
         if not (math.isfinite(tensor.amin()) and math.isfinite(tensor.amax())):
             raise ModelFileError(f"{self.path}: {self.key} holds NaN or infinite values")
         return tensor
@@ -212,8 +212,8 @@ def _check_sizes(directory: Path, config: GPTConfig, entries: Mapping[str, _Entr
     held = sum(math.prod(entry.shape) for entry in entries.values())
     if held < config.n_parameters or len(entries) < config.n_layer:
         raise ModelFileError(
-            f"{directory}: its settings need {config.n_parameters:,} weights in "
-            f"{config.n_layer:,} layers, its files hold {held:,} in {len(entries):,} tensors"
+            f"{directory}: its settings need {config.n_parameters:,} weights (n_layer "
+            f"{config.n_layer:,}), but its files hold {held:,} (tensors: {len(entries):,})"
         )
     table_bytes = 2 * 4 * config.block_size * config.head_width
     if config.positions == "rotary" and table_bytes > _LARGEST_TABLE_BYTES:
@@ -249,13 +249,13 @@ def _read_weights(  # noqa: PLR0917 - a step of `load_model`
     if problems:
         more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise ModelFileError(f"{directory}: {'; '.join(problems[:10])}{more}")
-    if dtype is None:  # what holds all values exactly
+    if dtype is None:  # the smallest that holds all values exactly
         kinds = [entries[name].dtype for name in wanted]
         dtype = functools.reduce(torch.promote_types, kinds)
     weights = {}
     for name, form in forms.items():
-        # Copied even if one part is all: memory of a mapped file has no fixed alignment, on which
-        # the last bits of a product may depend, and a file that is cut would end the program.
+        # Copied even if there is only one part: a mapped file's memory has no fixed alignment, on
+        # which the last bits of a product may depend, and a file that is cut ends the program.
         weights[name] = torch.empty(shapes[name], device=device, dtype=dtype)
         places = weights[name].split_with_sizes(form.rows)
         for place, part in zip(places, form.names, strict=True):

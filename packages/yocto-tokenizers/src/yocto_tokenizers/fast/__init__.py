@@ -1,1 +1,1 @@
-"""Plumbing: tables that make encoding fast, and checks of what callers hand in."""
+"""Plumbing: tables that make encoding fast, and checks of what callers pass."""

@@ -34,8 +34,8 @@ class CharacterTable:
     def __init__(self, letters: Sequence[str], *, vocab_size: int):
         self._has_special = len(letters) < vocab_size
         self._code_points = np.array([ord(letter) for letter in letters], dtype="<u4")
-        # One byte per character where each has one in Latin-1, else four: to Python, both are plain
-        # arrays of code points.
+        # One byte per character if all are in Latin-1, else four: to Python, both are plain arrays
+        # of code points.
         self._codec = "latin-1" if self._code_points.max() < 256 else "utf-32-le"
         self._decoding = self._code_points.astype(np.uint8 if self._codec == "latin-1" else "<u4")
         # Wide enough for one value more, the largest, which means "unknown".
@@ -113,7 +113,7 @@ def checked_characters(characters: Iterable[object]) -> tuple[str, ...]:
     """The characters, if they are a vocabulary: distinct, one code point each, no surrogates.
 
     Raises:
-        TokenizerError: they are not, or none is given.
+        TokenizerError: they are not a vocabulary, or none is given.
     """
     letters: dict[str, None] = {}
     for i, letter in enumerate(characters):
@@ -122,7 +122,7 @@ def checked_characters(characters: Iterable[object]) -> tuple[str, ...]:
         if "\ud800" <= letter <= "\udfff":
             raise TokenizerError(f"entry {i} is {character_name(letter)}; leave surrogates out")
         if letter in letters:
-            raise TokenizerError(f"entry {i} is {character_name(letter)} again; drop one")
+            raise TokenizerError(f"entry {i} repeats {character_name(letter)}; drop one")
         letters[letter] = None
     if not letters:
         raise TokenizerError("the text is empty; a vocabulary needs at least one character")
@@ -159,15 +159,15 @@ def additive_parts(
     """The text in parts of at least `target` characters, cut at the first safe place past that.
 
     The parts joined are the text, and their ids joined are its ids. BPE merges run within a piece,
-    so two parts encode independently where no piece of the vocabulary lies across the cut. Pieces
-    do not continue over a space that follows other text: in front of such a space is safe. After a
-    newline is safe where the newline is a token of its own.
+    so two parts encode independently where no piece of the vocabulary lies across the cut. No piece
+    continues across a space that follows other text, so a cut before such a space is safe. A cut
+    after a newline is safe where the newline is a token of its own.
 
     Args:
         text: any text; the empty one has no parts.
         target: wanted length of a part, in characters.
-        after_newline: whether after a newline is safe.
-        maximum: length at which a part ends even where that is not safe; None means never.
+        after_newline: whether a cut after a newline is safe.
+        maximum: length at which a part ends even where that is not safe; None means no limit.
     """
     safe = _BEFORE_SPACE_OR_AFTER_NEWLINE if after_newline else _BEFORE_SPACE
     start = 0

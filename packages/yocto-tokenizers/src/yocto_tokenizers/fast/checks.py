@@ -1,4 +1,4 @@
-"""Ids, texts, names and files as callers hand them in: checked before anything relies on them."""
+"""Ids, texts, names and files as callers pass them: checked before anything relies on them."""
 
 import operator
 import re
@@ -55,7 +55,7 @@ def checked_ids(ids: object, vocab_size: int) -> NDArray[np.integer[Any]]:
     # The range is checked before any look-up, because -1 would silently pick the last token.
     if array.dtype.kind in "iu" and not has_bool and array.min() >= 0 and array.max() < vocab_size:
         return array
-    # NumPy makes floats of [0, 2**63] and objects of [2**70], so the values are asked themselves.
+    # NumPy makes floats of [0, 2**63] and objects of [2**70], so each value itself is checked.
     values = ids if isinstance(ids, list | tuple) else array.tolist()
     integers = [checked_id(id_, vocab_size, f" at index {i}") for i, id_ in enumerate(values)]
     return np.array(integers, dtype=np.int64)
@@ -88,7 +88,7 @@ def checked_text(text: object) -> str:
     """
     if not isinstance(text, str):
         raise TokenizerError(
-            f"text is a {type(text).__name__}, expected str; use encode_batch for several texts"
+            f"text has type {type(text).__name__}, expected str; use encode_batch for several texts"
         )
     return text
 
@@ -119,7 +119,7 @@ def checked_texts(texts: object) -> Iterable[str]:
     """
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         raise TokenizerError(
-            f"texts is a {type(texts).__name__}, expected a list of str; use encode"
+            f"texts has type {type(texts).__name__}, expected a list of str; use encode for one"
         )
     return texts
 
@@ -143,11 +143,11 @@ def each_text(texts: str | Iterable[str]) -> Iterable[str]:
 def checked_names(names: Iterable[object], *, reserved: Collection[str] = ()) -> tuple[str, ...]:
     """The names as a tuple, if they can be special tokens.
 
-    A name has 2 to 64 printable characters without spaces: one character would collide with the
+    A name has 2 to 64 printable characters without spaces: a shorter one would collide with the
     character itself, and names are shown in messages and files.
 
     Raises:
-        TokenizerError: a name is unfit, given twice, or among `reserved`.
+        TokenizerError: a name is not valid, given twice, or among `reserved`.
     """
     if isinstance(names, str):
         raise TokenizerError(
@@ -157,7 +157,7 @@ def checked_names(names: Iterable[object], *, reserved: Collection[str] = ()) ->
     for name in names:
         if not isinstance(name, str) or not _NAME.fullmatch(name) or not name.isprintable():
             raise TokenizerError(
-                f"special token {shown(name)} is unfit; use 2 to 64 printable characters "
+                f"special token {shown(name)} is not valid; use 2 to 64 printable characters "
                 "without spaces"
             )
         if name in checked or name in reserved:
@@ -175,7 +175,7 @@ def file_at(path: str | PathLike[str], name: str) -> Path:
 
 
 def read_bytes(path: str | PathLike[str]) -> bytes:
-    """The whole content of a regular file (reading a FIFO would block for ever).
+    """The whole content of a regular file (reading a FIFO could block forever).
 
     Raises:
         TokenizerFileError: it is missing, unreadable, not a regular file, or over the limit.

@@ -105,11 +105,11 @@ class HuggingFaceTokenizer(BaseTokenizer):
         return _SubtractingDecoder(self._decode_whole, self.vocab_size)
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of the file's content but for truncation and padding."""
+        """sha256 (hex) of the file's content, without truncation and padding."""
         return canonical_sha256({"kind": self.kind, "document": self._document})
 
     def _decode_whole(self, ids: list[int]) -> str:
-        # The library takes ids without a token in silence, as we do.
+        # The library silently accepts ids without a token, as we do.
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
@@ -155,7 +155,7 @@ class _SubtractingDecoder(StreamDecoder):
         return rest
 
     def _show(self, text: str) -> str:
-        # A decoder that takes back a space it gave cannot be followed: wait until it grows again.
+        # Some decoders take back a space that they gave: wait until the text grows again.
         new = text[len(self._shown) :]
         if new:
             self._shown = text
@@ -238,8 +238,8 @@ def write_sentence_piece(path: str | PathLike[str], model: ModelContent) -> Path
     """Write a lossless BPE model; see `SentencePieceTokenizer.to_hf_json`."""
     if not (model.lossless and model.is_bpe):
         raise TokenizerFileError(
-            "this model is not BPE with lossless options, so its ids cannot be promised; "
-            "export a tokenizer made by SentencePieceTokenizer.train"
+            "this model is not BPE with lossless options, so its ids might differ; export a "
+            "tokenizer made by SentencePieceTokenizer.train"
         )
     special = (PieceType.UNKNOWN, PieceType.CONTROL)
     added = [

@@ -28,7 +28,7 @@ def load_tokenizer(path: str | PathLike[str]) -> BaseTokenizer:
 
 
 def _class_for(file: Path, content: bytes) -> type[BaseTokenizer]:
-    """The class that reads this content; the name decides only what broken content was meant to be.
+    """The class that reads this content; the name only tells what damaged content should be.
 
     Two formats share the name tokenizer.json: ours states its kind, Hugging Face's has a model.
     """

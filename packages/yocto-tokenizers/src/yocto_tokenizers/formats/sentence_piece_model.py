@@ -50,7 +50,7 @@ class Piece(NamedTuple):
 
 
 class ModelContent:
-    """What a model file says of how text is encoded.
+    """What a model file says about how text is encoded.
 
     Args:
         content: the bytes of the file.
@@ -136,7 +136,7 @@ class ModelContent:
 
 def _parsed(content: bytes, source: str) -> Any:
     """The message of a model file."""
-    # Imported late, since it takes longer than all else here together.
+    # Imported late, since it takes longer than everything else here together.
     from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415
         DecodeError,
     )
@@ -161,8 +161,8 @@ def training_sentences(
 ) -> list[str]:
     """The texts in parts that the trainer accepts, evenly sampled down to a limit.
 
-    They are read here and not by the native trainer, which would turn every exception of theirs,
-    Ctrl-C included, into a RuntimeError.
+    They are read here and not by the native trainer, which would turn every exception, Ctrl-C
+    included, into a RuntimeError.
     """
     return even_sample(_sentences(texts, newline), limit_characters)
 
@@ -200,14 +200,14 @@ def _sentences(texts: str | Iterable[str], newline: Newline) -> Iterator[str]:
 
 
 def control_symbols(special_tokens: Iterable[str]) -> list[str]:
-    """The names that are not in every model anyway, free of collisions with what is."""
+    """The names that are not in every model anyway; none may collide with those that are."""
     byte_names = [f"<0x{byte:02X}>" for byte in range(256)]
     names = checked_names(special_tokens, reserved=[UNK, *byte_names])
     for name in names:
         # The option is a list in CSV, and pieces hold SPACE_MARK for a space.
         if any(character in name for character in f',"{SPACE_MARK}'):
             raise TokenizerError(
-                f"special token {shown(name)} holds a comma, a quote or U+2581; leave it out"
+                f"special token {shown(name)} holds a comma, a quote or U+2581; rename it"
             )
     return [name for name in names if name not in (BOS, EOS)]
 
@@ -215,7 +215,7 @@ def control_symbols(special_tokens: Iterable[str]) -> list[str]:
 def check_options(
     vocab_size: int, newline: Newline, character_coverage: float, sample_characters: int
 ) -> None:
-    """Say in our words what the trainer would refuse in its own, or take for something else."""
+    """Refuse, in our words, what the trainer would refuse in its own, or misunderstand."""
     problem = ""
     if type(vocab_size) is not int or not 1 <= vocab_size < 1 << 31:
         problem = f"vocab_size is {shown(vocab_size)}, expected 1 to {(1 << 31) - 1}"

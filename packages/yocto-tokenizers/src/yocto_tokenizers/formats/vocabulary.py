@@ -62,8 +62,8 @@ class VocabularyTokenizer(BaseTokenizer):
             )
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise TokenizerFileError(
-                f"{source} has format_version {shown(version)}, this yocto-tokenizers reads up to "
-                f"{FORMAT_VERSION}; upgrade it"
+                f"{source} has format_version {shown(version)}, but this yocto-tokenizers reads up "
+                f"to {FORMAT_VERSION}; upgrade it"
             )
         try:
             names = list(document["special_tokens"])
@@ -95,7 +95,7 @@ def _rebuilt(cls: Callable[..., T], strings: Sequence[str], names: Sequence[str]
 
 
 def _without(itos: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The strings that a class is given: those to which it does not itself assign an id."""
+    """The strings to pass to a class: all except those that it adds itself."""
     numbered = {*names, UNK}
     return [string for string in itos if string not in numbered]
 
@@ -118,7 +118,7 @@ def parse_json(content: bytes, source: str) -> dict[str, Any]:
         ) from error
     if not isinstance(parsed, dict):
         raise TokenizerFileError(
-            f"{source} is not a tokenizer: its JSON is a {type(parsed).__name__}, not an object"
+            f"{source} is not a tokenizer: its JSON is not an object; name a tokenizer file"
         )
     return parsed
 

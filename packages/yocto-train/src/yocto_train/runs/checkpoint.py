@@ -38,12 +38,12 @@ _VERSION = 1
 _MAX_BYTES = 1 << 20
 _STEP_NAME = re.compile(r"step-([0-9]{8})")
 _FILE_NAME = re.compile(r"[a-z_]+\.(safetensors|json|model|jinja)")
-_METADATA = "yocto"  # the key in opt.safetensors under which everything but tensors is
+_METADATA = "yocto"  # the key in opt.safetensors for everything that is not a tensor
 
 
 @contextlib.contextmanager
 def failing_as(kind: type[TrainError], what: str, advice: str = "") -> Iterator[None]:
-    """Whatever the system or a library says in the block becomes one line of ours."""
+    """Turn errors of the system or a library in the block into an error of our own, in one line."""
     try:
         yield
     except kind:
@@ -55,12 +55,12 @@ def failing_as(kind: type[TrainError], what: str, advice: str = "") -> Iterator[
 
 
 def reading(path: Path | str) -> contextlib.AbstractContextManager[None]:
-    """Around what reads a path."""
+    """For a block that reads a path: its errors become a CheckpointError that names the path."""
     return failing_as(CheckpointError, f"cannot read {path}")
 
 
 def opened(path: Path) -> io.BufferedReader:
-    """A regular file, open for reading; never one that a link leads to."""
+    """A regular file, opened for reading; a symbolic link is refused."""
     if path.is_symlink():
         raise OSError(errno.ELOOP, "it is a symbolic link")
     return files.open_regular(path)
@@ -71,7 +71,7 @@ def opened(path: Path) -> io.BufferedReader:
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """What a manifest says of a file: its size, and its sha256 in hex."""
+    """What a manifest says about a file: its size, and its sha256 in hex."""
 
     bytes: int
     sha256: str
@@ -85,7 +85,7 @@ class FileRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """manifest.json: what a step directory consists of. It exists only if all the rest does."""
+    """manifest.json: what a step directory consists of. It is written last, so the rest exists."""
 
     step: int  # finished optimizer steps
     files: Mapping[str, FileRecord]  # size and sha256 of each other file in the directory
@@ -112,8 +112,9 @@ class Manifest:
         try:
             return cls._parse(raw)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            what = str(error) if isinstance(error, CheckpointError) else "is damaged"
-            raise CheckpointError(f"{path} {what}; use another step's checkpoint") from error
+            damaged = "is damaged; use another step's checkpoint"
+            what = error if isinstance(error, CheckpointError) else damaged
+            raise CheckpointError(f"{path} {what}") from error
 
     @classmethod
     def _parse(cls, raw: bytes) -> "Manifest":
@@ -121,11 +122,11 @@ class Manifest:
             raise ValueError("too large")
         content = json.loads(raw)
         if content.pop("format_version") > _VERSION:
-            raise CheckpointError("is of a later version of yocto, to which you can upgrade")
+            raise CheckpointError("was written by a newer version of yocto; upgrade yocto")
         del content["format"], content["sha256"]
         records = {name: FileRecord(**record) for name, record in content.pop("files").items()}
         found = cls(files=records, **content)
-        # Stricter than its own hash: not a blank may differ, and no entry may be unknown.
+        # Stricter than its own hash: not even a blank may differ, and no entry may be unknown.
         if not found._is_plausible() or found.to_bytes() != raw:
             raise ValueError("an entry is out of its range, or its own sha256 is wrong")
         return found
@@ -159,7 +160,7 @@ def _own_hash(content: Mapping[str, Any]) -> str:
 class Checkpoint:
     """A step directory with a sound manifest; each file is verified when it is opened.
 
-    Its methods raise CheckpointError, naming what is missing, damaged or does not belong.
+    Its methods raise CheckpointError, which names what is missing, damaged or out of place.
     """
 
     directory: Path
@@ -220,7 +221,7 @@ class Checkpoint:
         with reading(self.directory):
             tokenizer = load_tokenizer(self.directory)
         if tokenizer.fingerprint() != self.manifest.tokenizer:
-            raise CheckpointError(f"{self.directory} holds another tokenizer than its model's")
+            raise CheckpointError(f"{self.directory} does not hold its model's tokenizer")
         return tokenizer
 
     def load_state(self) -> dict[str, Any]:
@@ -234,13 +235,13 @@ class Checkpoint:
                 moments = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
             state = json.loads(text)
         except (SafetensorError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{path} is not the state of a training") from error
+            raise CheckpointError(f"{path} does not hold the state of a training run") from error
         if not isinstance(state, dict) or state.get("step") != self.step:
             raise CheckpointError(f"{path} belongs to another step")
         return {**state, "moments": moments}
 
     def _verify(self, *names: str) -> None:
-        """Whether these files' content is the one that the manifest records."""
+        """Refuse files whose content is not what the manifest records."""
         for name in names:
             path, record = self.directory / name, self.manifest.files.get(name)
             if record is None or not os.path.lexists(path):
@@ -249,7 +250,7 @@ class Checkpoint:
                 is_sound = FileRecord.of(path) == record
             if not is_sound:
                 raise CheckpointError(
-                    f"{path} is damaged: it is not what {MANIFEST} records; "
+                    f"{path} is damaged: it differs from what {MANIFEST} records; "
                     "use another step's checkpoint"
                 )
 
@@ -321,13 +322,13 @@ def _save_state(path: Path, state: Mapping[str, Any]) -> None:
     moments = {
         name: value.detach().cpu().contiguous() for name, value in state.get("moments", {}).items()
     }
-    # One entry of metadata alone: several would be written in any order.
+    # Only one entry of metadata: several would be written in no fixed order.
     save_file(moments, path, metadata={_METADATA: json.dumps(rest, sort_keys=True)})
-    shutil.copymode(path.with_name("config.json"), path)  # safetensors writes for us alone
+    shutil.copymode(path.with_name("config.json"), path)  # safetensors lets only us read it
 
 
 def _commit(temporary: Path, final: Path, manifest: Manifest) -> Path | None:
-    """Give the directory its name; one that has it is kept if equal, else put aside, not merged."""
+    """Give the directory its name; an equal one that has it is kept, a different one put aside."""
     put_aside = None
     if os.path.lexists(final):
         with contextlib.suppress(CheckpointError):
@@ -359,12 +360,12 @@ def aside(directory: Path) -> Path:
 
 
 def _why(error: BaseException, run: Path, model: GPT, state: Mapping[str, Any]) -> str | None:
-    """Why a save failed, in words; None if it was something else that failed."""
+    """Why saving failed, in words; None if the error has another cause."""
     if isinstance(error, MemoryError):
         return "out of memory"
     if not isinstance(error, OSError | SafetensorError | TokenizerError | TypeError | ValueError):
         return None
-    # By its text: safetensors passes that on, but not the system's number.
+    # Recognised by its text: safetensors passes that on, but not the system's error number.
     if os.strerror(errno.ENOSPC) in str(error):
         tensors = [*model.state_dict().values(), *state.get("moments", {}).values()]
         needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -383,7 +384,7 @@ def step_name(step: int) -> str:
 
 
 def step_of(name: str) -> int | None:
-    """The step whose directory is called so, or None if no step's is."""
+    """The step whose directory has this name, or None for any other name."""
     match = _STEP_NAME.fullmatch(name)
     return int(match[1]) if match else None
 

@@ -82,7 +82,7 @@ class Run:
                     with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
                         candidates.append((step.stat().st_mtime_ns, path.name, path))
         if not candidates:
-            raise RunError(f"no checkpoint in {root}; train one first: uv run yocto-train")
+            raise RunError(f"no checkpoint in {root}; train one: uv run yocto-train")
         return cls(max(candidates)[2])
 
     def create(self) -> None:
@@ -95,7 +95,7 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the run's only writer for the time of the block, and clear up after a crash."""
+        """Be the run's only writer while the block runs, and clear up after a crash."""
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         owner = f"pid {os.getpid()} on {platform.node()} since {now}"
         with contextlib.ExitStack() as stack:
@@ -126,7 +126,7 @@ class Run:
         return sorted(filter(is_directory, found))
 
     def latest(self, *, to_resume: bool = True) -> Checkpoint:
-        """The newest checkpoint that is sound, by step number; it tells which it passed over.
+        """The newest sound checkpoint, by step number; its `skipped` says what was passed over.
 
         Args:
             to_resume: whether opt.safetensors must be sound, too.
@@ -168,9 +168,9 @@ class Run:
             files.point(self.path / pointer, directory.name)
 
     def prune(self, keep: int) -> list[str]:
-        """Remove old checkpoints, but none that a pointer names and never the newest `keep`.
+        """Remove old checkpoints, except those that a pointer names and the newest `keep`.
 
-        Only checkpoints that look sound count and are removed, and two at least stay.
+        Only checkpoints that look sound are counted and removed, and at least two stay.
 
         Returns:
             What could not be removed, and why.
@@ -207,8 +207,8 @@ class Run:
         """Make the directory what it was when `checkpoint` was saved; the caller holds the lock.
 
         Later steps, which are damaged or no longer wanted, are renamed to step-N.old-..., so that
-        they are no step's any more. Pointers that a crash left behind are moved, and later rows
-        dropped.
+        they no longer count as steps. Pointers that a crash left behind are moved, and later rows
+        are dropped.
 
         Args:
             checkpoint: one of this run.
@@ -223,7 +223,7 @@ class Run:
             if best_step is not None and is_directory(best):
                 targets["best"] = best
             elif os.path.lexists(self.path / "best"):
-                # It was pruned for a later best, which does not belong to the run any more.
+                # It was pruned for a later best, which no longer belongs to the run.
                 files.remove(self.path / "best")
             for pointer, target in targets.items():
                 if self.pointed(pointer) != self.path / target.name:
@@ -256,7 +256,7 @@ class Run:
                 files.replace_file(self.path / file, b"".join(kept))
 
     def _lines(self, file: str) -> list[bytes]:
-        """Lines with their ends, parted at line feeds alone: text may hold other separators."""
+        """Lines with their ends, split only at line feeds: text may hold other separators."""
         path = self.path / file
         return list(io.BytesIO(path.read_bytes())) if path.is_file() else []
 
@@ -274,7 +274,7 @@ def _row(line: bytes) -> dict[str, object] | None:
 
 
 def _step_of(line: bytes) -> int:
-    """The step of a row; 0, hence never too late, for any other line."""
+    """The step of a row; 0, which is never too late, for any other line."""
     step = (_row(line) or {}).get("step")
     return step if isinstance(step, int) else 0
 
@@ -284,9 +284,9 @@ def _step_of(line: bytes) -> int:
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A checkpoint that is read."""
+    """A checkpoint that has been read."""
 
-    checkpoint: Checkpoint  # where it is, and what is known of it
+    checkpoint: Checkpoint  # where it is, and what is known about it
     model: GPT  # in evaluation mode
     tokenizer: Tokenizer | None  # what it was trained with; None if the checkpoint holds none
 
@@ -307,7 +307,7 @@ def open_model(
         dtype: convert the weights; None keeps them as they were saved.
 
     Raises:
-        CheckpointError: there is nothing there, or what is there is not a sound checkpoint.
+        CheckpointError: nothing exists there, or it is not a sound checkpoint.
     """
 
     def read() -> OpenedModel:
@@ -331,7 +331,7 @@ def find_checkpoint(
         root: where runs are.
 
     Raises:
-        CheckpointError: there is nothing there, or what is there is not a sound checkpoint.
+        CheckpointError: nothing exists there, or it is not a sound checkpoint.
     """
     return _again(lambda: _find(path, root))
 
@@ -376,5 +376,5 @@ def _find_named(path: Path) -> Checkpoint:
     if not run.steps():
         with contextlib.suppress(RunError):  # then it is not a directory of runs either
             newest = Run.newest(path).path
-            raise CheckpointError(f"{path} holds runs; name one, the newest is {newest}")
+            raise CheckpointError(f"{path} holds runs; name one, such as the newest, {newest}")
     return run.latest(to_resume=False)

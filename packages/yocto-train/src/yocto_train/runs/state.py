@@ -1,4 +1,4 @@
-"""What of a training goes into a checkpoint, and how a training goes on from one."""
+"""What a checkpoint holds of a training run, and how a run continues from it."""
 
 import math
 import platform
@@ -24,7 +24,7 @@ _PARTS = {"step", "progress", "scaler", "config", "sampler", "moments"}
 
 @dataclass(kw_only=True)
 class Progress:
-    """Where a run stands; saved with every checkpoint."""
+    """How far a run is; saved with every checkpoint."""
 
     step: int = 0  # finished optimizer steps
     evaluated_step: int | None = None  # the step of the last complete evaluation
@@ -65,7 +65,7 @@ class Progress:
 
 
 def state_of(machine: Machine, sampler: BatchSampler, progress: Progress) -> dict[str, Any]:
-    """What resuming needs beside the weights; all ranks must ask for it."""
+    """What resuming needs besides the weights; all ranks must call this."""
     return {
         "step": progress.step,
         "progress": asdict(progress),
@@ -77,7 +77,7 @@ def state_of(machine: Machine, sampler: BatchSampler, progress: Progress) -> dic
 
 
 def environment_of(machine: Machine) -> dict[str, str | int]:
-    """What the bits of a result depend on, beside settings, data and weights."""
+    """What the bits of a result depend on, besides settings, data and weights."""
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -104,7 +104,7 @@ def restore(
     `block_size` is the length of the windows that are trained on.
 
     Returns:
-        Where the run stood, and what differs from when it was saved: name -> (saved, now).
+        How far the run was, and what differs from when it was saved: name -> (saved, now).
 
     Raises:
         CheckpointError: it is damaged, or of another model, data set or tokenizer.
@@ -117,7 +117,7 @@ def restore(
     model = _fitting_model(checkpoint, machine.model.config)
     values = state["progress"]
     if not isinstance(values, dict) or set(values) != {field.name for field in fields(Progress)}:
-        raise CheckpointError(f"{where} does not hold where the run stood")
+        raise CheckpointError(f"{where} does not say how far the run was")
     try:
         saved = TrainConfig.from_dict(state["config"])
     except (TypeError, ValueError) as error:
@@ -131,7 +131,7 @@ def restore(
     }
     if "optimizer" in changes:
         raise CheckpointError(
-            f"{where} holds the state of another optimizer, {saved.optimizer}; keep it, "
+            f"{where} holds the state of another optimizer; continue with {saved.optimizer}, "
             "or start a new run"
         )
     try:

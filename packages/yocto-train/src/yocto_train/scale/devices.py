@@ -31,7 +31,7 @@ def place(device: str, precision: Precision) -> Placement:
             `measure_precision` tells what pays on a CPU.
 
     Raises:
-        TrainConfigError: the device is not available, or cannot do the precision.
+        TrainConfigError: the device is not available, or does not support the precision.
     """
     chosen, why = _device(device)
     autocast, why_precision = _autocast(chosen, precision)
@@ -56,7 +56,7 @@ def measure_precision(n_embd: int) -> tuple[Literal["float32", "bfloat16"], str]
         torch.nn.functional.linear(x, weight)
         return time.perf_counter() - begun
 
-    # In turns, and the fastest of each: what else the machine does only slows them down.
+    # In turns, and the fastest of each counts: other work on the machine only adds time.
     rounds = [(seconds(torch.float32), seconds(torch.bfloat16)) for _ in range(8)]
     full, half = (min(times) for times in zip(*rounds, strict=True))
     if full / half >= _WORTHWHILE:

@@ -32,7 +32,7 @@ _LIKE_WEIGHT = {"exp_avg", "exp_avg_sq"}  # AdamW's moments, which have the weig
 
 
 class World:
-    """One process alone: it agrees with itself.
+    """One process alone; several of them are a `Group`.
 
     Attributes:
         rank: the number of this process.
@@ -50,7 +50,7 @@ class World:
         return self.rank == 0
 
     def device(self, asked: str) -> str:
-        """The device of this process, for what the user asked for."""
+        """The device of this process, given the one that the user asked for."""
         return asked
 
     @contextlib.contextmanager
@@ -100,11 +100,11 @@ class World:
         """
 
     def whole(self, value: Tensor) -> Tensor:
-        """A tensor with all its shares; all ranks must ask for it."""
+        """A tensor with all its shares; all ranks must call this."""
         return value
 
     def whole_model(self, model: GPT) -> GPT:
-        """The model with whole weights; on other ranks than 0 it may be anything."""
+        """The model with whole weights; on ranks other than 0 it may be anything."""
         return model
 
     def load_weights(self, model: GPT, weights: Mapping[str, Tensor]) -> None:
@@ -114,7 +114,7 @@ class World:
     # --- what the optimizers remember ------------------------------------------------------------
 
     def moments(self, model: GPT, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
-        """All that the optimizers remember, whole, as `<parameter>.<what>`; all ranks must ask."""
+        """What the optimizers remember, whole, as `<parameter>.<what>`; called on all ranks."""
         names: dict[Tensor, str] = {weight: name for name, weight in model.named_parameters()}
         return {
             f"{names[parameter]}.{what}": self.whole(value)
@@ -129,7 +129,7 @@ class World:
         """The inverse of `moments`; rates, decays and the like stay as they are.
 
         Raises:
-            ValueError: they are those of another model.
+            ValueError: they belong to another model.
         """
         parameters = dict(model.named_parameters())
         saved: dict[Tensor, dict[str, Tensor]] = {}
@@ -138,7 +138,7 @@ class World:
             if name not in parameters:
                 raise ValueError(f"there is no parameter {name}")
             if what in _LIKE_WEIGHT and value.shape != parameters[name].shape:
-                raise ValueError(f"{key} has another shape than {name}")
+                raise ValueError(f"{key} does not have the shape of {name}")
             saved.setdefault(parameters[name], {})[what] = value
         for optimizer in optimizers:
             numbered = enumerate(p for group in optimizer.param_groups for p in group["params"])
@@ -149,7 +149,7 @@ class World:
 
 
 class Group(World):
-    """Processes that hold the same model each and average their gradients (DDP).
+    """Processes that each hold the whole model and average their gradients (DDP).
 
     Args:
         device: this process's device.
@@ -161,7 +161,7 @@ class Group(World):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._device = device
 
-    def device(self, asked: str) -> str:  # noqa: ARG002 - it was heeded when it joined
+    def device(self, asked: str) -> str:  # noqa: ARG002 - used when it joined
         return self._device
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
@@ -215,10 +215,10 @@ class Group(World):
 
 
 class ShardedGroup(Group):
-    """Processes that share one model out among them (FSDP2): each holds some rows of everything.
+    """Processes that divide one model among them (FSDP2): each holds some rows of every weight.
 
     The embedding, the head and the last norm form one share, the blocks one each: a tied head
-    and its embedding must not be parted. What is saved is whole, so a checkpoint does not depend
+    and its embedding must stay together. What is saved is whole, so a checkpoint does not depend
     on how many ranks wrote it, or how.
     """
 
@@ -262,7 +262,7 @@ class ShardedGroup(Group):
     def load_moments(
         self, model: GPT, optimizers: Sequence[Optimizer], moments: Mapping[str, Tensor]
     ) -> None:
-        # torch's set_optimizer_state_dict demands a state of every parameter, but Muon keeps one
+        # torch's set_optimizer_state_dict demands a state for every parameter, but Muon keeps one
         # for a whole stack of them.
         super().load_moments(model, optimizers, moments)
         for optimizer in optimizers:
@@ -283,8 +283,8 @@ def share_of(value: Tensor, like: Tensor) -> Tensor:
 def joined(parallel: Parallel = "ddp", *, device: str = "auto") -> Iterator[World]:
     """Join the processes that torchrun started; a process that it did not start stays alone.
 
-    With CUDA each process takes the GPU of its number on this machine and talks by NCCL; without,
-    all compute on the CPU and talk by gloo.
+    With CUDA each process takes the GPU of its number on this machine and communicates by NCCL;
+    without CUDA, all compute on the CPU and communicate by gloo.
 
     Args:
         parallel: "ddp" copies the model to every process, "fsdp" shards it over them.
@@ -302,7 +302,7 @@ def joined(parallel: Parallel = "ddp", *, device: str = "auto") -> Iterator[Worl
     try:
         dist.init_process_group(backend)
     except (RuntimeError, ValueError) as error:
-        raise TrainConfigError(f"cannot join the processes of torchrun by {backend}") from error
+        raise TrainConfigError(f"cannot join the processes of torchrun with {backend}") from error
     try:
         yield ShardedGroup(name) if parallel == "fsdp" else Group(name)
     finally:

@@ -1,7 +1,7 @@
-"""Machine: the model as a training step calls it, on its device, in its precision, among others.
+"""Machine: the model as a training step calls it, on its device and in its precision.
 
-What is wrapped around forward and backward pass so that step.py needs no line about it: autocast
-and loss scaling, dropout's seed, gradients joined between processes, torch.compile.
+It wraps the forward and the backward pass, so that step.py needs no line about autocast and loss
+scaling, dropout's seed, gradients joined between processes, or torch.compile.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from yocto_train.scale.distributed import World
 
 
 class Machine:
-    """A model with what computes its steps; `tokens` is the length of the rows.
+    """A model, and all that computes its steps; `tokens` is the length of the rows.
 
     Attributes:
         compilation: a phrase about torch.compile, if there is something to say.
@@ -46,7 +46,7 @@ class Machine:
     # --- what a step calls -----------------------------------------------------------------------
 
     def begin(self, step: int) -> None:
-        """Say which step comes: its number decides what dropout draws."""
+        """Say which step comes next: its number decides what dropout draws."""
         self._step, self._part = step, 0
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Machine:
     # --- torch.compile ---------------------------------------------------------------------------
 
     def eager(self) -> contextlib.AbstractContextManager[object]:
-        """Around what uses the model in other shapes: each would be compiled for a minute."""
+        """For a block that uses the model in other shapes: compiling each would take a minute."""
         if not self.is_compiled:
             return contextlib.nullcontext()
         stance: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")

@@ -1,4 +1,4 @@
-"""What fits a budget of time: the size of the model, and the number of steps, by measuring.
+"""The size of a model and the number of steps that fit a budget of time, found by measuring.
 
 A larger model learns more from each token and reads fewer of them. For runs of minutes on small
 texts, the best use of a budget was a model that sees about three tokens per parameter; compute-
@@ -79,7 +79,7 @@ def choose(
             break  # larger ones would be further off
     if not fitting:
         raise TrainConfigError(
-            f"{seconds:.0f} seconds are too short for {_MIN_ITERS} steps of the smallest size; "
+            f"{seconds:.0f} s is too short for {_MIN_ITERS} steps of the smallest size; "
             "give more time, or choose steps and a size yourself"
         )
 
@@ -91,9 +91,9 @@ def choose(
 
 
 def compile_pays(plain: float, compiled: float, spent: float, iters: int) -> bool:
-    """Whether compiling, which takes `spent` seconds, shortens a run by a twentieth at least.
+    """Whether compiling, which takes `spent` seconds, shortens a run by at least a twentieth.
 
-    `plain` and `compiled` are seconds of a step. Less would not be worth other rounding.
+    `plain` and `compiled` are seconds per step. A smaller gain is not worth different rounding.
     """
     return spent + compiled * iters < 0.95 * plain * iters
 
