@@ -53,6 +53,23 @@ def tokens_of(tmp_path_factory: pytest.TempPathFactory) -> MakeData:
 
 
 @pytest.mark.property
+@given(seed=st.integers(0, 2**32), rows=st.integers(1, 3), length=st.integers(1, 5))
+@example(seed=0, rows=1, length=1)
+@example(seed=1, rows=3, length=5)
+def test_the_loss_is_the_papers(seed: int, rows: int, length: int) -> None:
+    """M6: minus the logarithm of the softmax at each target, in float64 by NumPy, mean or sum."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 5 * torch.randn(rows, length, 7, generator=generator)
+    targets = torch.randint(7, (rows, length), generator=generator)
+    exponents = np.exp(logits.numpy().astype(np.float64))
+    probability = exponents / exponents.sum(-1, keepdims=True)
+    chosen = np.take_along_axis(probability, targets.numpy()[..., None], -1)
+    assert -np.log(chosen).mean() == pytest.approx(cross_entropy(logits, targets).item(), rel=1e-5)
+    total = cross_entropy(logits, targets, reduction="sum").item()
+    assert -np.log(chosen).sum() == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.property
 @given(n=st.integers(2, 60), block_size=st.integers(1, 8), batch_size=st.integers(1, 9))
 @example(n=60, block_size=8, batch_size=3)
 @example(n=9, block_size=8, batch_size=1)
