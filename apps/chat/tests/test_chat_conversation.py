@@ -11,8 +11,11 @@ from yocto_chat.conversation import (
     TurnParts,
     TurnTokens,
     build_prompt,
+    encode_known,
     joined_lines,
+    known_part,
     layout_for,
+    unknown_characters,
 )
 from yocto_tokenizers import CHAT_TOKENS, CharTokenizer
 
@@ -151,3 +154,32 @@ def test_one_line_has_no_line_break(text: str) -> None:
     joined = joined_lines(text)
     assert len(joined.splitlines()) <= 1
     assert text.split() == joined.split()
+
+
+@pytest.mark.property
+@given(conversations, st.integers(0, 10))
+def test_undoing_leaves_the_turns_before(conversation: Conversation, n_turns: int) -> None:
+    """The system text stays, and of the turns all but the last n; one if it is not said."""
+    left = conversation.without_last(n_turns)
+    kept = max(0, len(conversation.turns) - n_turns)
+    assert (conversation.system, conversation.turns[:kept]) == (left.system, left.turns)
+    assert conversation.without_last(1) == conversation.without_last()
+
+
+class AnyText(CharTokenizer):
+    """A tokenizer that does not say which characters it lacks, as those of pieces of words."""
+
+    unknown_characters = None  # type: ignore[assignment]
+
+
+@pytest.mark.property
+@given(st.lists(st.sampled_from("ab\né\ud800\udc80\udfff"), max_size=12).map("".join))
+@example("\ud800a\udfffé\ud800")
+def test_characters_that_a_tokenizer_lacks_are_named_and_left_out(text: str) -> None:
+    """Each once, in order of appearance; where a tokenizer does not tell, half surrogate pairs."""
+    for tokenizer, known in ((PLAIN, ALPHABET), (AnyText(ALPHABET + "é"), ALPHABET + "é")):
+        lacking = list(dict.fromkeys(c for c in text if c not in known))
+        assert lacking == unknown_characters(tokenizer, text)
+        kept = "".join(c for c in text if c in known)
+        assert kept == known_part(tokenizer, text)
+        assert tokenizer.encode(kept) == encode_known(tokenizer, text)
