@@ -34,12 +34,12 @@ MUTATED = {
         ["char", "word", "laws", "files"],
     ),
     "yocto-data": (
-        ["batches.py", "philox.py", "splitting.py"],
+        ["batches.py", "prep/philox.py", "prep/splitting.py"],
         ["batches", "dataset", "prepare"],
     ),
     "yocto-model": (
         ["sampling.py", "cache.py"],
-        ["sampling", "rows", "cache", "inference", "generation", "context", "prompts"],
+        ["sampling", "cache", "inference", "generation", "text"],
     ),
     "yocto-train": (["schedules.py", "scale/planning.py"], ["schedules", "planning"]),
     "yocto-chat": (["conversation.py"], ["conversation"]),
@@ -238,6 +238,13 @@ def mutation(session: nox.Session, distribution: str) -> None:
     session.install(*project(distribution)["dependency-groups"]["test"])
     files, tests = MUTATED[distribution]
     package, short = module(distribution), distribution.removeprefix("yocto-")
+    source, checks = (
+        DISTRIBUTIONS[distribution] / "src" / package,
+        DISTRIBUTIONS[distribution] / "tests",
+    )
+    named = [(source, name) for name in files] + [(checks, f"test_{short}_{n}.py") for n in tests]
+    if gone := [name for folder, name in named if not list(folder.glob(name))]:
+        session.error(f"MUTATED names files that do not exist: {', '.join(gone)}")
     place = Path(session.create_tmp()).resolve() / distribution
     shutil.rmtree(place, ignore_errors=True)
     for part in ("src", "tests"):
