@@ -70,12 +70,12 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Put a whole file in place; if the system refuses, the old one is unchanged."""
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary name for the block to fill, which then takes the place of `path` in one step."""
     temporary = temporary_for(path)
     try:
-        temporary.write_bytes(content)
-        sync_file(temporary)
+        yield temporary
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -84,21 +84,21 @@ def replace_file(path: Path, content: bytes) -> None:
     sync_directory(path.parent)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Put a whole file in place; if the system refuses, the old one is unchanged."""
+    with _replacing(path) as temporary:
+        temporary.write_bytes(content)
+        sync_file(temporary)
+
+
 def point(link: Path, target: str) -> None:
     """Make `link` a symbolic link to `target` in one step; a one-line file where links fail."""
-    temporary = temporary_for(link)
-    try:
+    with _replacing(link) as temporary:
         try:
             temporary.symlink_to(target)
         except (OSError, NotImplementedError):  # Windows without the privilege, some file systems
             temporary.write_text(f"{target}\n", encoding="utf-8")
             sync_file(temporary)
-        temporary.replace(link)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_directory(link.parent)
 
 
 def append_line(path: Path, line: str) -> None:
