@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from yocto_train.optimizers import Muon, make_optimizers, orthogonalize
     from yocto_train.recipes import RECIPES, Recipe
     from yocto_train.runs.checkpoint import Checkpoint, save_checkpoint, step_of
-    from yocto_train.runs.run import OpenedModel, Run, find_checkpoint, open_model
+    from yocto_train.runs.opening import OpenedModel, find_checkpoint, open_model
+    from yocto_train.runs.run import Run
     from yocto_train.scale.devices import Placement, measure_precision, place
     from yocto_train.scale.distributed import World, joined
     from yocto_train.scale.planning import (
@@ -45,7 +46,8 @@ __version__ = version("yocto-train")
 # Where names are looked for, in this order: the first four modules do not need torch.
 _MODULES = (
     "errors", "config", "recipes", "events", "scale.planning", "schedules", "step", "optimizers",
-    "evaluation", "scale.devices", "scale.distributed", "runs.checkpoint", "runs.run", "trainer",
+    "evaluation", "scale.devices", "scale.distributed", "runs.checkpoint", "runs.run",
+    "runs.opening", "trainer",
 )  # fmt: skip
 
 __all__ = [

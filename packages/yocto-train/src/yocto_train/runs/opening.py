@@ -1,0 +1,245 @@
+"""What a person means by the name of a model, and opening it: runs and Hugging Face folders."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from yocto_data.prep import files
+from yocto_model import GPT
+from yocto_tokenizers import Tokenizer, load_tokenizer
+
+from yocto_train.errors import CheckpointError, RunError
+from yocto_train.runs.checkpoint import (
+    MANIFEST,
+    STATE,
+    Checkpoint,
+    is_directory,
+    reading,
+    step_of,
+)
+from yocto_train.runs.run import POINTERS, Run
+
+TEMPLATE = "chat_template.jinja"
+_TOKENIZER_FILES = ("vocab.json", "tokenizer.json", "tokenizer.model")
+_PARTS = (".safetensors", ".json", ".model", ".jinja")  # of a model's folder
+_LARGEST_TEXT_BYTES = 8 << 20  # of a template, or of the settings of a tokenizer
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedModel:
+    """A model that has been read, and what came with it.
+
+    Attributes:
+        model: in evaluation mode.
+        tokenizer: its own or the named one; None if there is neither.
+        name: of the run, or of the folder or file.
+        path: the step directory, the folder or the file.
+        checkpoint: of a run; None for a model that comes from elsewhere.
+        end_ids: ids that end a text, in addition to the tokenizer's `eos_id`.
+        template: Jinja source of how the model is asked, as far as its files say.
+        notes: what a person should know about it.
+    """
+
+    model: GPT
+    tokenizer: Tokenizer | None
+    name: str
+    path: Path
+    checkpoint: Checkpoint | None = None
+    end_ids: tuple[int, ...] = ()
+    template: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def open_model(
+    source: str | Path | None = None,
+    *,
+    root: str | Path = "checkpoints",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> OpenedModel:
+    """Read the model that a person means, with its tokenizer.
+
+    Args:
+        source: a run, a step, or what else `find_checkpoint` takes; or a Hugging Face folder, or
+            a file in one. None for the newest run in `root`.
+        root: where runs are.
+        device: where the weights go.
+        dtype: convert the weights; None keeps them as they were saved.
+        tokenizer: for a model that has none; where it has one, they must be equal.
+
+    Raises:
+        CheckpointError: nothing exists there, it cannot be used, or its tokenizer does not fit.
+    """
+    options = {"device": device, "dtype": dtype}
+    if source is not None:
+        with reading(source):
+            if (folder := _model_folder(Path(source))) is not None:
+                return _checked(_open_folder(folder, **options), tokenizer)
+    return _checked(_again(lambda: _open_checkpoint(_find(source, root), **options)), tokenizer)
+
+
+def _open_checkpoint(checkpoint: Checkpoint, **options: Any) -> OpenedModel:
+    has_tokenizer = checkpoint.manifest.tokenizer is not None
+    return OpenedModel(
+        tokenizer=checkpoint.load_tokenizer() if has_tokenizer else None,
+        model=checkpoint.load_model(**options),
+        name=checkpoint.run.name,
+        path=checkpoint.directory,
+        checkpoint=checkpoint,
+        template=_template_in(checkpoint.directory),
+        notes=checkpoint.skipped,
+    )
+
+
+def _open_folder(folder: Path, **options: Any) -> OpenedModel:
+    has_tokenizer = any((folder / name).exists() for name in _TOKENIZER_FILES)
+    return OpenedModel(
+        tokenizer=load_tokenizer(folder) if has_tokenizer else None,
+        model=GPT.load(folder, **options),
+        name=folder.resolve().name,
+        path=folder,
+        template=_template_in(folder),
+    )
+
+
+def _checked(opened: OpenedModel, named: Tokenizer | None) -> OpenedModel:
+    """The model with the tokenizer that is named for it, if that is not another than its own."""
+    own = opened.tokenizer
+    if named is not None and own is not None and named.fingerprint() != own.fingerprint():
+        raise CheckpointError(
+            f"the named {named.kind} tokenizer ({named.vocab_size} ids) does not belong to "
+            f"{opened.path}, which has its own; leave it out"
+        )
+    tokenizer, rows = own or named, opened.model.config.vocab_size
+    if tokenizer is not None and tokenizer.vocab_size > rows:
+        raise CheckpointError(
+            f"{opened.path} has {rows} rows for ids, its tokenizer {tokenizer.vocab_size} ids; "
+            "use the tokenizer that the model was trained with"
+        )
+    return dataclasses.replace(opened, tokenizer=tokenizer)
+
+
+# --- folders -------------------------------------------------------------------------------------
+
+
+def _model_folder(path: Path) -> Path | None:
+    """The folder of a model that is not a step of a run, if the path means one.
+
+    Raises:
+        CheckpointError: the path is one file, and others that belong to it are missing.
+    """
+    is_file = path.suffix in _PARTS and path.is_file()
+    folder = path.parent if is_file or path.name == "model.pt" else path
+    if step_of(folder.resolve().name) is not None or (folder / MANIFEST).exists():
+        return None
+    has_config = (folder / "config.json").exists()
+    has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+    missing = [] if has_config else ["config.json"]
+    missing += [] if has_weights and path.name != STATE else ["model.safetensors"]
+    missing += [MANIFEST] if path.name == STATE else []
+    if is_file and missing:
+        raise CheckpointError(
+            f"{path} is one file of a model, and {' and '.join(missing)} should lie beside it; "
+            "name a whole folder, or copy all of its files"
+        )
+    return folder if has_config or has_weights else None
+
+
+def _template_in(folder: Path) -> str | None:
+    """The chat template of a folder: a file of its own, or in the tokenizer's settings."""
+    if (text := _text(folder / TEMPLATE)) is not None:
+        return text
+    path = folder / "tokenizer_config.json"
+    if (text := _text(path)) is None:
+        return None
+    try:
+        found = json.loads(text)["chat_template"]
+        if not isinstance(found, str):  # several, by name
+            found = {each["name"]: each["template"] for each in found}["default"]
+    except (KeyError, TypeError):
+        return None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: it is not JSON") from error
+    return found if isinstance(found, str) else None
+
+
+def _text(path: Path) -> str | None:
+    """The text of a small file; None if there is no such file."""
+    if not path.exists():
+        return None
+    with reading(path), files.open_regular(path) as file:
+        content = file.read(_LARGEST_TEXT_BYTES + 1)
+        if len(content) > _LARGEST_TEXT_BYTES:
+            raise CheckpointError(f"{path} is far too large for a text of settings")
+        return content.decode()
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def find_checkpoint(
+    path: str | Path | None = None, *, root: str | Path = "checkpoints"
+) -> Checkpoint:
+    """The checkpoint that a user means, to write text with.
+
+    Args:
+        path: a run (its newest sound checkpoint), a step directory, `latest` or `best` in a run;
+            `latest.pt`, `best.pt` and a step's `model.pt` mean the same. None for the newest run
+            in `root`.
+        root: where runs are.
+
+    Raises:
+        CheckpointError: nothing exists there, or it is not a sound checkpoint.
+    """
+    return _again(lambda: _find(path, root))
+
+
+def _again(read: Callable[[], T]) -> T:
+    """Read, and once more if that fails: a training that goes on may prune what is being read."""
+    with contextlib.suppress(CheckpointError):
+        return read()
+    return read()
+
+
+def _find(path: str | Path | None, root: str | Path) -> Checkpoint:
+    if path is not None:
+        with reading(path):
+            return _find_named(Path(path))
+    try:
+        return Run.newest(root).latest(to_resume=False)
+    except RunError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _find_named(path: Path) -> Checkpoint:
+    if path.name in ("model.pt", "model.safetensors"):
+        path = path.parent
+    for pointer in POINTERS:
+        if path.name in (pointer, f"{pointer}.pt") and step_of(path.parent.name) is None:
+            path = path.with_name(pointer)
+            if is_directory(path):  # a copy of the step that the link named, or a run of that name
+                break
+            if directory := Run(path.parent).pointed(pointer):
+                return Checkpoint.open(directory)
+            raise CheckpointError(f"{path} does not point to a checkpoint; name the run instead")
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} does not exist; name a run, or train one: uv run yocto-train"
+        )
+    if step_of(path.resolve().name) is not None or (path / MANIFEST).exists():
+        return Checkpoint.open(path)
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is not a checkpoint: name a run, or a step of one")
+    run = Run(path)
+    if not run.steps():
+        with contextlib.suppress(RunError):  # then it is not a directory of runs either
+            newest = Run.newest(path).path
+            raise CheckpointError(f"{path} holds runs; name one, such as the newest, {newest}")
+    return run.latest(to_resume=False)
