@@ -11,7 +11,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from yocto_model.config import GPTConfig
-from yocto_model.errors import ConfigError, ModelFileError, quoted
+from yocto_model.errors import ConfigError, InputError, ModelFileError, quoted
 from yocto_model.formats.families import (
     PREFIXES,
     absent_biases,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from yocto_model.gpt import GPT
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+GENERATION = "generation_config.json"
 _LARGEST_JSON_BYTES = 50_000_000
 _LARGEST_TABLE_BYTES = 2**30  # of rotary positions: two million of them with 64 numbers each
 _DTYPES = {
@@ -53,14 +54,30 @@ _SIGNS = {
 }
 
 
-def write_folder(directory: Path, config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
-    """Write a model's settings and its state_dict; other files in the directory stay.
+def save_model(
+    model: "GPT",
+    directory: str | os.PathLike[str],
+    *,
+    end_ids: Iterable[int] = (),
+    dtype: torch.dtype | None = None,
+) -> None:
+    """`GPT.save`: write a Hugging Face model folder; other files in the directory stay.
+
+    Args:
+        model: the model.
+        directory: gets `config.json` and `model.safetensors`, and with `end_ids` also
+            `generation_config.json`.
+        end_ids: ids that end a text, or a turn of a chat, for programs that generate.
+        dtype: convert the weights on disk, as bfloat16 to halve the file; None keeps theirs.
 
     Raises:
+        InputError: `dtype` is no type of floats, or cannot hold a weight; nothing is written.
         OSError: a file could not be written.
     """
-    family = family_of(config)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory, config, weights = Path(directory), model.config, model.state_dict()
+    family, ends = family_of(config), sorted({*end_ids})
+    dtype = dtype or weights["token_emb.weight"].dtype
+    _check_dtype(weights, dtype)
     tensors: dict[str, Tensor] = {}
     absent = absent_biases(config, family, list(weights))
     zeros = {bias: weights[name].new_zeros(len(weights[name])) for bias, name in absent.items()}
@@ -68,17 +85,51 @@ def write_folder(directory: Path, config: GPTConfig, weights: Mapping[str, Tenso
         if name == "head.weight" and config.tie_weights:
             continue
         form = stored(config, family, name, len(weight))
-        parts = weight.detach().cpu().split_with_sizes(form.rows)
+        parts = weight.detach().to("cpu", dtype).split_with_sizes(form.rows)
         for part, tensor in zip(form.names, parts, strict=True):
             tensors[part] = (tensor.t() if form.transposed else tensor).contiguous()
-    dtype = str(weights["token_emb.weight"].dtype).removeprefix("torch.")
-    document = json.dumps({**to_document(config), "dtype": dtype}, indent=2)
-    (directory / CONFIG).write_text(document + "\n", encoding="utf-8")
+    document = to_document(config) | {"dtype": str(dtype).removeprefix("torch.")}
+    documents = {CONFIG: document}
+    if ends:
+        document["eos_token_id"] = ends
+        documents[GENERATION] = {"eos_token_id": ends}
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in documents.items():
+        (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     try:
         save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"could not write {directory / WEIGHTS}: {error}") from error
     shutil.copymode(directory / CONFIG, directory / WEIGHTS)  # safetensors lets only us read it
+
+
+def _check_dtype(weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    if dtype not in _DTYPES.values():
+        raise InputError(f"a model cannot be saved as {dtype}")
+    if dtype != torch.float16:  # the others reach as far as float32 does
+        return
+    for name, weight in weights.items():
+        if weight.abs().amax() > torch.finfo(dtype).max:
+            raise InputError(f"{name} has a value too large for float16; save as bfloat16")
+
+
+def read_end_ids(directory: str | os.PathLike[str]) -> tuple[int, ...]:
+    """The ids that end a text, as a model folder tells programs that generate.
+
+    `eos_token_id` of generation_config.json counts, else that of config.json: an id, or several.
+
+    Raises:
+        ModelFileError: a file is damaged, or what it says are no ids.
+        OSError: a file could not be read.
+    """
+    for path in (Path(directory) / GENERATION, Path(directory) / CONFIG):
+        found = _read_json(path).get("eos_token_id") if path.exists() else None
+        if found is not None:
+            ids = found if isinstance(found, list) else [found]
+            if not all(type(token) is int and token >= 0 for token in ids):
+                raise ModelFileError(f"{path}: eos_token_id must be an id, or a list of ids")
+            return tuple(ids)
+    return ()
 
 
 def load_model(
