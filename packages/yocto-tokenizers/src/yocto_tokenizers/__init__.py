@@ -5,8 +5,10 @@ from importlib.metadata import version
 from yocto_tokenizers.base import CHAT_TOKENS, BaseTokenizer, StreamDecoder, Tokenizer
 from yocto_tokenizers.char import CharTokenizer
 from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, UnknownCharacterError
+from yocto_tokenizers.formats.gguf import gguf_fields, tokenizer_from_gguf
 from yocto_tokenizers.formats.hugging_face import HuggingFaceTokenizer
 from yocto_tokenizers.formats.loading import load_tokenizer
+from yocto_tokenizers.formats.losses import RoundTrip, round_trip
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
 from yocto_tokenizers.word_level import WordLevelTokenizer
 
@@ -20,6 +22,7 @@ __all__ = [
     "CharTokenizer",
     "CharVocab",
     "HuggingFaceTokenizer",
+    "RoundTrip",
     "SentencePieceTokenizer",
     "StreamDecoder",
     "Tokenizer",
@@ -27,5 +30,8 @@ __all__ = [
     "TokenizerFileError",
     "UnknownCharacterError",
     "WordLevelTokenizer",
+    "gguf_fields",
     "load_tokenizer",
+    "round_trip",
+    "tokenizer_from_gguf",
 ]
