@@ -4,7 +4,21 @@ from importlib.metadata import version
 
 from yocto_tokenizers.base import CHAT_TOKENS, BaseTokenizer, StreamDecoder, Tokenizer
 from yocto_tokenizers.char import CharTokenizer
-from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, UnknownCharacterError
+from yocto_tokenizers.errors import (
+    ChatTemplateError,
+    TokenizerError,
+    TokenizerFileError,
+    UnknownCharacterError,
+)
+from yocto_tokenizers.formats.chat_template import (
+    CHATML,
+    PLAIN,
+    TURNS,
+    ChatTemplate,
+    Segment,
+    encode_segments,
+    template_for,
+)
 from yocto_tokenizers.formats.hugging_face import HuggingFaceTokenizer
 from yocto_tokenizers.formats.loading import load_tokenizer
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
@@ -15,11 +29,17 @@ CharVocab = CharTokenizer
 __version__ = version("yocto-tokenizers")
 
 __all__ = [
+    "CHATML",
     "CHAT_TOKENS",
+    "PLAIN",
+    "TURNS",
     "BaseTokenizer",
     "CharTokenizer",
     "CharVocab",
+    "ChatTemplate",
+    "ChatTemplateError",
     "HuggingFaceTokenizer",
+    "Segment",
     "SentencePieceTokenizer",
     "StreamDecoder",
     "Tokenizer",
@@ -27,5 +47,7 @@ __all__ = [
     "TokenizerFileError",
     "UnknownCharacterError",
     "WordLevelTokenizer",
+    "encode_segments",
     "load_tokenizer",
+    "template_for",
 ]
