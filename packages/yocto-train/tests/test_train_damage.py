@@ -274,10 +274,3 @@ def test_no_pointer_to_a_best_that_is_gone(copied: Path) -> None:
     run.rewind(Checkpoint.open(copied / "step-00000004"), best_step=2)
     assert not os.path.lexists(copied / "best")
     assert copied / "step-00000004" == run.pointed("latest")
-
-
-def test_a_model_alone_is_no_checkpoint(copied: Path, tmp_path: Path) -> None:
-    """Files without a manifest are not taken for a checkpoint."""
-    shutil.copy(copied / "step-00000006" / "model.safetensors", tmp_path)
-    with pytest.raises(CheckpointError, match=r"holds runs; name one|holds no checkpoint"):
-        find_checkpoint(tmp_path / "model.safetensors")

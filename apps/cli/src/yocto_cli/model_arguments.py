@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from yocto_tokenizers import Tokenizer
     from yocto_train import OpenedModel
 
+CKPT_HELP = (
+    "a run, a step in it, its latest or best; a Hugging Face folder, a .gguf, nanoGPT's ckpt.pt, "
+    "hf:owner/name"
+)
 _OPTIONS = {field.name: field for field in dataclasses.fields(SamplingOptions)}
 
 
@@ -93,18 +97,21 @@ def matching_tokenizer(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelArguments(TokenizerFlags):
-    """Which model; without flags, the newest run's newest checkpoint."""
+class OpeningFlags(TokenizerFlags):
+    """Where models are, and what becomes of their weights."""
 
-    ckpt: str | None = flag(
-        None, "a run, a step in it, its latest or best, or a Hugging Face folder",
-        shown="newest run",
-    )  # fmt: skip
     ckpt_dir: str = flag("checkpoints", "the directory that holds the runs")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1 or mps")
     dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = flag(
         "auto", "type of the weights; auto is float32, or the fastest type for a large model"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArguments(OpeningFlags):
+    """Which model; without flags, the newest run's newest checkpoint."""
+
+    ckpt: str | None = flag(None, CKPT_HELP, shown="newest run")
 
     def open(self, *, ckpt: str | None = None) -> "tuple[OpenedModel, TextGenerator]":
         """Open what the flags name, or `ckpt`; see `models.load_generator` for what it raises."""

@@ -4,11 +4,16 @@ This module brings torch in, so commands import it after they have parsed their 
 """
 
 from yocto_model import InferenceGPT, TextGenerator, inference_copy
-from yocto_tokenizers import TokenizerError, UnknownCharacterError
+from yocto_tokenizers import Tokenizer, TokenizerError, UnknownCharacterError
 from yocto_train import OpenedModel, open_model, place
 
 from yocto_cli.command import UsageError
-from yocto_cli.model_arguments import ModelArguments, matching_tokenizer, named_tokenizer
+from yocto_cli.model_arguments import (
+    ModelArguments,
+    OpeningFlags,
+    matching_tokenizer,
+    named_tokenizer,
+)
 
 
 def load_generator(named: ModelArguments) -> tuple[OpenedModel, TextGenerator]:
@@ -19,18 +24,22 @@ def load_generator(named: ModelArguments) -> tuple[OpenedModel, TextGenerator]:
         TrainError: there is no such model, it is damaged, or the device is not available.
         TokenizerError: a named tokenizer cannot be read.
     """
-    opened = load_model(named)
-    tokenizer = matching_tokenizer(
-        opened.tokenizer, None, mode=named.mode, fingerprint=None, where=str(opened.path)
+    opened, tokenizer = load_model(named.ckpt, named)
+    model = inference_copy(opened.model, named.dtype)
+    return opened, TextGenerator(model, tokenizer, end_ids=opened.end_ids)
+
+
+def load_model(ckpt: str | None, flags: OpeningFlags) -> tuple[OpenedModel, Tokenizer]:
+    """A model with its weights as they are stored, and its tokenizer or the one that is named.
+
+    Raises as `load_generator` does.
+    """
+    device = place(flags.device, "auto").device
+    tokenizer = named_tokenizer(flags.tokenizer_path, flags.vocab_path)
+    opened = open_model(ckpt, root=flags.ckpt_dir, device=device, tokenizer=tokenizer)
+    return opened, matching_tokenizer(
+        opened.tokenizer, None, mode=flags.mode, fingerprint=None, where=str(opened.path)
     )
-    return opened, TextGenerator(inference_copy(opened.model, named.dtype), tokenizer)
-
-
-def load_model(named: ModelArguments) -> OpenedModel:
-    """The model that the flags name, as it is stored, with the tokenizer that they name."""
-    device = place(named.device, "auto").device
-    tokenizer = named_tokenizer(named.tokenizer_path, named.vocab_path)
-    return open_model(named.ckpt, root=named.ckpt_dir, device=device, tokenizer=tokenizer)
 
 
 def model_line(opened: OpenedModel, generator: TextGenerator) -> str:

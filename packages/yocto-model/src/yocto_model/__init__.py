@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from yocto_model.fast.training import ParameterRoles
     from yocto_model.formats.folder import read_end_ids
+    from yocto_model.formats.nanogpt import read_nanogpt
     from yocto_model.generate import window_start
     from yocto_model.gpt import GPT
     from yocto_model.text import Completion, StopFilter, TextGenerator, TextStream, Token
@@ -37,7 +38,7 @@ __version__ = version("yocto-model")
 # Where names are looked for, in this order: the first two modules do not need torch.
 _MODULES = (
     "errors", "config", "generate", "gpt", "text", "fast.inference", "fast.training",
-    "formats.folder",
+    "formats.folder", "formats.nanogpt",
 )  # fmt: skip
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "Token",
     "inference_copy",
     "read_end_ids",
+    "read_nanogpt",
     "window_start",
 ]
 

@@ -1,6 +1,7 @@
 """What every tokenizer is: text to ids, ids to bytes by one table, and all that follows from it."""
 
 import codecs
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -27,6 +28,8 @@ from yocto_tokenizers.fast.checks import (
 CHAT_TOKENS = ("<s>", "</s>", "<|user|>", "<|assistant|>")
 BOS, EOS, USER, ASSISTANT = CHAT_TOKENS
 UNK = "<unk>"
+#: What a model folder calls the file that names the special tokens.
+CONFIG_NAME = "tokenizer_config.json"
 
 # What tokenizers in use call these tokens; the first spelling is ours.
 _BEGIN = (BOS, "<bos>", "<|bos|>", "<|begin_of_text|>", "<|startoftext|>")
@@ -124,6 +127,27 @@ class BaseTokenizer(ABC):
         file = file_at(path, self.file_name)
         file.write_bytes(self.to_bytes())
         return file
+
+    def folder_files(self, *, model_max_length: int | None = None) -> dict[str, bytes]:
+        """The files by which a model folder opens this tokenizer, here and elsewhere, by name.
+
+        They are Hugging Face's `tokenizer.json` and `tokenizer_config.json`, and our own file where
+        it says more. `load_tokenizer` on a folder of them gives this tokenizer back.
+
+        Args:
+            model_max_length: the longest text that the model takes, in ids; None leaves it out.
+        """
+        names = {token_id: name for name, token_id in self.special_tokens.items()}
+        ends = {"bos_token": self.bos_id, "eos_token": self.eos_id, "unk_token": self.unk_id}
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": model_max_length,
+            **{key: names.get(i) for key, i in ends.items() if i is not None},
+        }
+        given = {key: value for key, value in config.items() if value is not None}
+        content = (json.dumps(given, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
+        return {self.file_name: self.to_bytes(), CONFIG_NAME: content}
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:

@@ -4,8 +4,6 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from os import PathLike
-from pathlib import Path
 from typing import ClassVar, Self
 
 import sentencepiece
@@ -13,7 +11,6 @@ import sentencepiece
 from yocto_tokenizers.base import CHAT_TOKENS, BaseTokenizer
 from yocto_tokenizers.fast.characters import additive_parts
 from yocto_tokenizers.fast.checks import checked_unicode
-from yocto_tokenizers.formats.hugging_face import write_sentence_piece
 from yocto_tokenizers.formats.sentence_piece_model import (
     SPACE_MARK,
     ModelContent,
@@ -22,6 +19,7 @@ from yocto_tokenizers.formats.sentence_piece_model import (
     check_options,
     control_symbols,
     damaged,
+    spaced,
     training_sentences,
     translated,
 )
@@ -166,19 +164,11 @@ class SentencePieceTokenizer(BaseTokenizer):
         """sha256 (hex) of pieces, scores, types and normaliser."""
         return self._content.fingerprint()
 
-    def to_hf_json(self, path: str | PathLike[str]) -> Path:
-        """Write a `tokenizer.json` that Hugging Face `tokenizers` reads, with the same ids.
-
-        Two differences are due to that library: it finds special names in text unless
-        `encode_special_tokens` is set on the loaded object, and reads U+2581 as a space.
-
-        Returns:
-            The path written; `tokenizer.json` in it, if it is a directory.
-
-        Raises:
-            TokenizerFileError: the model has options that this format cannot express.
-        """
-        return write_sentence_piece(path, self._content)
+    def folder_files(self, *, model_max_length: int | None = None) -> dict[str, bytes]:
+        """As in the base; a model that is not lossless has no `tokenizer.json`."""
+        files = super().folder_files(model_max_length=model_max_length)
+        document = self._content.tokenizer_json()
+        return files if document is None else {**files, "tokenizer.json": document}
 
     def _encode_plain(self, text: str) -> list[int]:
         encode = self._processor.encode
@@ -214,7 +204,7 @@ class SentencePieceTokenizer(BaseTokenizer):
             return b""
         if piece.type == PieceType.UNKNOWN:
             return self._content.unknown_surface.encode("utf-8")
-        return piece.text.replace(SPACE_MARK, " ").encode("utf-8")
+        return spaced(piece.text).encode("utf-8")
 
     def to_bytes(self) -> bytes:
         return self._model

@@ -7,16 +7,18 @@ about where spaces go. Only words outside the vocabulary are lost: they become `
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from os import PathLike
-from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from yocto_tokenizers.base import UNK
 from yocto_tokenizers.errors import TokenizerError, shown
 from yocto_tokenizers.fast.characters import additive_parts, mark_class
 from yocto_tokenizers.fast.checks import checked_names, checked_unicode, each_text
-from yocto_tokenizers.formats.hugging_face import write_word_level
-from yocto_tokenizers.formats.vocabulary import VocabularyTokenizer
+from yocto_tokenizers.formats.tokenizer_json import explicit_pattern, marker_of, whole_tokens
+from yocto_tokenizers.formats.vocabulary import (
+    FORMAT_VERSION,
+    VocabularyTokenizer,
+    canonical_sha256,
+)
 
 _MARKS = mark_class()
 _TOKENS = re.compile(rf"\s+|[\w{_MARKS}]+|[^\w\s{_MARKS}]")
@@ -104,17 +106,29 @@ class WordLevelTokenizer(VocabularyTokenizer):
         get, unknown = self._word_ids.get, self.unk_id
         return [get(word, unknown) for word in split_words(checked_unicode(text))]
 
-    def to_hf_json(self, path: str | PathLike[str]) -> Path:
-        """Write a `tokenizer.json` that Hugging Face `tokenizers` reads.
+    def to_bytes(self) -> bytes:
+        """A `tokenizer.json` in Hugging Face's layout, which its library reads as it is."""
+        return self._spelled(explicit_pattern(r"\s+", rf"[\w{_MARKS}]+"))
 
-        The ids are the same for ASCII text; beyond it the two regular expression engines disagree
-        about some characters. That library finds special names in text unless
-        `encode_special_tokens` is set on the loaded object.
+    def _spelled(self, pattern: str) -> bytes:
+        digest = canonical_sha256({"fingerprint": self.fingerprint(), "pattern": pattern})
+        marker = {"format_version": FORMAT_VERSION, "kind": self.kind, "sha256": digest}
+        return whole_tokens(
+            self.itos, self.special_tokens, pattern=pattern, unknown=UNK, marker=marker
+        )
 
-        Returns:
-            The path written; `tokenizer.json` in it, if it is a directory.
-        """
-        return write_word_level(path, self.itos, self.special_tokens)
+    @classmethod
+    def _head(cls, document: dict[str, Any]) -> dict[str, Any]:
+        return marker_of(document)
+
+    @classmethod
+    def _strings(cls, document: dict[str, Any]) -> tuple[list[str], list[str]]:
+        names = [token["content"] for token in document["added_tokens"]]
+        return list(document["model"]["vocab"]), names
+
+    def _bytes_like(self, document: dict[str, Any]) -> bytes:
+        # Another version of Python knows other letters, which is no damage.
+        return self._spelled(document["pre_tokenizer"]["pattern"]["Regex"])
 
 
 def _checked_special_tokens(special_tokens: Iterable[str]) -> tuple[str, ...]:

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
         TrainConfigError,
         TrainError,
     )
-    from yocto_train.evaluation import Evaluation, bits_per_byte, bytes_per_token, evaluate
+    from yocto_train.evaluation import (
+        Evaluation,
+        bits_per_byte,
+        bytes_per_token,
+        evaluate,
+        evaluate_ids,
+    )
     from yocto_train.events import Evaluated, Event, Sampled, Saved, Started, StepDone, Stopped
     from yocto_train.optimizers import Muon, make_optimizers, orthogonalize
     from yocto_train.recipes import RECIPES, Recipe
@@ -55,9 +61,10 @@ __all__ = [
     "Event", "Muon", "NonFiniteError", "OpenedModel", "Placement", "Recipe", "Run", "RunError",
     "Sampled", "SaveError", "Saved", "Started", "StepDone", "Stopped", "TrainConfig",
     "TrainConfigError", "TrainError", "Trainer", "World", "bits_per_byte", "bytes_per_token",
-    "choose", "compile_pays", "cross_entropy", "dropout_for", "evaluate", "find_checkpoint",
-    "joined", "lr_factor", "make_optimizers", "measure_precision", "memory_bytes", "open_model",
-    "orthogonalize", "place", "save_checkpoint", "step_of", "train_step",
+    "choose", "compile_pays", "cross_entropy", "dropout_for", "evaluate", "evaluate_ids",
+    "find_checkpoint", "joined", "lr_factor", "make_optimizers", "measure_precision",
+    "memory_bytes", "open_model", "orthogonalize", "place", "save_checkpoint", "step_of",
+    "train_step",
 ]  # fmt: skip
 
 

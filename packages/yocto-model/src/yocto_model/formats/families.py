@@ -4,6 +4,7 @@ A config that none of them expresses, such as rotary positions with LayerNorm, i
 model_type "yocto": settings and weights under our own names, for this package only.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,8 @@ _LLAMA_NAMES = {
     "mlp.up": [f"model.layers.{{n}}.mlp.{part}_proj" for part in ("gate", "up")],
     "mlp.proj": ["model.layers.{n}.mlp.down_proj"],
 }
+# Tables that old programs stored with the weights.
+COMPUTED = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
 PREFIXES = {"gpt2": "transformer.", "yocto": ""}  # of all others: "model."
 
 # Our fields and theirs, which have to be in config.json unless there is a default.
@@ -243,21 +246,25 @@ def stored(config: GPTConfig, family: str, name: str, n_rows: int) -> Stored:
     layer = ""
     if module.startswith("blocks."):
         _, layer, module = module.split(".", 2)
-    table = _GPT2_NAMES if family == "gpt2" else _LLAMA_NAMES
+    table = _GPT2_NAMES if family in ("gpt2", "nanogpt") else _LLAMA_NAMES
     names = [f"{theirs.format(n=layer)}.{kind}" for theirs in table[module]]
     rows = [n_rows // len(names)] * len(names)
     if len(names) == 3:
         rows = [heads * config.head_width for heads in (config.n_head, *[config.kv_heads] * 2)]
-    is_matrix = module in ("attn.qkv", "attn.proj", "mlp.up", "mlp.proj") and kind == "weight"
-    return Stored(names, rows, transposed=family == "gpt2" and is_matrix)
+    return Stored(names, rows, transposed=family == "gpt2" and is_matrix(name))
 
 
-def absent_biases(config: GPTConfig, family: str, names: list[str]) -> dict[str, str]:
-    """The biases that a family's file must have and this model lacks: each with its weight.
+def is_matrix(name: str) -> bool:
+    """Whether our weight of this name multiplies the stream inside a block."""
+    return name.endswith(("attn.qkv.weight", ".proj.weight", "mlp.up.weight"))
+
+
+def absent_biases(config: GPTConfig, names: list[str]) -> dict[str, str]:
+    """The biases that a gpt2's file must have and this model lacks: each with its weight.
 
     gpt2 always has biases, so those of a model without any are written as zeros.
     """
-    if family != "gpt2" or config.bias:
+    if config.bias:
         return {}
     weights = [name for name in names if name.startswith(("blocks.", "ln_f."))]
     pairs = {name.removesuffix("weight") + "bias": name for name in weights}

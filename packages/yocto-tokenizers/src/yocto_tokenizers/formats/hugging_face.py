@@ -1,9 +1,4 @@
-r"""Hugging Face's `tokenizer.json`: any of them as a tokenizer of ours, and ours as one of them.
-
-Reading needs the library `tokenizers` (the extra `hf`), writing needs no library. BPE is written by
-the recipe of the Gemma converter in Hugging Face `transformers`: spaces become U+2581, there is no
-pre-tokenizer, and merges are recovered from the pieces, whose order is their rank.
-"""
+"""Any tokenizer of a Hugging Face folder as one of ours: tokenizer.json, tokenizer_config.json."""
 
 import json
 import re
@@ -13,14 +8,18 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Self, SupportsIndex
 
-from yocto_tokenizers.base import UNK, BaseTokenizer, StreamDecoder
+from yocto_tokenizers.base import CONFIG_NAME, BaseTokenizer, StreamDecoder
 from yocto_tokenizers.errors import TokenizerFileError, shown
-from yocto_tokenizers.fast.checks import Ids, checked_id, checked_ids, checked_unicode, file_at
-from yocto_tokenizers.formats.sentence_piece_model import SPACE_MARK, ModelContent, PieceType
+from yocto_tokenizers.fast.checks import (
+    Ids,
+    checked_id,
+    checked_ids,
+    checked_unicode,
+    file_at,
+    read_bytes,
+)
 from yocto_tokenizers.formats.vocabulary import canonical_sha256, parse_json
 
-# The separators U+001C to U+001F are white space to Python and not to the other library's engine.
-_WORD_PATTERN = r"[\s\x1c-\x1f]+|[\w\p{M}]+|[^\w\s\p{M}\x1c-\x1f]"
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -42,17 +41,23 @@ class HuggingFaceTokenizer(BaseTokenizer):
 
     Args:
         content: the bytes of the file.
-        source: what messages call it.
+        config: the bytes of the `tokenizer_config.json` beside it, if there is one; it says which
+            tokens begin and end a text. Without it their usual names are looked for.
+        source: what messages call the file.
 
     Raises:
-        TokenizerFileError: the bytes are not such a file, or `tokenizers` is not installed.
+        TokenizerFileError: the bytes are not such a file.
     """
 
     kind: ClassVar[str] = "huggingface"
     file_name: ClassVar[str] = "tokenizer.json"
 
-    def __init__(self, content: bytes, *, source: str = "the tokenizer.json"):
+    def __init__(
+        self, content: bytes, config: bytes | None = None, *, source: str = "the tokenizer.json"
+    ):
         self._content = bytes(content)
+        self._config = config
+        self._named = _named_tokens(config, source)
         self._document = parse_json(self._content, source)
         if not is_hugging_face(self._document):
             raise TokenizerFileError(
@@ -71,6 +76,21 @@ class HuggingFaceTokenizer(BaseTokenizer):
             special_tokens={token.content: i for i, token in added.items() if token.special},
         )
         self._piece_bytes = _piece_decoder(self._document.get("decoder"))
+
+    @property
+    def bos_id(self) -> int | None:
+        return self._id_named("bos_token", super().bos_id)
+
+    @property
+    def eos_id(self) -> int | None:
+        return self._id_named("eos_token", super().eos_id)
+
+    def _id_named(self, key: str, otherwise: int | None) -> int | None:
+        if key not in self._named:
+            return otherwise
+        name = self._named[key]
+        token_id: int | None = None if name is None else self._tokenizer.token_to_id(name)
+        return token_id
 
     @property
     def unk_id(self) -> int | None:
@@ -105,8 +125,9 @@ class HuggingFaceTokenizer(BaseTokenizer):
         return _SubtractingDecoder(self._decode_whole, self.vocab_size)
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of the file's content, without truncation and padding."""
-        return canonical_sha256({"kind": self.kind, "document": self._document})
+        """sha256 (hex) of the file's content, without truncation and padding, and of the ends."""
+        ends = [self.bos_id, self.eos_id]
+        return canonical_sha256({"kind": self.kind, "document": self._document, "ends": ends})
 
     def _decode_whole(self, ids: list[int]) -> str:
         # The library silently accepts ids without a token, as we do.
@@ -126,12 +147,37 @@ class HuggingFaceTokenizer(BaseTokenizer):
     def to_bytes(self) -> bytes:
         return self._content
 
+    def folder_files(self, *, model_max_length: int | None = None) -> dict[str, bytes]:
+        """The files that it was read from, byte for byte; a config is made if there was none."""
+        files = super().folder_files(model_max_length=model_max_length)
+        return files if self._config is None else {**files, CONFIG_NAME: self._config}
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write the tokenizer's file; into a directory its config, too."""
+        file = super().save(path)
+        if self._config is not None and file != Path(path):
+            file.with_name(CONFIG_NAME).write_bytes(self._config)
+        return file
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Read a tokenizer.json, or the one in a directory, and the config beside it.
+
+        Raises:
+            TokenizerFileError: the file is missing, damaged, or of another kind.
+        """
+        file = file_at(path, cls.file_name)
+        config = file.with_name(CONFIG_NAME)
+        return cls(
+            read_bytes(file), read_bytes(config) if config.exists() else None, source=shown(file)
+        )
+
     @classmethod
     def from_bytes(cls, content: bytes, *, source: str = "the content") -> Self:
         return cls(content, source=source)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self._content,))
+        return (type(self), (self._content, self._config))
 
 
 class _SubtractingDecoder(StreamDecoder):
@@ -163,12 +209,8 @@ class _SubtractingDecoder(StreamDecoder):
 
 
 def _open(document: dict[str, Any], source: str) -> Any:
-    try:
-        import tokenizers  # noqa: PLC0415 - optional, and slow to import
-    except ImportError as error:
-        raise TokenizerFileError(
-            f"{source} is a Hugging Face tokenizer; install yocto-tokenizers[hf] to read it"
-        ) from error
+    import tokenizers  # noqa: PLC0415 - slow to import
+
     try:
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(document))
     except Exception as error:
@@ -179,6 +221,20 @@ def _open(document: dict[str, Any], source: str) -> Any:
     # Otherwise a user could forge a turn by typing <|assistant|>. Files do not store this switch.
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def _named_tokens(config: bytes | None, source: str) -> dict[str, str | None]:
+    """What a config calls each token that has a role, `bos_token` and so on; None where none is.
+
+    A name stands there as a string, or as the object of an added token.
+    """
+    document = {} if config is None else parse_json(config, f"the {CONFIG_NAME} beside {source}")
+    named = {}
+    for key, value in document.items():
+        if key.endswith("_token") and not key.startswith("add_"):
+            name = value.get("content") if isinstance(value, dict) else value
+            named[key] = name if isinstance(name, str) else None
+    return named
 
 
 def _piece_decoder(decoder: object) -> Callable[[str], bytes] | None:
@@ -232,98 +288,3 @@ def _gpt2_alphabet() -> dict[str, int]:
 
 
 _GPT2_BYTES = _gpt2_alphabet()
-
-
-def write_sentence_piece(path: str | PathLike[str], model: ModelContent) -> Path:
-    """Write a lossless BPE model; see `SentencePieceTokenizer.to_hf_json`."""
-    if not (model.lossless and model.is_bpe):
-        raise TokenizerFileError(
-            "this model is not BPE with lossless options, so its ids might differ; export a "
-            "tokenizer made by SentencePieceTokenizer.train"
-        )
-    special = (PieceType.UNKNOWN, PieceType.CONTROL)
-    added = [
-        _added_token(i, piece.text, special=piece.type in special)
-        for i, piece in enumerate(model.pieces)
-        if piece.type in (*special, PieceType.USER_DEFINED)
-    ]
-    return _write(
-        path,
-        added_tokens=added,
-        normalizer={"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK},
-        pre_tokenizer=None,
-        decoder={
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": SPACE_MARK}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-            ],
-        },
-        model={
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": model.pieces[model.ids_of(PieceType.UNKNOWN)[0]].text,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": {piece.text: i for i, piece in enumerate(model.pieces)},
-            "merges": _merges(model),
-        },
-    )
-
-
-def write_word_level(
-    path: str | PathLike[str], itos: Sequence[str], special_tokens: Mapping[str, int]
-) -> Path:
-    """Write a vocabulary of words; see `WordLevelTokenizer.to_hf_json`."""
-    return _write(
-        path,
-        added_tokens=[_added_token(i, name, special=True) for name, i in special_tokens.items()],
-        normalizer=None,
-        pre_tokenizer={
-            "type": "Split",
-            "pattern": {"Regex": _WORD_PATTERN},
-            "behavior": "Isolated",
-            "invert": False,
-        },
-        decoder={"type": "Fuse"},
-        model={
-            "type": "WordLevel",
-            "vocab": {word: i for i, word in enumerate(itos)},
-            "unk_token": UNK,
-        },
-    )
-
-
-def _merges(model: ModelContent) -> list[tuple[str, str]]:
-    """Every way to make a piece of two others, in the order of the pieces: the rank of a merge."""
-    ids = {model.pieces[i].text: i for i in model.ids_of(PieceType.NORMAL)}
-    merges: list[tuple[str, str]] = []
-    for text in ids:
-        halves = [(text[:cut], text[cut:]) for cut in range(1, len(text))]
-        pairs = [pair for pair in halves if pair[0] in ids and pair[1] in ids]
-        merges += sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
-    return merges
-
-
-def _added_token(token_id: int, content: str, *, special: bool) -> dict[str, Any]:
-    return {
-        "id": token_id,
-        "content": content,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": special,
-    }
-
-
-def _write(path: str | PathLike[str], **parts: Any) -> Path:
-    defaults = {"version": "1.0", "truncation": None, "padding": None, "post_processor": None}
-    file = file_at(path, HuggingFaceTokenizer.file_name)
-    document = json.dumps({**defaults, **parts}, ensure_ascii=False, indent=1)
-    file.write_bytes(f"{document}\n".encode())
-    return file

@@ -1,5 +1,6 @@
 """One way to open any tokenizer: the content decides what it is."""
 
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from yocto_tokenizers.char import CharTokenizer
 from yocto_tokenizers.errors import TokenizerFileError, shown
 from yocto_tokenizers.fast.checks import file_at, read_bytes
 from yocto_tokenizers.formats.hugging_face import HuggingFaceTokenizer, is_hugging_face
+from yocto_tokenizers.formats.sentence_piece_model import ModelContent
+from yocto_tokenizers.formats.tokenizer_json import marker_of
 from yocto_tokenizers.formats.vocabulary import parse_json
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
 from yocto_tokenizers.word_level import WordLevelTokenizer
@@ -16,30 +19,38 @@ _FILE_NAMES = ("vocab.json", "tokenizer.json", "tokenizer.model")
 
 
 def load_tokenizer(path: str | PathLike[str]) -> BaseTokenizer:
-    """Open a vocab.json, tokenizer.json or tokenizer.model, or a directory that holds one of them.
+    """Open a vocab.json, tokenizer.json or tokenizer.model, or a directory that holds some of them.
+
+    Of several, the one that says most is read: our own vocab.json, else a tokenizer.model that
+    gives every text back, else tokenizer.json. A `tokenizer_config.json` beside a tokenizer.json of
+    Hugging Face says which of its tokens begin and end a text.
 
     Raises:
-        TokenizerFileError: no file, several kinds in one directory, or a file that is damaged or of
-            an unknown kind.
+        TokenizerFileError: no file, or a file that is damaged or of an unknown kind.
     """
     file = _the_file(path)
     content = read_bytes(file)
-    return _class_for(file, content).from_bytes(content, source=shown(file))
+    cls = _class_for(file, content)
+    # Only this class looks at a second file.
+    if cls is HuggingFaceTokenizer:
+        return cls.load(file)
+    return cls.from_bytes(content, source=shown(file))
 
 
 def _class_for(file: Path, content: bytes) -> type[BaseTokenizer]:
     """The class that reads this content; the name only tells what damaged content should be.
 
-    Two formats share the name tokenizer.json: ours states its kind, Hugging Face's has a model.
+    Files of words and of Hugging Face share name and layout; ours says by a key that it is ours.
     """
     if file.suffix == ".model" or (file.suffix != ".json" and content.lstrip()[:1] != b"{"):
         return SentencePieceTokenizer
     document = parse_json(content, shown(file))
+    if marker_of(document).get("kind") == WordLevelTokenizer.kind:
+        return WordLevelTokenizer
     if is_hugging_face(document):
         return HuggingFaceTokenizer
-    for cls in (CharTokenizer, WordLevelTokenizer):
-        if document.get("kind") == cls.kind:
-            return cls
+    if document.get("kind") == CharTokenizer.kind:
+        return CharTokenizer
     raise TokenizerFileError(
         f"{shown(file)} is not a tokenizer of a known kind (its kind is "
         f"{shown(document.get('kind'))}); name a tokenizer's file, or upgrade yocto-tokenizers"
@@ -47,7 +58,7 @@ def _class_for(file: Path, content: bytes) -> type[BaseTokenizer]:
 
 
 def _the_file(path: str | PathLike[str]) -> Path:
-    """The path itself, or the one tokenizer file in it."""
+    """The path itself, or the tokenizer file in it; of several, the one that says most."""
     files = [file_at(path, name) for name in _FILE_NAMES]
     if files[0] == Path(path):  # not a directory
         return files[0]
@@ -56,10 +67,23 @@ def _the_file(path: str | PathLike[str]) -> Path:
         raise TokenizerFileError(
             f"{shown(path)} holds no tokenizer; expected one of {', '.join(_FILE_NAMES)}"
         )
-    if len(found) > 1:
-        names = " and ".join(file.name for file in found)
-        raise TokenizerFileError(
-            f"{shown(path)} holds several tokenizer files, {names}; give the path of the one that "
-            "belongs to the data or the model, or move the others away"
-        )
-    return found[0]
+    vocabulary, document, model = files
+    if len(found) == 1 or (vocabulary in found and _is_ours(vocabulary)):
+        return found[0]
+    if model in found and (document not in found or _is_lossless(model)):
+        return model
+    return document
+
+
+def _is_ours(vocabulary: Path) -> bool:
+    """Whether a vocab.json is a file of characters, and not GPT-2's, whose keys are its tokens."""
+    document = parse_json(read_bytes(vocabulary), shown(vocabulary))
+    return document.get("kind") == CharTokenizer.kind
+
+
+def _is_lossless(model: Path) -> bool:
+    """Whether a tokenizer.model is sentencepiece's, and gives every text back."""
+    content = read_bytes(model)
+    with suppress(TokenizerFileError):  # others use the name for formats of their own
+        return ModelContent(content, shown(model)).lossless
+    return False

@@ -15,6 +15,7 @@ from yocto_tokenizers.base import BOS, EOS, UNK
 from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
 from yocto_tokenizers.fast.characters import additive_parts
 from yocto_tokenizers.fast.checks import checked_names, each_text
+from yocto_tokenizers.formats.tokenizer_json import added_token, document
 from yocto_tokenizers.formats.vocabulary import canonical_sha256
 
 #: What sentencepiece writes in place of a space.
@@ -28,6 +29,11 @@ _LONGEST_PART_CHARACTERS = 1 << 16
 # The trainer takes U+2581 for a space, and skips every sentence that holds U+2585, its own mark.
 # Neither has to be learned: both are encoded as bytes.
 _RESERVED = re.compile(f"[{SPACE_MARK}\u2585]")
+
+
+def spaced(piece: str) -> str:
+    """The text of a piece, with the spaces that it stands for."""
+    return piece.replace(SPACE_MARK, " ")
 
 
 class PieceType(IntEnum):
@@ -91,7 +97,7 @@ class ModelContent:
     def any_piece_has(self, pattern: re.Pattern[str]) -> bool:
         """Whether the pattern is found in the text that some piece stands for."""
         return any(
-            pattern.search(piece.text.replace(SPACE_MARK, " "))
+            pattern.search(spaced(piece.text))
             for piece in self.pieces
             if piece.type in (PieceType.NORMAL, PieceType.USER_DEFINED)
         )
@@ -113,6 +119,36 @@ class ModelContent:
             }
         )
 
+    def tokenizer_json(self) -> bytes | None:
+        """The model in Hugging Face's layout; None if that cannot express it exactly."""
+        named = (PieceType.UNKNOWN, PieceType.CONTROL, PieceType.BYTE)
+        texts = [p.text if p.type in named else spaced(p.text) for p in self.pieces]
+        vocabulary = {text: i for i, text in enumerate(texts)}
+        if not (self.lossless and self.is_bpe and len(vocabulary) == len(texts)):
+            return None
+        added = [
+            added_token(i, text, special=self.pieces[i].type != PieceType.USER_DEFINED)
+            for i, text in enumerate(texts)
+            if self.pieces[i].type in (*named[:2], PieceType.USER_DEFINED)
+        ]
+        return document(
+            added,
+            pre_tokenizer=None,
+            decoder={"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+            model={
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": texts[self.ids_of(PieceType.UNKNOWN)[0]],
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": True,
+                "byte_fallback": True,
+                "ignore_merges": False,
+                "vocab": vocabulary,
+                "merges": _merges([texts[i] for i in self.ids_of(PieceType.NORMAL)]),
+            },
+        )
+
     def _problem(self, model: Any) -> str | None:
         """What keeps this from being a whole model: a file cut between two fields still parses."""
         texts = [self.unknown_surface, self._normalizer.name, *(p.text for p in self.pieces)]
@@ -132,6 +168,17 @@ class ModelContent:
             "it lacks some of the 256 byte pieces": byte_pieces != all_bytes,
         }
         return next((problem for problem, is_so in problems.items() if is_so), None)
+
+
+def _merges(pieces: list[str]) -> list[tuple[str, str]]:
+    """Every way to make a piece of two others, in the order of the pieces: the rank of a merge."""
+    ids = {text: i for i, text in enumerate(pieces)}
+    merges: list[tuple[str, str]] = []
+    for text in ids:
+        halves = [(text[:cut], text[cut:]) for cut in range(1, len(text))]
+        pairs = [pair for pair in halves if pair[0] in ids and pair[1] in ids]
+        merges += sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+    return merges
 
 
 def _parsed(content: bytes, source: str) -> Any:

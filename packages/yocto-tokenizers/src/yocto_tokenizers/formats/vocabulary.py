@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 
 from yocto_tokenizers.base import UNK, BaseTokenizer
 from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
+from yocto_tokenizers.formats.tokenizer_json import whole_tokens
 
 FORMAT_VERSION = 1
 
@@ -52,10 +53,19 @@ class VocabularyTokenizer(BaseTokenizer):
         }
         return (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
 
+    def folder_files(self, *, model_max_length: int | None = None) -> dict[str, bytes]:
+        # Characters outside the vocabulary are an error: no token is called by a name with a space.
+        pattern, unknown = r"[\s\S]", "no token"
+        document = whole_tokens(self.itos, self.special_tokens, pattern=pattern, unknown=unknown)
+        # The class of words has that layout for a file of its own, which then takes this place.
+        own = super().folder_files(model_max_length=model_max_length)
+        return {"tokenizer.json": document, **own}
+
     @classmethod
     def from_bytes(cls, content: bytes, *, source: str = "the content") -> Self:
         document = parse_json(content, source)
-        kind, version = document.get("kind"), document.get("format_version")
+        head = cls._head(document)
+        kind, version = head.get("kind"), head.get("format_version")
         if kind != cls.kind:
             raise TokenizerFileError(
                 f"{source} is of kind {shown(kind)}, expected {cls.kind!r}; use load_tokenizer"
@@ -66,9 +76,9 @@ class VocabularyTokenizer(BaseTokenizer):
                 f"to {FORMAT_VERSION}; upgrade it"
             )
         try:
-            names = list(document["special_tokens"])
-            tokenizer = _rebuilt(cls, _without(document["itos"], names), names)
-            same = tokenizer.to_bytes() == content
+            itos, names = cls._strings(document)
+            tokenizer = _rebuilt(cls, _without(itos, names), names)
+            same = tokenizer._bytes_like(document) == content  # noqa: SLF001 - its own
         except (KeyError, TypeError, TokenizerError) as error:
             raise TokenizerFileError(f"{source} is damaged ({error}); restore the file") from error
         # Stricter than checking field by field: not even a blank may differ from what was written,
@@ -79,6 +89,21 @@ class VocabularyTokenizer(BaseTokenizer):
                 "restore the file"
             )
         return tokenizer
+
+    # How a file is laid out: the class of words has a layout of its own.
+    @classmethod
+    def _head(cls, document: dict[str, Any]) -> dict[str, Any]:
+        """The part of a file that says what it is."""
+        return document
+
+    @classmethod
+    def _strings(cls, document: dict[str, Any]) -> tuple[list[str], list[str]]:
+        """The strings in id order, and the names of the special tokens."""
+        return document["itos"], list(document["special_tokens"])
+
+    def _bytes_like(self, document: dict[str, Any]) -> bytes:  # noqa: ARG002 - see words
+        """What `to_bytes` would have given where the document was written."""
+        return self.to_bytes()
 
     @cached_property
     def _token_bytes(self) -> Sequence[bytes]:

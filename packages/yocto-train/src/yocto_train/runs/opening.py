@@ -1,8 +1,9 @@
-"""What a person means by the name of a model, and opening it: runs and Hugging Face folders."""
+"""What a person means by the name of a model, and opening it: runs, folders, files, the hub."""
 
 import contextlib
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any, TypeVar
 
 import torch
 from yocto_data.prep import files
-from yocto_model import GPT
+from yocto_model import GPT, read_end_ids
 from yocto_tokenizers import Tokenizer, load_tokenizer
 
-from yocto_train.errors import CheckpointError, RunError
+from yocto_train.errors import CheckpointError, RunError, reason
 from yocto_train.runs.checkpoint import (
     MANIFEST,
     STATE,
@@ -27,6 +28,12 @@ from yocto_train.runs.run import POINTERS, Run
 TEMPLATE = "chat_template.jinja"
 _TOKENIZER_FILES = ("vocab.json", "tokenizer.json", "tokenizer.model")
 _PARTS = (".safetensors", ".json", ".model", ".jinja")  # of a model's folder
+_HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
+# All that is ever fetched: weights and settings, no code and no pickle.
+_HUB_FILES = (
+    "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
+    "model-*.safetensors", "tokenizer_config.json", TEMPLATE, *_TOKENIZER_FILES,
+)  # fmt: skip
 _LARGEST_TEXT_BYTES = 8 << 20  # of a template, or of the settings of a tokenizer
 T = TypeVar("T")
 
@@ -68,7 +75,8 @@ def open_model(
 
     Args:
         source: a run, a step, or what else `find_checkpoint` takes; or a Hugging Face folder, or
-            a file in one. None for the newest run in `root`.
+            a file in one; or `hf:owner/name`, perhaps with `@revision`, which huggingface_hub
+            fetches. None for the newest run in `root`.
         root: where runs are.
         device: where the weights go.
         dtype: convert the weights; None keeps them as they were saved.
@@ -80,8 +88,11 @@ def open_model(
     options = {"device": device, "dtype": dtype}
     if source is not None:
         with reading(source):
-            if (folder := _model_folder(Path(source))) is not None:
-                return _checked(_open_folder(folder, **options), tokenizer)
+            from_hub = str(source).startswith("hf:")
+            folder = _fetched(str(source)) if from_hub else _model_folder(Path(source))
+            if folder is not None:
+                name = str(source) if from_hub else folder.resolve().name
+                return _checked(_open_folder(folder, name, **options), tokenizer)
     return _checked(_again(lambda: _open_checkpoint(_find(source, root), **options)), tokenizer)
 
 
@@ -93,18 +104,20 @@ def _open_checkpoint(checkpoint: Checkpoint, **options: Any) -> OpenedModel:
         name=checkpoint.run.name,
         path=checkpoint.directory,
         checkpoint=checkpoint,
+        end_ids=read_end_ids(checkpoint.directory),
         template=_template_in(checkpoint.directory),
         notes=checkpoint.skipped,
     )
 
 
-def _open_folder(folder: Path, **options: Any) -> OpenedModel:
+def _open_folder(folder: Path, name: str, **options: Any) -> OpenedModel:
     has_tokenizer = any((folder / name).exists() for name in _TOKENIZER_FILES)
     return OpenedModel(
         tokenizer=load_tokenizer(folder) if has_tokenizer else None,
         model=GPT.load(folder, **options),
-        name=folder.resolve().name,
+        name=name,
         path=folder,
+        end_ids=read_end_ids(folder),
         template=_template_in(folder),
     )
 
@@ -150,6 +163,49 @@ def _model_folder(path: Path) -> Path | None:
             "name a whole folder, or copy all of its files"
         )
     return folder if has_config or has_weights else None
+
+
+def _fetched(name: str) -> Path:
+    """The folder of a model on the hub, downloaded unless it already is.
+
+    Where and with whose rights is huggingface_hub's business: it reads HF_ENDPOINT and its cache.
+
+    Raises:
+        CheckpointError: there is no such model, it cannot be had, or has no safetensors.
+    """
+    match = _HUB_NAME.fullmatch(name)
+    if match is None:
+        raise CheckpointError(f"{name} is not a name on the hub; write hf:owner/name@revision")
+    try:
+        import huggingface_hub as hub  # noqa: PLC0415 - an extra, only for these names
+    except ImportError as error:
+        raise CheckpointError(
+            f"{name} needs huggingface_hub; install yocto-train[hub], or name a folder"
+        ) from error
+    repo, revision = match.groups()
+    try:
+        folder = Path(
+            hub.snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES))
+        )
+    except hub.errors.GatedRepoError as error:
+        how = "accept its terms on its page, then log in with `hf auth login`"
+        raise CheckpointError(f"{name} is not open to everyone; {how}") from error
+    except hub.errors.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{name} does not exist on the hub, or is private; check the spelling"
+        ) from error
+    except hub.errors.RevisionNotFoundError as error:
+        raise CheckpointError(f"{name}: the hub has no such revision") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        why = reason(error).partition("\n")[0][:200]
+        raise CheckpointError(
+            f"cannot fetch {name}: {why}; check the network, or name a folder that you have"
+        ) from error
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{name} holds no model.safetensors; download another form of it by hand and name that"
+        )
+    return folder
 
 
 def _template_in(folder: Path) -> str | None:
