@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from yocto_data.prep import files
 from yocto_model import GPT, read_end_ids, read_nanogpt
-from yocto_tokenizers import Tokenizer, load_tokenizer
+from yocto_tokenizers import Tokenizer, load_tokenizer, round_trip
 
 from yocto_train.errors import CheckpointError, RunError, reason
 from yocto_train.runs.checkpoint import (
@@ -35,6 +35,8 @@ _HUB_FILES = (
     "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
     "model-*.safetensors", TOKENIZER_CONFIG, TEMPLATE, *_TOKENIZER_FILES,
 )  # fmt: skip
+# What normalizers of tokenizers change.
+_PROBE = 'Aa Éé e\u0301 \ufb01 \u2460\t  "x"\u00a0\u2581\u3000\r\n\n b'
 _LARGEST_TEXT_BYTES = 8 << 20  # of a template, or of the settings of a tokenizer
 T = TypeVar("T")
 
@@ -148,7 +150,18 @@ def _checked(opened: OpenedModel, named: Tokenizer | None) -> OpenedModel:
             f"{opened.path} has {rows} rows for ids, its tokenizer {tokenizer.vocab_size} ids; "
             "use the tokenizer that the model was trained with"
         )
-    return dataclasses.replace(opened, tokenizer=tokenizer)
+    note = tokenizer_note(tokenizer)
+    notes = opened.notes if note is None else (*opened.notes, note)
+    return dataclasses.replace(opened, tokenizer=tokenizer, notes=notes)
+
+
+def tokenizer_note(tokenizer: Tokenizer | None) -> str | None:
+    """What a tokenizer that learned elsewhere does to texts, in numbers; None if it keeps all."""
+    if tokenizer is None or tokenizer.kind not in ("huggingface", "sentencepiece"):
+        return None
+    found = round_trip(tokenizer, _PROBE)
+    lost = f"in a line with capitals, accents, tabs and line ends {found.summary()}"
+    return None if found.exact else f"its tokenizer does not keep all of a text: {lost}"
 
 
 # --- folders -------------------------------------------------------------------------------------
