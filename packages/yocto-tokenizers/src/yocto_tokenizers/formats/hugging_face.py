@@ -96,7 +96,9 @@ class HuggingFaceTokenizer(BaseTokenizer):
     @property
     def unk_id(self) -> int | None:
         unknown = self._document["model"].get("unk_token")
-        token_id: int | None = self._tokenizer.token_to_id(unknown) if unknown else None
+        if not unknown:
+            return self._id_named("unk_token", None)
+        token_id: int | None = self._tokenizer.token_to_id(unknown)
         return token_id
 
     @property
