@@ -366,6 +366,7 @@ def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
             for i, (text, kind) in enumerate(tokens)
             if kind in (PieceType.CONTROL, PieceType.USER_DEFINED)
         ],
+        indent=None,
         pre_tokenizer={"type": "Sequence", "pretokenizers": _PRE[pre]},
         post_processor=None if bos is None else _in_front(bos, ids["bos_token"]),
         decoder=_byte_level(use_regex=True),

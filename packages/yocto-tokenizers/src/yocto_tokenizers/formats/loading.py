@@ -45,6 +45,9 @@ def class_for(file: Path, content: bytes, *, source: str) -> type[BaseTokenizer]
     """
     if file.suffix == ".model" or (file.suffix != ".json" and content.lstrip()[:1] != b"{"):
         return SentencePieceTokenizer
+    # Ours say their kind, spelled like this. Large files of others need not be parsed to see it.
+    if b'"added_tokens"' in content and b'"kind": "' not in content:
+        return HuggingFaceTokenizer
     document = parse_json(content, source)
     if marker_of(document).get("kind") == WordLevelTokenizer.kind:
         return WordLevelTokenizer
