@@ -114,10 +114,13 @@ def gguf_fields(tokenizer: BaseTokenizer) -> dict[str, Any]:
 
 
 def _id_or_new(tokens: _Tokens, token_id: int | None, name: str, kind: PieceType) -> int:
-    if token_id is None:
-        token_id = len(tokens)
+    """The id, or where there is none that of a token of this name, past the model's own rows."""
+    if token_id is not None:
+        return token_id
+    if name not in (texts := [text for text, _ in tokens]):
         tokens.append((name, kind))
-    return token_id
+        return len(tokens) - 1
+    return texts.index(name)
 
 
 def _characters(tokenizer: VocabularyTokenizer) -> tuple[_Tokens, _Fields]:
