@@ -91,7 +91,7 @@ def test_what_is_piped_in(run: Run) -> None:
         (["--max_ctx_tokens", "-1"], "--max_ctx_tokens must be at least 0"),
         (["--max_ctx_tokens", "20"], "too small to talk in"),
         (["--temperature", "-1", "--top_p", "3"], "--top_p must be a number above 0"),
-        (["--system_prompt", "x" * 200], "the system text takes 202 tokens"),
+        (["--system_prompt", "x" * 200], "the system text takes 200 tokens"),
         (["--ckpt", "no/such\x1brun"], "does not exist"),
         (["--config", "no.toml"], "no.toml"),
         (["--mode", "token"], "--mode token, but"),
@@ -131,7 +131,7 @@ def test_a_broken_model_is_failed_work(
         raise SamplingError("the model's output is not finite")
 
     talk.generator.before_token = broken
-    monkeypatch.setattr("yocto_chat.session.open_model", lambda _named: talk.chat.model)
+    monkeypatch.setattr("yocto_chat.session.open_model", lambda *_named, **_: talk.chat.model)
     result = run()
     assert result.code == 1
     assert "error: the model could not answer: the model's output is not finite\n" in result.err

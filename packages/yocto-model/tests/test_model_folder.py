@@ -17,7 +17,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from yocto_model import GPT, GPTConfig, ModelFileError
+from yocto_model import GPT, GPTConfig, InputError, ModelFileError, read_end_ids
 
 TINY = GPTConfig(vocab_size=7, block_size=4, n_layer=1, n_head=2, n_embd=4)
 MODERN = GPTConfig.from_arch("modern", vocab_size=7, block_size=4, n_layer=2, n_head=2, n_embd=4)
@@ -88,6 +88,75 @@ def test_weights_are_kept_or_converted(
         # The tables are computed anew, not rounded to what was stored.
         tolerance = 1e-2 if name in ("cos", "sin") else 0.0
         assert torch.allclose(got[name], weight.to(got[name].dtype), rtol=0, atol=tolerance), name
+
+
+@pytest.mark.parametrize("wanted", FLOATS)
+def test_weights_are_written_in_the_dtype_asked_for(tmp_path: Path, wanted: torch.dtype) -> None:
+    """Each is rounded once, the file says so, and the model stays as it is."""
+    model = GPT(MODERN, generator=torch.Generator().manual_seed(0))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.save(tmp_path, dtype=wanted)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] in str(wanted)
+    weights = GPT.load(tmp_path).state_dict()
+    assert all(torch.equal(before[name].to(wanted), weight) for name, weight in weights.items())
+    assert all(torch.equal(before[name], w) for name, w in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [(torch.int8, "cannot be saved as torch.int8"), (torch.float16, r"ln_f.bias .* bfloat16")],
+)
+def test_a_dtype_that_cannot_hold_the_weights_is_refused(
+    tmp_path: Path, dtype: torch.dtype, said: str
+) -> None:
+    """Before anything is written."""
+    model = GPT(TINY)
+    torch.nn.init.constant_(model.ln_f.get_parameter("bias"), -1e5)
+    with pytest.raises(InputError, match=said):
+        model.save(tmp_path / "new", dtype=dtype)
+    assert not (tmp_path / "new").exists()
+    model.save(tmp_path / "new", dtype=torch.bfloat16)
+
+
+@pytest.mark.property
+@given(ids=st.lists(st.integers(0, 2**40), max_size=4))
+def test_end_ids_come_back(tmp_path_factory: pytest.TempPathFactory, ids: list[int]) -> None:
+    """Sorted, each once, from both files that other programs look into."""
+    folder = tmp_path_factory.mktemp("ends")
+    GPT(TINY).save(folder, end_ids=ids)
+    assert tuple(sorted(set(ids))) == read_end_ids(folder)
+    assert bool(ids) == (folder / "generation_config.json").exists()
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    assert tuple(sorted(set(ids))) == read_end_ids(folder)
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "expected"),
+    [
+        (None, None, ()),
+        ({}, {}, ()),
+        ({"eos_token_id": 3}, {"eos_token_id": 5}, (3,)),
+        ({"eos_token_id": [7, 3]}, {"eos_token_id": 5}, (7, 3)),
+        ({"eos_token_id": None}, {"eos_token_id": 5}, (5,)),
+        (None, {"eos_token_id": [5, 0]}, (5, 0)),
+        ({"eos_token_id": "3"}, None, "eos_token_id must be an id"),
+        ({"eos_token_id": [3, -1]}, None, "eos_token_id must be an id"),
+        (None, {"eos_token_id": True}, "eos_token_id must be an id"),
+        ([3], None, "does not hold a JSON object"),
+    ],
+)
+def test_end_ids_of_other_programs(
+    tmp_path: Path, generation: object, config: object, expected: tuple[int, ...] | str
+) -> None:
+    """generation_config.json wins; one id or several, or none."""
+    for name, content in (("generation_config.json", generation), ("config.json", config)):
+        if content is not None:
+            (tmp_path / name).write_text(json.dumps(content))
+    if isinstance(expected, tuple):
+        assert expected == read_end_ids(tmp_path)
+    else:
+        with pytest.raises(ModelFileError, match=expected):
+            read_end_ids(tmp_path)
 
 
 def test_mixed_dtypes_lose_nothing(saved: Saved, tmp_path: Path) -> None:

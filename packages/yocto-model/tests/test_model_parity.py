@@ -157,8 +157,10 @@ def test_a_folder_of_theirs_is_ours_and_back(
     with torch.no_grad():
         expected = theirs(idx).logits
         close(expected, model(idx))
-        model.save(tmp_path / "ours")
-        close(expected, opened(tmp_path / "ours", family)(idx).logits)
+        model.save(tmp_path / "ours", end_ids=[7, 3])
+        again = opened(tmp_path / "ours", family)
+        close(expected, again(idx).logits)
+        assert [3, 7] == again.generation_config.eos_token_id == again.config.eos_token_id
 
 
 @pytest.mark.property

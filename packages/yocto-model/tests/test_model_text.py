@@ -185,6 +185,32 @@ def test_the_end_token_ends_the_text(
 
 
 @pytest.mark.property
+@given(seed=SEEDS, ends=st.sets(st.integers(0, 70), max_size=3), with_eos=st.booleans())
+@example(seed=0, ends={1}, with_eos=True)
+def test_several_ids_may_end_a_text(
+    make_model: MakeModel, seed: int, ends: set[int], with_eos: bool
+) -> None:
+    """The first of them ends it and has no text; alone and in a batch; one never drawn is no harm.
+
+    The tokenizer's own end token is one of them.
+    """
+    model = make_model(GPT2.replace(vocab_size=64), 0)
+    tokenizer = WithEos() if with_eos else Bytes()
+    drawn = [token.id for token in TextGenerator(model, Bytes()).stream([0], 30, seed=seed)]
+    generator = TextGenerator(model, tokenizer, end_ids=ends)
+    all_ends = ends | ({EOS} if with_eos else set())
+    assert all_ends == generator.end_ids
+    cut = next((n for n, token in enumerate(drawn) if token in all_ends), None)
+    out = generator.stream([0], 30, seed=seed)
+    assert text_of(drawn[:cut]) == joined(out)
+    expected = drawn if cut is None else drawn[: cut + 1]
+    assert expected == [token.id for token in out.tokens]
+    assert ("length" if cut is None else "eos") == out.finish_reason
+    [completion] = generator.batch([[0]], 30, seed=seed)
+    assert (out.tokens, out.finish_reason) == (completion.tokens, completion.finish_reason)
+
+
+@pytest.mark.property
 @given(seed=SEEDS, n=st.integers(0, 20), stops=STOPS, data=st.data())
 @example(seed=0, n=20, stops=[], data=None)
 def test_a_batch_is_its_prompts_one_by_one(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from yocto_train import Checkpoint, CheckpointError, Run, RunError, Trainer
-from yocto_train.runs.run import POINTERS, find_checkpoint, open_model
+from yocto_train.runs.opening import find_checkpoint, open_model
+from yocto_train.runs.run import POINTERS
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,7 @@ def test_what_a_path_means(path: str, step: int, copied: Path) -> None:
     assert step == find_checkpoint(copied / path).step
     assert step == find_checkpoint(os.path.relpath(copied / path)).step
     opened = open_model(copied / path)
+    assert opened.checkpoint
     assert step == opened.checkpoint.step
     assert not opened.model.training
     assert opened.tokenizer is not None
@@ -171,6 +173,7 @@ def test_pruned_while_it_is_read(
 
     monkeypatch.setattr(Checkpoint, name, call_late)
     found = open_model(copied).checkpoint
+    assert found
     assert (99, ()) == (found.step, found.skipped)
 
 

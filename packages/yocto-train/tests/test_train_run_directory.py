@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from yocto_train import Checkpoint, Run, RunError, Saved, SaveError, Trainer, TrainError
 from yocto_train.runs.checkpoint import save_checkpoint
-from yocto_train.runs.run import find_checkpoint
+from yocto_train.runs.opening import find_checkpoint
 
 ALONE: dict[str, Any] = {"tokenizer": None, "data": {}, "val_loss": None, "environment": {}}
 

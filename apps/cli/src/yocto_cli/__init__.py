@@ -1,4 +1,4 @@
-"""The commands of yocto: prepare, train, sample; and what they run first when installed.
+"""The commands of yocto, and what they run first when installed.
 
 A Ctrl-C is quiet even while modules are imported. Imports can take seconds, and an interrupt in the
 middle of one ends in a traceback from somebody else's module, or leaves a module half imported. So
@@ -12,7 +12,9 @@ import signal
 import sys
 from types import FrameType
 
-__all__ = ["prepare_command", "sample_command", "start", "train_command"]
+__all__ = [
+    "eval_command", "export_command", "prepare_command", "sample_command", "start", "train_command",
+]  # fmt: skip
 
 _STOPPED = 130
 
@@ -30,6 +32,16 @@ def train_command() -> None:
 def sample_command() -> None:
     """yocto-sample."""
     start("yocto_cli.sample", "yocto-sample")
+
+
+def eval_command() -> None:
+    """yocto-eval."""
+    start("yocto_cli.eval", "yocto-eval")
+
+
+def export_command() -> None:
+    """yocto-export."""
+    start("yocto_cli.export", "yocto-export")
 
 
 def start(module: str, prog: str) -> None:

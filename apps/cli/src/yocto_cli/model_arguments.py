@@ -20,8 +20,12 @@ from yocto_cli.command import UsageError
 if TYPE_CHECKING:
     from yocto_model import TextGenerator
     from yocto_tokenizers import Tokenizer
-    from yocto_train import Checkpoint
+    from yocto_train import OpenedModel
 
+CKPT_HELP = (
+    "a run, a step in it, its latest or best; a Hugging Face folder, a .gguf, nanoGPT's ckpt.pt, "
+    "hf:owner/name"
+)
 _OPTIONS = {field.name: field for field in dataclasses.fields(SamplingOptions)}
 
 
@@ -93,17 +97,23 @@ def matching_tokenizer(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelArguments(TokenizerFlags):
-    """Which model; without flags, the newest run's newest checkpoint."""
+class OpeningFlags(TokenizerFlags):
+    """Where models are, and what becomes of their weights."""
 
-    ckpt: str | None = flag(None, "a run, a step in it, or its latest or best", shown="newest run")
     ckpt_dir: str = flag("checkpoints", "the directory that holds the runs")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1 or mps")
     dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = flag(
         "auto", "type of the weights; auto is float32, or the fastest type for a large model"
     )
 
-    def open(self, *, ckpt: str | None = None) -> "tuple[Checkpoint, TextGenerator]":
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArguments(OpeningFlags):
+    """Which model; without flags, the newest run's newest checkpoint."""
+
+    ckpt: str | None = flag(None, CKPT_HELP, shown="newest run")
+
+    def open(self, *, ckpt: str | None = None) -> "tuple[OpenedModel, TextGenerator]":
         """Open what the flags name, or `ckpt`; see `models.load_generator` for what it raises."""
         from yocto_cli.models import load_generator  # noqa: PLC0415 - brings torch in
 

@@ -4,43 +4,55 @@ This module brings torch in, so commands import it after they have parsed their 
 """
 
 from yocto_model import InferenceGPT, TextGenerator, inference_copy
-from yocto_tokenizers import TokenizerError, UnknownCharacterError
-from yocto_train import Checkpoint, open_model, place
+from yocto_tokenizers import Tokenizer, TokenizerError, UnknownCharacterError
+from yocto_train import OpenedModel, open_model, place
 
 from yocto_cli.command import UsageError
-from yocto_cli.model_arguments import ModelArguments, matching_tokenizer, named_tokenizer
+from yocto_cli.model_arguments import (
+    ModelArguments,
+    OpeningFlags,
+    matching_tokenizer,
+    named_tokenizer,
+)
 
 
-def load_generator(named: ModelArguments) -> tuple[Checkpoint, TextGenerator]:
-    """Open a checkpoint and everything needed to continue text with it.
+def load_generator(named: ModelArguments) -> tuple[OpenedModel, TextGenerator]:
+    """Open a model and everything needed to continue text with it.
 
     Raises:
-        UsageError: flags contradict each other or the checkpoint.
-        TrainError: there is no such checkpoint, it is damaged, or the device is not available.
+        UsageError: flags contradict each other or the model.
+        TrainError: there is no such model, it is damaged, or the device is not available.
         TokenizerError: a named tokenizer cannot be read.
     """
-    device = place(named.device, "auto").device
-    tokenizer = named_tokenizer(named.tokenizer_path, named.vocab_path)
-    opened = open_model(named.ckpt, root=named.ckpt_dir, device=device)
-    checkpoint = opened.checkpoint
-    tokenizer = matching_tokenizer(
-        tokenizer, opened.tokenizer, mode=named.mode, where=str(checkpoint.directory),
-        fingerprint=checkpoint.manifest.tokenizer,
-    )  # fmt: skip
-    return checkpoint, TextGenerator(inference_copy(opened.model, named.dtype), tokenizer)
+    opened, tokenizer = load_model(named.ckpt, named)
+    model = inference_copy(opened.model, named.dtype)
+    return opened, TextGenerator(model, tokenizer, end_ids=opened.end_ids)
 
 
-def model_line(checkpoint: Checkpoint, generator: TextGenerator) -> str:
+def load_model(ckpt: str | None, flags: OpeningFlags) -> tuple[OpenedModel, Tokenizer]:
+    """A model with its weights as they are stored, and its tokenizer or the one that is named.
+
+    Raises as `load_generator` does.
+    """
+    device = place(flags.device, "auto").device
+    tokenizer = named_tokenizer(flags.tokenizer_path, flags.vocab_path)
+    opened = open_model(ckpt, root=flags.ckpt_dir, device=device, tokenizer=tokenizer)
+    return opened, matching_tokenizer(
+        opened.tokenizer, None, mode=flags.mode, fingerprint=None, where=str(opened.path)
+    )
+
+
+def model_line(opened: OpenedModel, generator: TextGenerator) -> str:
     """The model in one line: where, step, size, window, validation loss, device, weights."""
-    model = generator.model
+    model, checkpoint = generator.model, opened.checkpoint
     n = model.config.n_parameters
     is_char = getattr(generator.tokenizer, "kind", None) == "char"
     parts = [
-        f"{checkpoint.run} step {checkpoint.step}",
+        str(opened.path) if checkpoint is None else f"{checkpoint.run} step {checkpoint.step}",
         f"{n:,} parameters" if n < 100_000 else f"{n / 1e6:.2f}M parameters",
         f"sees {model.config.block_size} {'characters' if is_char else 'tokens'}",
     ]
-    if checkpoint.val_loss is not None:
+    if checkpoint is not None and checkpoint.val_loss is not None:
         parts.append(f"val loss {checkpoint.val_loss:.3f}")
     kind = [f"{model.kind} weights"] if isinstance(model, InferenceGPT) else []
     return ", ".join([*parts, str(model.token_emb.weight.device), *kind])

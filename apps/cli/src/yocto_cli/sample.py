@@ -16,7 +16,7 @@ from yocto_cli.screen.terminal import VisibleStream, can_show, counted, dim, is_
 
 if TYPE_CHECKING:
     from yocto_model import TextGenerator
-    from yocto_train import Checkpoint
+    from yocto_train import OpenedModel
 
 PROG = "yocto-sample"
 DESCRIPTION = f"""\
@@ -60,8 +60,8 @@ def _main(argv: list[str]) -> int:
         if arguments.model.ckpt or several:
             raise UsageError("--timelapse takes one prompt; leave --ckpt and --num_samples out")
         return _timelapse(arguments, arguments.timelapse, prompts[0], seed)
-    checkpoint, generator = arguments.model.open()
-    ids = _introduce(arguments, checkpoint, generator, prompts)
+    opened, generator = arguments.model.open()
+    ids = _introduce(arguments, opened, generator, prompts)
     rows = [row for row in zip(prompts, ids, strict=True) for _ in range(arguments.num_samples)]
     if len(rows) == 1:
         return 0 if _stream(arguments, generator, *rows[0], seed) else 130
@@ -70,15 +70,15 @@ def _main(argv: list[str]) -> int:
 
 
 def _introduce(
-    arguments: SampleArguments, checkpoint: "Checkpoint", generator: "TextGenerator",
+    arguments: SampleArguments, opened: "OpenedModel", generator: "TextGenerator",
     prompts: Sequence[str],
 ) -> list[list[int]]:  # fmt: skip
     """The prompts' ids; says which model it is, and what is worth knowing."""
     from yocto_cli import models  # noqa: PLC0415 - brings torch in
 
     ids = [models.prompt_ids(generator, prompt) for prompt in prompts]
-    talk(models.model_line(checkpoint, generator))
-    found = [models.replaced_dtype(arguments.model.dtype, generator)]
+    talk(models.model_line(opened, generator))
+    found = [*opened.notes, models.replaced_dtype(arguments.model.dtype, generator)]
     found += notes(arguments.sampling, generator, max(map(len, ids)))
     for note in filter(None, found):
         talk(f"note: {note}")
@@ -101,17 +101,17 @@ def notes(sampling: SamplingArguments, generator: "TextGenerator", n_prompt: int
 
 
 def _timelapse(arguments: SampleArguments, run: str, prompt: str, seed: int) -> int:
-    from yocto_train import Run  # noqa: PLC0415 - brings torch in
+    from yocto_train import Run, step_of  # noqa: PLC0415 - brings torch in
 
     steps = Run(run).steps()
     if not steps:
         raise UsageError(f"no checkpoint in {run}; name the directory of a run")
     for number, directory in enumerate(steps):
-        checkpoint, generator = arguments.model.open(ckpt=str(directory))
+        opened, generator = arguments.model.open(ckpt=str(directory))
         if number == 0:
-            (ids,) = _introduce(arguments, checkpoint, generator, [prompt])
-        loss = "" if checkpoint.val_loss is None else f", val loss {checkpoint.val_loss:.3f}"
-        print(f"--- step {checkpoint.step}{loss}")
+            (ids,) = _introduce(arguments, opened, generator, [prompt])
+        step, val_loss = step_of(directory.name), opened.checkpoint and opened.checkpoint.val_loss
+        print(f"--- step {step}" + ("" if val_loss is None else f", val loss {val_loss:.3f}"))
         if not _stream(arguments, generator, prompt, ids, seed):
             return 130
     return 0

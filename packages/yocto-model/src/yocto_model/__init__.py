@@ -27,6 +27,9 @@ if TYPE_CHECKING:
         inference_copy,
     )
     from yocto_model.fast.training import ParameterRoles
+    from yocto_model.formats.folder import read_end_ids
+    from yocto_model.formats.gguf import GGUFKind, read_gguf, write_gguf
+    from yocto_model.formats.nanogpt import read_nanogpt
     from yocto_model.generate import window_start
     from yocto_model.gpt import GPT
     from yocto_model.text import Completion, StopFilter, TextGenerator, TextStream, Token
@@ -34,7 +37,10 @@ if TYPE_CHECKING:
 __version__ = version("yocto-model")
 
 # Where names are looked for, in this order: the first two modules do not need torch.
-_MODULES = ("errors", "config", "generate", "gpt", "text", "fast.inference", "fast.training")
+_MODULES = (
+    "errors", "config", "generate", "gpt", "text", "fast.inference", "fast.training",
+    "formats.folder", "formats.nanogpt", "formats.gguf",
+)  # fmt: skip
 
 __all__ = [
     "ARCHITECTURES",
@@ -42,6 +48,7 @@ __all__ = [
     "INFERENCE_KINDS",
     "Completion",
     "ConfigError",
+    "GGUFKind",
     "GPTConfig",
     "InferenceGPT",
     "InferenceKind",
@@ -58,7 +65,11 @@ __all__ = [
     "TextStream",
     "Token",
     "inference_copy",
+    "read_end_ids",
+    "read_gguf",
+    "read_nanogpt",
     "window_start",
+    "write_gguf",
 ]
 
 

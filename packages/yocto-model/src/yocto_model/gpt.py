@@ -1,8 +1,6 @@
 """GPT: token ids in, logits for each next token out. Its parts are in layers.py."""
 
 import math
-import os
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +9,7 @@ from yocto_model.cache import KVCache
 from yocto_model.config import GPTConfig
 from yocto_model.errors import InputError
 from yocto_model.fast.training import Dropout, ParameterRoles, empty_table, recomputed
-from yocto_model.formats.folder import load_model, write_folder
+from yocto_model.formats.folder import load_model, save_model
 from yocto_model.generate import generate_ids
 from yocto_model.layers import Block, make_norm, rotary_tables
 
@@ -144,8 +142,5 @@ class GPT(nn.Module):
 
     generate = generate_ids  # read, draw, append, repeat: see generate.py
 
-    def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write a Hugging Face model folder: `config.json` and `model.safetensors`."""
-        write_folder(Path(directory), self.config, self.state_dict())
-
-    load = classmethod(load_model)  # the inverse, also for other folders: see formats/folder.py
+    save = save_model  # a Hugging Face model folder: see formats/folder.py
+    load = classmethod(load_model)  # the inverse, also for other folders

@@ -1,7 +1,7 @@
 """TextGenerator: a prompt in, tokens with their text out as they are drawn."""
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -133,6 +133,7 @@ class TextStream(Iterator[Token]):
         tokenizer: Tokenizer,
         stop: str | Sequence[str],
         *,
+        end_ids: Collection[int] = (),
         alternatives: int = 0,
         logprobs: bool = False,
     ) -> None:
@@ -143,7 +144,7 @@ class TextStream(Iterator[Token]):
         self._max_new_tokens, self._alternatives = max_new_tokens, alternatives
         self._logprobs = logprobs or alternatives > 0
         self._stops = StopFilter(stop)
-        self._eos_id = getattr(tokenizer, "eos_id", None)
+        self._end_ids = end_ids
         make_decoder = getattr(tokenizer, "stream_decoder", None)
         self._decoder: Decoder = make_decoder() if make_decoder else _BytesDecoder(tokenizer)
         self._ready: list[Token] = []
@@ -158,7 +159,7 @@ class TextStream(Iterator[Token]):
 
     def add(self, token_id: int, logits: Tensor) -> list[Token]:
         """Count one more id as drawn from `logits` (V,); return the tokens that may be shown."""
-        is_end = token_id == self._eos_id
+        is_end = token_id in self._end_ids
         is_last = is_end or len(self.tokens) + 1 == self._max_new_tokens
         text = "" if is_end else self._decoder.push(token_id)
         if is_last:
@@ -192,13 +193,18 @@ class TextGenerator:
     Args:
         model: the model; it is put in evaluation mode.
         tokenizer: any object with `vocab_size`, `encode` and `decode_bytes`; its
-            `stream_decoder()` and `eos_id` are used where it has them.
+            `stream_decoder()` and `eos_id` are used where it has them. Ids that it lacks are never
+            drawn, even if the model has rows for them.
+        end_ids: ids that end a text besides `eos_id`, such as that of a chat's turn.
+
+    Attributes:
+        end_ids: all ids that end a text.
 
     Raises:
         InputError: the tokenizer has ids that the model lacks.
     """
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: GPT, tokenizer: Tokenizer, *, end_ids: Collection[int] = ()) -> None:
         if tokenizer.vocab_size > model.config.vocab_size:
             raise InputError(
                 f"the tokenizer has {tokenizer.vocab_size} ids, the model only "
@@ -206,6 +212,8 @@ class TextGenerator:
             )
         self.model = model.eval()
         self.tokenizer = tokenizer
+        eos_id: int | None = getattr(tokenizer, "eos_id", None)
+        self.end_ids = frozenset(end_ids) | frozenset(() if eos_id is None else (eos_id,))
         self._reader = Reader(self.model)
 
     def stream(
@@ -240,7 +248,13 @@ class TextGenerator:
         check_count("alternatives", alternatives)
         [ids] = self._encoded([prompt])
         result = TextStream(
-            ids, max_new_tokens, self.tokenizer, stop, alternatives=alternatives, logprobs=logprobs
+            ids,
+            max_new_tokens,
+            self.tokenizer,
+            stop,
+            end_ids=self.end_ids,
+            alternatives=alternatives,
+            logprobs=logprobs,
         )
         result.steps = self._steps(self._reader, [ids], max_new_tokens, options, seed)
         return result
@@ -274,7 +288,10 @@ class TextGenerator:
         """
         check_count("max_new_tokens", max_new_tokens)
         rows = self._encoded(prompts)
-        replies = [TextStream(ids, max_new_tokens, self.tokenizer, stop) for ids in rows]
+        replies = [
+            TextStream(ids, max_new_tokens, self.tokenizer, stop, end_ids=self.end_ids)
+            for ids in rows
+        ]
         texts = [""] * len(rows)
         for ids, logits in self._steps(Reader(self.model), rows, max_new_tokens, options, seed):
             for number, reply in enumerate(replies):

@@ -20,12 +20,19 @@ if TYPE_CHECKING:
         TrainConfigError,
         TrainError,
     )
-    from yocto_train.evaluation import Evaluation, bits_per_byte, bytes_per_token, evaluate
+    from yocto_train.evaluation import (
+        Evaluation,
+        bits_per_byte,
+        bytes_per_token,
+        evaluate,
+        evaluate_ids,
+    )
     from yocto_train.events import Evaluated, Event, Sampled, Saved, Started, StepDone, Stopped
     from yocto_train.optimizers import Muon, make_optimizers, orthogonalize
     from yocto_train.recipes import RECIPES, Recipe
     from yocto_train.runs.checkpoint import Checkpoint, save_checkpoint, step_of
-    from yocto_train.runs.run import OpenedModel, Run, find_checkpoint, open_model
+    from yocto_train.runs.opening import OpenedModel, find_checkpoint, open_model
+    from yocto_train.runs.run import Run
     from yocto_train.scale.devices import Placement, measure_precision, place
     from yocto_train.scale.distributed import World, joined
     from yocto_train.scale.planning import (
@@ -45,7 +52,8 @@ __version__ = version("yocto-train")
 # Where names are looked for, in this order: the first four modules do not need torch.
 _MODULES = (
     "errors", "config", "recipes", "events", "scale.planning", "schedules", "step", "optimizers",
-    "evaluation", "scale.devices", "scale.distributed", "runs.checkpoint", "runs.run", "trainer",
+    "evaluation", "scale.devices", "scale.distributed", "runs.checkpoint", "runs.run",
+    "runs.opening", "trainer",
 )  # fmt: skip
 
 __all__ = [
@@ -53,9 +61,10 @@ __all__ = [
     "Event", "Muon", "NonFiniteError", "OpenedModel", "Placement", "Recipe", "Run", "RunError",
     "Sampled", "SaveError", "Saved", "Started", "StepDone", "Stopped", "TrainConfig",
     "TrainConfigError", "TrainError", "Trainer", "World", "bits_per_byte", "bytes_per_token",
-    "choose", "compile_pays", "cross_entropy", "dropout_for", "evaluate", "find_checkpoint",
-    "joined", "lr_factor", "make_optimizers", "measure_precision", "memory_bytes", "open_model",
-    "orthogonalize", "place", "save_checkpoint", "step_of", "train_step",
+    "choose", "compile_pays", "cross_entropy", "dropout_for", "evaluate", "evaluate_ids",
+    "find_checkpoint", "joined", "lr_factor", "make_optimizers", "measure_precision",
+    "memory_bytes", "open_model", "orthogonalize", "place", "save_checkpoint", "step_of",
+    "train_step",
 ]  # fmt: skip
 
 

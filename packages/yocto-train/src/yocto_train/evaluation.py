@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -105,6 +105,62 @@ def _batches(
     starts = np.arange(wanted, dtype=np.int64) * windows // wanted * dataset.block_size
     for first in range(0, wanted, batch_size):
         yield dataset.gather(starts[first : first + batch_size])
+
+
+@torch.inference_mode()
+def evaluate_ids(
+    model: GPT,
+    ids: Tensor,
+    *,
+    window: int,
+    stride: int | None = None,
+    vocab_size: int | None = None,
+    tokens_at_once: int = 4096,
+) -> Evaluation:
+    """Mean loss over the ids of a text; every token but the first is a target exactly once.
+
+    Consecutive windows (the default) are what training evaluates: quick, but the first tokens of
+    each window are guessed from little. Windows that begin `stride` tokens after each other
+    overlap, and only targets that the window before did not have are counted: after the first
+    window, each is guessed from more than `window - stride` tokens. It takes window / stride times
+    as long.
+
+    Args:
+        model: in evaluation mode.
+        ids: (N,), of at least two tokens.
+        window: tokens that the model sees at once, at most its `block_size`.
+        stride: at most `window`, which is the default.
+        vocab_size: how many ids there are, if fewer than the model has rows: the others, which only
+            pad it, are never drawn, and so have no probability.
+        tokens_at_once: how many are read in one forward pass; more need more memory.
+    """
+    begun, device, total = time.perf_counter(), model.token_emb.weight.device, 0.0
+    ids, last = ids.to(torch.int64), len(ids) - 1
+    for starts, length, counted in _overlapping(last, window, stride or window):
+        n_rows = max(1, tokens_at_once // length)
+        for rows in (starts[i : i + n_rows] for i in range(0, len(starts), n_rows)):
+            x = torch.stack([ids[at : at + length] for at in rows])  # (B, length)
+            hidden = model.hidden_states(x.to(device))[:, length - counted :]
+            y = torch.stack([ids[at + length - counted + 1 : at + length + 1] for at in rows])
+            # Logits of a few tokens at a time: a vocabulary may have a hundred thousand entries.
+            states, targets = hidden.flatten(0, 1), y.to(device).flatten()
+            for at in range(0, len(targets), 256):
+                logits = model.logits(states[None, at : at + 256])[..., :vocab_size]
+                total += float(cross_entropy(logits, targets[at : at + 256], reduction="sum"))
+    return Evaluation(
+        loss=total / last, tokens=last, whole=True, seconds=time.perf_counter() - begun
+    )
+
+
+def _overlapping(last: int, window: int, stride: int) -> Iterator[tuple[Sequence[int], int, int]]:
+    """Windows over `last` targets: starts, length, and how many targets at the end count."""
+    first = min(window, last)
+    yield [0], first, first
+    full = range(stride, last - window + 1, stride)
+    yield full, window, stride
+    if done := last - first - len(full) * stride:
+        start = (1 + len(full)) * stride
+        yield [start], last - start, done
 
 
 def bytes_per_token(tokenizer: Tokenizer, dataset: TokenDataset) -> float:

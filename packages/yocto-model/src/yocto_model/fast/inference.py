@@ -61,7 +61,7 @@ class InferenceGPT(GPT):
             return super().hidden_states(idx, cache=cache)
         return self._one_token(idx, cache)
 
-    def save(self, *_: object) -> None:
+    def save(self, *_: object, **__: object) -> None:
         raise InputError("an inference copy cannot be saved; save the model it was made from")
 
     def _apply(self, *_: object, **__: object) -> "InferenceGPT":

@@ -1,4 +1,4 @@
-"""Run: one training run on disk, and what a user means by a path.
+"""Run: one training run on disk.
 
 checkpoints/<run>/
   config.toml  metrics.jsonl  samples.jsonl  report.html  .lock
@@ -14,32 +14,25 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-import torch
 from yocto_data.prep import files
-from yocto_model import GPT
-from yocto_tokenizers import Tokenizer
 
 from yocto_train.errors import CheckpointError, RunError, SaveError, reason
 from yocto_train.runs.checkpoint import (
-    MANIFEST,
     Checkpoint,
     aside,
     failing_as,
     is_directory,
     names_in,
-    reading,
     step_name,
     step_of,
 )
 
 Pointer = Literal["latest", "best"]
 POINTERS: tuple[Pointer, Pointer] = ("latest", "best")
-T = TypeVar("T")
 
 
 class Run:
@@ -277,104 +270,3 @@ def _step_of(line: bytes) -> int:
     """The step of a row; 0, which is never too late, for any other line."""
     step = (_row(line) or {}).get("step")
     return step if isinstance(step, int) else 0
-
-
-# --- what a user means ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class OpenedModel:
-    """A checkpoint that has been read."""
-
-    checkpoint: Checkpoint  # where it is, and what is known about it
-    model: GPT  # in evaluation mode
-    tokenizer: Tokenizer | None  # what it was trained with; None if the checkpoint holds none
-
-
-def open_model(
-    source: str | Path | None = None,
-    *,
-    root: str | Path = "checkpoints",
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-) -> OpenedModel:
-    """Read the model that a user means, with its tokenizer.
-
-    Args:
-        source: as for `find_checkpoint`.
-        root: where runs are.
-        device: where the weights go.
-        dtype: convert the weights; None keeps them as they were saved.
-
-    Raises:
-        CheckpointError: nothing exists there, or it is not a sound checkpoint.
-    """
-
-    def read() -> OpenedModel:
-        checkpoint = _find(source, root)
-        has_tokenizer = checkpoint.manifest.tokenizer is not None
-        tokenizer = checkpoint.load_tokenizer() if has_tokenizer else None
-        return OpenedModel(checkpoint, checkpoint.load_model(device=device, dtype=dtype), tokenizer)
-
-    return _again(read)
-
-
-def find_checkpoint(
-    path: str | Path | None = None, *, root: str | Path = "checkpoints"
-) -> Checkpoint:
-    """The checkpoint that a user means, to write text with.
-
-    Args:
-        path: a run (its newest sound checkpoint), a step directory, `latest` or `best` in a run;
-            `latest.pt`, `best.pt` and a step's `model.pt` mean the same. None for the newest run
-            in `root`.
-        root: where runs are.
-
-    Raises:
-        CheckpointError: nothing exists there, or it is not a sound checkpoint.
-    """
-    return _again(lambda: _find(path, root))
-
-
-def _again(read: Callable[[], T]) -> T:
-    """Read, and once more if that fails: a training that goes on may prune what is being read."""
-    with contextlib.suppress(CheckpointError):
-        return read()
-    return read()
-
-
-def _find(path: str | Path | None, root: str | Path) -> Checkpoint:
-    if path is not None:
-        with reading(path):
-            return _find_named(Path(path))
-    try:
-        return Run.newest(root).latest(to_resume=False)
-    except RunError as error:
-        raise CheckpointError(str(error)) from error
-
-
-def _find_named(path: Path) -> Checkpoint:
-    if path.name in ("model.pt", "model.safetensors"):
-        path = path.parent
-    for pointer in POINTERS:
-        if path.name in (pointer, f"{pointer}.pt") and step_of(path.parent.name) is None:
-            path = path.with_name(pointer)
-            if is_directory(path):  # a copy of the step that the link named, or a run of that name
-                break
-            if directory := Run(path.parent).pointed(pointer):
-                return Checkpoint.open(directory)
-            raise CheckpointError(f"{path} does not point to a checkpoint; name the run instead")
-    if not path.exists():
-        raise CheckpointError(
-            f"{path} does not exist; name a run, or train one: uv run yocto-train"
-        )
-    if step_of(path.resolve().name) is not None or (path / MANIFEST).exists():
-        return Checkpoint.open(path)
-    if not path.is_dir():
-        raise CheckpointError(f"{path} is not a checkpoint: name a run, or a step of one")
-    run = Run(path)
-    if not run.steps():
-        with contextlib.suppress(RunError):  # then it is not a directory of runs either
-            newest = Run.newest(path).path
-            raise CheckpointError(f"{path} holds runs; name one, such as the newest, {newest}")
-    return run.latest(to_resume=False)

@@ -1,0 +1,145 @@
+"""yocto-eval: how well models predict a text, in figures that can be compared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from yocto_cli.arguments import REQUIRED, CommandArguments, flag, load
+from yocto_cli.command import UsageError, run_command
+from yocto_cli.model_arguments import CKPT_HELP, OpeningFlags
+from yocto_cli.sample import talk
+from yocto_cli.screen.terminal import say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from yocto_tokenizers import Tokenizer
+
+PROG = "yocto-eval"
+_DESCRIPTION = f"""\
+Measures how well models predict a text: loss in nats per token, and bits per byte of the text,
+which can be compared across models and tokenizers.
+
+Examples:
+  {PROG} --text_path other.txt
+  {PROG} --ckpt checkpoints/my SmolLM2-135M --text_path other.txt --stride 128"""
+_WINDOW = 1024  # tokens: the usual one, and a longer one costs a small computer much time
+_LARGEST_TEXT_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalArguments(CommandArguments):
+    """The flags of yocto-eval."""
+
+    ckpt: tuple[str, ...] = flag((), f"models: each {CKPT_HELP}", shown="newest run")
+    text_path: str = flag(REQUIRED, "a text, a directory or a glob")
+    stride: int = flag(
+        0, "tokens between windows; 0 sets them end to end, fewer is slower", shown="0"
+    )
+    max_ctx_tokens: int | None = flag(
+        None, "tokens in a window", shown=f"the model's, at most {_WINDOW}"
+    )
+    opening: OpeningFlags = field(default_factory=OpeningFlags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the table."""
+
+    model: str
+    loss: float  # nats per token
+    bits_per_byte: float
+    exact: bool  # whether the tokenizer keeps all of the text, so that bits per byte mean something
+    tokens: int
+    window: int
+    seconds: float
+
+    def __str__(self) -> str:
+        mark = " " if self.exact else "*"
+        return (
+            f"{self.loss:9.4f} {self.bits_per_byte:10.4f}{mark} {self.tokens:11,} "
+            f"{self.window:7,} {self.seconds:8.1f}  {self.model}"
+        )
+
+
+_HEADER = f"{'loss':>9} {'bits/byte':>10}  {'tokens':>11} {'window':>7} {'seconds':>8}  model"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of yocto-eval; returns the exit code."""
+    return run_command(_main, prog=PROG, argv=argv)
+
+
+def _main(argv: list[str]) -> int:
+    arguments = load(EvalArguments, argv, prog=PROG, description=_DESCRIPTION)
+    if arguments.stride < 0 or (arguments.max_ctx_tokens or 2) < 2:
+        raise UsageError("--stride must not be negative, and --max_ctx_tokens at least 2")
+    pieces = _read(arguments.text_path)
+    for number, ckpt in enumerate(arguments.ckpt or (None,)):
+        row = _measured(ckpt, pieces, arguments)
+        if not number:
+            way = f"windows that begin every {arguments.stride} tokens, scored where they are new"
+            say(f"{arguments.text_path}: {way if arguments.stride else 'consecutive windows'}")
+            say(_HEADER)
+        say(str(row))
+        if not row.exact:
+            talk("note: * its tokenizer loses a part of the text: do not compare its bits per byte")
+    return 0
+
+
+def _read(path: str) -> list[str]:
+    """The pieces that a text is encoded in, as yocto-prepare encodes them."""
+    from yocto_data import iter_texts  # noqa: PLC0415 - brings NumPy in
+
+    pieces, size = [], 0
+    for piece in iter_texts(path):
+        pieces.append(piece)
+        size += len(piece)
+        if size > _LARGEST_TEXT_BYTES:
+            raise UsageError(f"{path} holds more than {_LARGEST_TEXT_BYTES >> 20} MiB; give a part")
+    return pieces
+
+
+def _measured(ckpt: str | None, pieces: list[str], arguments: EvalArguments) -> Row:
+    """Open a model and measure it."""
+    from yocto_model import inference_copy  # noqa: PLC0415 - brings torch in
+    from yocto_train import bits_per_byte, evaluate_ids  # noqa: PLC0415
+
+    from yocto_cli.models import load_model  # noqa: PLC0415
+
+    flags, stride = arguments.opening, arguments.stride
+    opened, tokenizer = load_model(ckpt, flags)
+    block_size = opened.model.config.block_size
+    window = arguments.max_ctx_tokens or min(_WINDOW, block_size)
+    if window > block_size:
+        raise UsageError(f"--max_ctx_tokens {window}, but {opened.path} sees {block_size}")
+    if stride > window:
+        raise UsageError(f"--stride {stride} is longer than the windows of {window} tokens")
+    ids, n_bytes, exact = _encoded(tokenizer, pieces, str(opened.path))
+    model = inference_copy(opened.model, "float32" if flags.dtype == "auto" else flags.dtype)
+    n_ids = tokenizer.vocab_size
+    found = evaluate_ids(model, ids, window=window, stride=stride or None, vocab_size=n_ids)
+    return Row(
+        model=str(opened.path), loss=found.loss, exact=exact, tokens=found.tokens, window=window,
+        bits_per_byte=bits_per_byte(found.loss, n_bytes / found.tokens), seconds=found.seconds,
+    )  # fmt: skip
+
+
+def _encoded(tokenizer: "Tokenizer", pieces: list[str], where: str) -> "tuple[Tensor, int, bool]":
+    """The ids of a text, how many bytes all but the first stand for, and whether none is lost."""
+    import numpy as np  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+    from yocto_tokenizers import UnknownCharacterError  # noqa: PLC0415
+
+    from yocto_cli.models import unknown_characters  # noqa: PLC0415
+
+    try:
+        parts = [tokenizer.encode_to_numpy(piece) for piece in pieces]
+    except UnknownCharacterError as error:
+        raise UsageError(f"{where}: {unknown_characters(error, tokenizer.vocab_size)}") from error
+    texts = [piece.encode() for piece in pieces]
+    exact = all(map(lambda ids, text: tokenizer.decode_bytes(ids) == text, parts, texts))
+    ids = np.concatenate(parts)
+    if len(ids) < 2:
+        raise UsageError("the text is too short: it has fewer than two tokens")
+    first = len(tokenizer.decode_bytes(ids[:1]))  # no target: nothing is before it
+    return torch.from_numpy(ids.astype(np.int64)), sum(map(len, texts)) - first, exact

@@ -1,0 +1,170 @@
+"""From the tensors of a file, whatever its format, to a GPT.
+
+Nothing is believed before it is checked: a file may be incomplete, of another kind, or claim sizes
+that no memory holds. Each format lists its tensors without reading them; the rest is done here.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from yocto_model.config import GPTConfig
+from yocto_model.errors import ModelFileError, quoted
+from yocto_model.formats.families import Stored, absent_biases
+
+if TYPE_CHECKING:
+    from yocto_model.gpt import GPT
+
+_LARGEST_TABLE_BYTES = 2**30  # of rotary positions: two million of them with 64 numbers each
+_SIGNS = {
+    b"version https://git-lfs": "a Git LFS pointer; fetch the real file with `git lfs pull`",
+    b"<!doc": "a web page",
+    b"<html": "a web page",
+    b"pk\x03\x04": "a zip archive, perhaps a .pt file, which holds a pickle and is never opened",
+    b"\x80": "a pickle, which is never opened",
+    b"gguf": "a GGUF file",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of a file: what is known of it before it is read.
+
+    Attributes:
+        dtype: the smallest that holds its values exactly.
+        shape: its shape in the file.
+        read: copies its values into a tensor of that shape, of any dtype and memory order.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    read: Callable[[Tensor], object]
+
+
+def check_is_file(path: Path) -> None:
+    """Raise ModelFileError unless a path is a regular file: nothing waits for a pipe."""
+    if not path.is_file():
+        raise ModelFileError(f"{path} is {'not a regular file' if path.exists() else 'missing'}")
+
+
+def what_it_is(path: Path, expected: bytes = b"") -> str:
+    """What a file that could not be read looks like; `expected` is how it should begin."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return "empty"
+    begin = head.lstrip().lower()
+    looks = (what for sign, what in _SIGNS.items() if begin.startswith(sign))
+    damaged = "cut off or damaged"
+    return damaged if expected and head.startswith(expected) else next(looks, damaged)
+
+
+def assemble(
+    model_class: "type[GPT]",
+    where: Path,
+    config: GPTConfig,
+    entries: Mapping[str, Entry],
+    form: Callable[[str, int], Stored],
+    *,
+    needs_biases: bool = False,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> "GPT":
+    """A model in evaluation mode, from exactly the tensors that its settings need.
+
+    Args:
+        model_class: GPT.
+        where: the file or folder, for messages.
+        config: the model's settings.
+        entries: the tensors, by their names in the file.
+        form: how our weight of this name and this many rows is stored.
+        needs_biases: whether such a file has biases even for a model that has none.
+        device: where the weights go.
+        dtype: convert the weights; None keeps the smallest type that holds all of them exactly.
+
+    Raises:
+        ModelFileError: tensors are missing, too many, misshapen or not finite.
+    """
+    _check_sizes(where, config, entries)
+    with torch.device("meta"):  # no memory and no time for weights that are replaced
+        model = model_class(config)
+    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    [head_key] = form("head.weight", config.vocab_size).names
+    if config.tie_weights and head_key not in entries:
+        del shapes["head.weight"]
+    absent = absent_biases(config, list(shapes)) if needs_biases else {}
+    shapes |= {bias: shapes[weight][:1] for bias, weight in absent.items()}
+    forms = {name: form(name, shape[0]) for name, shape in shapes.items()}
+    _check_shapes(where, entries, forms, shapes)
+    if dtype is None:
+        dtype = functools.reduce(torch.promote_types, (entry.dtype for entry in entries.values()))
+    weights = {}
+    for name, stored in forms.items():
+        # Copied even if there is only one part: a mapped file's memory has no fixed alignment, on
+        # which the last bits of a product may depend, and a file that is cut ends the program.
+        weights[name] = torch.empty(shapes[name], device=device, dtype=dtype)
+        places = weights[name].split_with_sizes(stored.rows)
+        for place, key in zip(places, stored.names, strict=True):
+            entries[key].read(place.t() if stored.transposed else place)
+            # Both are NaN if any value is: testing two numbers is cheaper than testing every value.
+            if not all(math.isfinite(bound) for bound in place.aminmax()):
+                kind = "" if dtype == entries[key].dtype else f" as {dtype}"
+                raise ModelFileError(f"{where}: {key} holds NaN or infinite values{kind}")
+    if any(bool(weights.pop(bias).any()) for bias in absent):
+        raise ModelFileError(f"{where} has biases, but its settings say it has none")
+    head = weights.setdefault("head.weight", weights["token_emb.weight"])
+    if config.tie_weights and not head.equal(weights["token_emb.weight"]):
+        raise ModelFileError(
+            f"{where}: {head_key} is not the embedding, but its settings say it is"
+        )
+    model.load_state_dict(weights, assign=True)
+    if config.tie_weights:
+        model.head.weight = model.token_emb.weight  # one tensor, not two equal ones
+    # The weights are where they belong; this moves the rotary tables there, too.
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def _check_sizes(where: Path, config: GPTConfig, entries: Mapping[str, Entry]) -> None:
+    """Before a model is built: refuse settings that need more memory than the file brings."""
+    held = sum(math.prod(entry.shape) for entry in entries.values())
+    if held < config.n_parameters or len(entries) < config.n_layer:
+        raise ModelFileError(
+            f"{where}: its settings need {config.n_parameters:,} weights (n_layer "
+            f"{config.n_layer:,}), but it holds {held:,} (tensors: {len(entries):,})"
+        )
+    table_bytes = 2 * 4 * config.block_size * config.head_width
+    if config.positions == "rotary" and table_bytes > _LARGEST_TABLE_BYTES:
+        raise ModelFileError(
+            f"{where}: its context of {config.block_size:,} tokens needs about "
+            f"{table_bytes / 1e9:,.0f} GB for positions alone"
+        )
+
+
+def _check_shapes(
+    where: Path,
+    entries: Mapping[str, Entry],
+    forms: Mapping[str, Stored],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Each tensor that is needed is there and has its shape, and there is no other."""
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name, form in forms.items():
+        for key, n_rows in zip(form.names, form.rows, strict=True):
+            shape = (n_rows, *shapes[name][1:])
+            wanted[key] = shape[::-1] if form.transposed else shape
+    problems = [f"{key} is missing" for key in wanted if key not in entries]
+    problems += [f"{quoted(key)} is unknown" for key in entries if key not in wanted]
+    problems += [
+        f"{key} has shape {entries[key].shape}, expected {shape}"
+        for key, shape in wanted.items()
+        if key in entries and entries[key].shape != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ModelFileError(f"{where}: {'; '.join(problems[:10])}{more}")

@@ -1,0 +1,357 @@
+"""What a person means by the name of a model, and opening it: runs, folders, files, the hub."""
+
+import contextlib
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from yocto_data.prep import files
+from yocto_model import GPT, read_end_ids, read_gguf, read_nanogpt
+from yocto_tokenizers import Tokenizer, load_tokenizer, round_trip, tokenizer_from_gguf
+
+from yocto_train.errors import CheckpointError, RunError, reason
+from yocto_train.runs.checkpoint import (
+    MANIFEST,
+    STATE,
+    TEMPLATE,
+    TOKENIZER_CONFIG,
+    Checkpoint,
+    is_directory,
+    reading,
+    step_of,
+)
+from yocto_train.runs.run import POINTERS, Run
+
+_TOKENIZER_FILES = ("vocab.json", "tokenizer.json", "tokenizer.model")
+_PARTS = (".safetensors", ".json", ".model", ".jinja")  # of a model's folder
+_HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
+# All that is ever fetched: weights and settings, no code and no pickle.
+_HUB_FILES = (
+    "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
+    "model-*.safetensors", TOKENIZER_CONFIG, TEMPLATE, *_TOKENIZER_FILES,
+)  # fmt: skip
+# Of special tokens in a GGUF file, whose type is this number there.
+_CONTROL = 3
+_ENDS = {
+    "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<|eot_id|>", "<|eom_id|>",
+    "<end_of_turn>", "</s>",
+}  # fmt: skip
+# What normalizers of tokenizers change.
+_PROBE = 'Aa Éé e\u0301 \ufb01 \u2460\t  "x"\u00a0\u2581\u3000\r\n\n b'
+_LARGEST_TEXT_BYTES = 8 << 20  # of a template, or of the settings of a tokenizer
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedModel:
+    """A model that has been read, and what came with it.
+
+    Attributes:
+        model: in evaluation mode.
+        tokenizer: its own or the named one; None if there is neither.
+        name: of the run, or of the folder or file.
+        path: the step directory, the folder or the file.
+        checkpoint: of a run; None for a model that comes from elsewhere.
+        end_ids: ids that end a text, in addition to the tokenizer's `eos_id`.
+        template: Jinja source of how the model is asked, as far as its files say.
+        notes: what a person should know about it.
+    """
+
+    model: GPT
+    tokenizer: Tokenizer | None
+    name: str
+    path: Path
+    checkpoint: Checkpoint | None = None
+    end_ids: tuple[int, ...] = ()
+    template: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def open_model(
+    source: str | Path | None = None,
+    *,
+    root: str | Path = "checkpoints",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> OpenedModel:
+    """Read the model that a person means, with its tokenizer.
+
+    Args:
+        source: a run, a step, or what else `find_checkpoint` takes; a Hugging Face folder, or a
+            file in one; a `.gguf`; a `ckpt.pt` of nanoGPT; `hf:owner/name`, perhaps with
+            `@revision`, which huggingface_hub fetches. None for the newest run in `root`.
+        root: where runs are.
+        device: where the weights go.
+        dtype: convert the weights; None keeps them as they were saved.
+        tokenizer: for a model that has none; where it has one, they must be equal.
+
+    Raises:
+        CheckpointError: nothing exists there, it cannot be used, or its tokenizer does not fit.
+    """
+    options = {"device": device, "dtype": dtype}
+    if source is not None:
+        with reading(source):
+            if (opened := _open_foreign(str(source), **options)) is not None:
+                return _checked(opened, tokenizer)
+    return _checked(_again(lambda: _open_checkpoint(_find(source, root), **options)), tokenizer)
+
+
+def _open_foreign(source: str, **options: Any) -> OpenedModel | None:
+    """A model that is no step of a run; None if the source means a run or a step."""
+    if source.startswith("hf:"):
+        return _open_folder(_fetched(source), source, **options)
+    path = Path(source)
+    if path.suffix == ".pt" and path.is_file():
+        model = read_nanogpt(path, **options)
+        return OpenedModel(model=model, tokenizer=None, name=path.resolve().parent.name, path=path)
+    if path.suffix.lower() == ".gguf" and not path.is_dir():
+        return _open_gguf(path, **options)
+    if (folder := _model_folder(path)) is None:
+        return None
+    return _open_folder(folder, folder.resolve().name, **options)
+
+
+def _open_checkpoint(checkpoint: Checkpoint, **options: Any) -> OpenedModel:
+    has_tokenizer = checkpoint.manifest.tokenizer is not None
+    with reading(checkpoint.directory):
+        return OpenedModel(
+            tokenizer=checkpoint.load_tokenizer() if has_tokenizer else None,
+            model=checkpoint.load_model(**options),
+            name=checkpoint.run.name,
+            path=checkpoint.directory,
+            checkpoint=checkpoint,
+            end_ids=read_end_ids(checkpoint.directory),
+            template=_template_in(checkpoint.directory),
+            notes=checkpoint.skipped,
+        )
+
+
+def _open_folder(folder: Path, name: str, **options: Any) -> OpenedModel:
+    has_tokenizer = any((folder / name).exists() for name in _TOKENIZER_FILES)
+    return OpenedModel(
+        tokenizer=load_tokenizer(folder) if has_tokenizer else None,
+        model=GPT.load(folder, **options),
+        name=name,
+        path=folder,
+        end_ids=read_end_ids(folder),
+        template=_template_in(folder),
+    )
+
+
+def _open_gguf(path: Path, **options: Any) -> OpenedModel:
+    model, fields = read_gguf(path, **options)
+    tokenizer = tokenizer_from_gguf(fields) if "tokenizer.ggml.model" in fields else None
+    template = fields.get("tokenizer.chat_template")
+    return OpenedModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=path.stem,
+        path=path,
+        end_ids=() if tokenizer is None else _gguf_end_ids(fields),
+        template=template if isinstance(template, str) else None,
+    )
+
+
+def _gguf_end_ids(fields: Mapping[str, Any]) -> tuple[int, ...]:
+    """Ids that end a text or a turn: llama.cpp, too, knows most of them by their names alone."""
+    named = [fields.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")]
+    kinds = fields.get("tokenizer.ggml.token_type", [])
+    tokens = zip(fields["tokenizer.ggml.tokens"], kinds, strict=False)
+    ids = [i for i, (text, kind) in enumerate(tokens) if kind == _CONTROL and text in _ENDS]
+    return tuple(sorted({i for i in [*named, *ids] if type(i) is int and i >= 0}))
+
+
+def _checked(opened: OpenedModel, named: Tokenizer | None) -> OpenedModel:
+    """The model with the tokenizer that is named for it, if that is not another than its own."""
+    own = opened.tokenizer
+    if named is not None and own is not None and named.fingerprint() != own.fingerprint():
+        raise CheckpointError(
+            f"the named {named.kind} tokenizer ({named.vocab_size} ids) does not belong to "
+            f"{opened.path}, which has its own; leave it out"
+        )
+    tokenizer, rows = own or named, opened.model.config.vocab_size
+    if tokenizer is not None and tokenizer.vocab_size > rows:
+        raise CheckpointError(
+            f"{opened.path} has {rows} rows for ids, its tokenizer {tokenizer.vocab_size} ids; "
+            "use the tokenizer that the model was trained with"
+        )
+    note = tokenizer_note(tokenizer)
+    notes = opened.notes if note is None else (*opened.notes, note)
+    return dataclasses.replace(opened, tokenizer=tokenizer, notes=notes)
+
+
+def tokenizer_note(tokenizer: Tokenizer | None) -> str | None:
+    """What a tokenizer that learned elsewhere does to texts, in numbers; None if it keeps all."""
+    if tokenizer is None or tokenizer.kind not in ("huggingface", "sentencepiece"):
+        return None
+    found = round_trip(tokenizer, _PROBE)
+    lost = f"in a line with capitals, accents, tabs and line ends {found.summary()}"
+    return None if found.exact else f"its tokenizer does not keep all of a text: {lost}"
+
+
+# --- folders -------------------------------------------------------------------------------------
+
+
+def _model_folder(path: Path) -> Path | None:
+    """The folder of a model that is not a step of a run, if the path means one.
+
+    Raises:
+        CheckpointError: the path is one file, and others that belong to it are missing.
+    """
+    is_file = path.suffix in _PARTS and path.is_file()
+    folder = path.parent if is_file or path.name == "model.pt" else path
+    if step_of(folder.resolve().name) is not None or (folder / MANIFEST).exists():
+        return None
+    has_config = (folder / "config.json").exists()
+    has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+    missing = [] if has_config else ["config.json"]
+    missing += [] if has_weights and path.name != STATE else ["model.safetensors"]
+    missing += [MANIFEST] if path.name == STATE else []
+    if is_file and missing:
+        raise CheckpointError(
+            f"{path} is one file of a model, and {' and '.join(missing)} should lie beside it; "
+            "name a whole folder, or copy all of its files"
+        )
+    return folder if has_config or has_weights else None
+
+
+def _fetched(name: str) -> Path:
+    """The folder of a model on the hub, downloaded unless it already is.
+
+    Where and with whose rights is huggingface_hub's business: it reads HF_ENDPOINT and its cache.
+
+    Raises:
+        CheckpointError: there is no such model, it cannot be had, or has no safetensors.
+    """
+    match = _HUB_NAME.fullmatch(name)
+    if match is None:
+        raise CheckpointError(f"{name} is not a name on the hub; write hf:owner/name@revision")
+    try:
+        import huggingface_hub as hub  # noqa: PLC0415 - an extra, only for these names
+    except ImportError as error:
+        raise CheckpointError(
+            f"{name} needs huggingface_hub; install yocto-train[hub], or name a folder"
+        ) from error
+    repo, revision = match.groups()
+    try:
+        folder = Path(
+            hub.snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES))
+        )
+    except hub.errors.GatedRepoError as error:
+        how = "accept its terms on its page, then log in with `hf auth login`"
+        raise CheckpointError(f"{name} is not open to everyone; {how}") from error
+    except hub.errors.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{name} does not exist on the hub, or is private; check the spelling"
+        ) from error
+    except hub.errors.RevisionNotFoundError as error:
+        raise CheckpointError(f"{name}: the hub has no such revision") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        why = reason(error).partition("\n")[0][:200]
+        raise CheckpointError(
+            f"cannot fetch {name}: {why}; check the network, or name a folder that you have"
+        ) from error
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{name} holds no model.safetensors; download another form of it by hand and name that"
+        )
+    return folder
+
+
+def _template_in(folder: Path) -> str | None:
+    """The chat template of a folder: a file of its own, or in the tokenizer's settings."""
+    if (text := _text(folder / TEMPLATE)) is not None:
+        return text
+    path = folder / TOKENIZER_CONFIG
+    if (text := _text(path)) is None:
+        return None
+    try:
+        found = json.loads(text)["chat_template"]
+        if not isinstance(found, str):  # several, by name
+            found = {each["name"]: each["template"] for each in found}["default"]
+    except (KeyError, TypeError):
+        return None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: it is not JSON") from error
+    return found if isinstance(found, str) else None
+
+
+def _text(path: Path) -> str | None:
+    """The text of a small file; None if there is no such file."""
+    if not path.exists():
+        return None
+    with reading(path), files.open_regular(path) as file:
+        content = file.read(_LARGEST_TEXT_BYTES + 1)
+        if len(content) > _LARGEST_TEXT_BYTES:
+            raise CheckpointError(f"{path} is far too large for a text of settings")
+        return content.decode()
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def find_checkpoint(
+    path: str | Path | None = None, *, root: str | Path = "checkpoints"
+) -> Checkpoint:
+    """The checkpoint that a user means, to write text with.
+
+    Args:
+        path: a run (its newest sound checkpoint), a step directory, `latest` or `best` in a run;
+            `latest.pt`, `best.pt` and a step's `model.pt` mean the same. None for the newest run
+            in `root`.
+        root: where runs are.
+
+    Raises:
+        CheckpointError: nothing exists there, or it is not a sound checkpoint.
+    """
+    return _again(lambda: _find(path, root))
+
+
+def _again(read: Callable[[], T]) -> T:
+    """Read, and once more if that fails: a training that goes on may prune what is being read."""
+    with contextlib.suppress(CheckpointError):
+        return read()
+    return read()
+
+
+def _find(path: str | Path | None, root: str | Path) -> Checkpoint:
+    if path is not None:
+        with reading(path):
+            return _find_named(Path(path))
+    try:
+        return Run.newest(root).latest(to_resume=False)
+    except RunError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _find_named(path: Path) -> Checkpoint:
+    if path.name in ("model.pt", "model.safetensors"):
+        path = path.parent
+    for pointer in POINTERS:
+        if path.name in (pointer, f"{pointer}.pt") and step_of(path.parent.name) is None:
+            path = path.with_name(pointer)
+            if is_directory(path):  # a copy of the step that the link named, or a run of that name
+                break
+            if directory := Run(path.parent).pointed(pointer):
+                return Checkpoint.open(directory)
+            raise CheckpointError(f"{path} does not point to a checkpoint; name the run instead")
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} does not exist; name a run, or train one: uv run yocto-train"
+        )
+    if step_of(path.resolve().name) is not None or (path / MANIFEST).exists():
+        return Checkpoint.open(path)
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is not a checkpoint: name a run, or a step of one")
+    run = Run(path)
+    if not run.steps():
+        with contextlib.suppress(RunError):  # then it is not a directory of runs either
+            newest = Run.newest(path).path
+            raise CheckpointError(f"{path} holds runs; name one, such as the newest, {newest}")
+    return run.latest(to_resume=False)
