@@ -9,7 +9,7 @@ from yocto_data.errors import DataError, shorten
 
 # --- a text with lines of speakers ---------------------------------------------------------------
 
-_SPEAKER = re.compile(r"(User|Assistant):(?: |\r?$)", re.MULTILINE)
+_SPEAKER = re.compile(r"(User|Assistant):(?: |$)")
 _PARAGRAPH_END = re.compile(r"\n(?:[^\S\n]*\n)+")
 # In characters. A longer paragraph is text, whatever it begins with; a longer text comes in parts.
 _LONGEST_PARAGRAPH = 1 << 20
@@ -60,17 +60,16 @@ def _paragraphs(blocks: Iterable[str]) -> Iterator[tuple[str, bool]]:
 
 
 def _dialogue(paragraph: str) -> Chat | None:
-    text = paragraph.strip("\r\n")
-    if not _SPEAKER.match(text):
+    lines = [line.removesuffix("\r") for line in paragraph.split("\n") if line.strip()]
+    if not lines or not _SPEAKER.match(lines[0]):
         return None
     found: list[Message] = []
-    for line in text.split("\n"):
-        words = line.removesuffix("\r")
+    for line in lines:
         if match := _SPEAKER.match(line):
             role: Role = "user" if match[1] == "User" else "assistant"
-            found.append(Message(role, words[match.end() :]))
+            found.append(Message(role, line[match.end() :]))
         else:
-            found[-1] = found[-1]._replace(content=f"{found[-1].content}\n{words}")
+            found[-1] = found[-1]._replace(content=f"{found[-1].content}\n{line}")
     replies = [message for message in found if message.role == "assistant"]
     return alternating(found) if any(reply.content.strip() for reply in replies) else None
 

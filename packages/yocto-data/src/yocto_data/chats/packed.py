@@ -54,7 +54,7 @@ class ChatDataset(TokenDataset):
         self.chats: ChatSplitMeta = chats
         self._mask = MappedFile(self.path.with_name(chats.mask.file), np.dtype("u1"), chats.mask)
         self._begins, self._lengths, self.n_cut = self._pieces()
-        if not len(self._begins):
+        if not chats.trained or not len(self._begins):
             raise ShortDataError(f"{shorten(self.path)} holds nothing to learn; use other chats")
         # Pieces by window: window i holds those from bound i to bound i + 1.
         self._order, self._bounds = pack(self._lengths, self.block_size + 1)

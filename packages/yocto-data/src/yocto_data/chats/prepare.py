@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +43,9 @@ from yocto_data.prep.token_files import HashedWriter, TokenWriter
 
 Encode = Callable[[Sequence[Message]], tuple[Sequence[int], Sequence[bool]]]
 """Turns a conversation into ids, and says of each id whether it is learned."""
+
+_Row = tuple[bytes, bytes]
+"""A document's ids, and whether each is learned: elements of the .bin file, and bytes 0 or 1."""
 
 _TEMPLATE_NAME = "chat_template.jinja"
 
@@ -177,14 +180,6 @@ def _first_pass(corpus: ChatCorpus, counts: ChatCounts, heartbeat: Callable[[], 
     return found
 
 
-class _Encoded(NamedTuple):
-    """Ids and mask of several documents, as bytes; the length of each, or what is wrong with it."""
-
-    ids: bytes
-    trained: bytes
-    lengths: list[int | str]
-
-
 @dataclass(frozen=True)
 class _ChatEncoder:
     """Encodes conversations, and the texts between them."""
@@ -193,44 +188,34 @@ class _ChatEncoder:
     encoder: Encoder
     separator: SeparatorMeta | None
 
-    def __call__(self, contents: list[Chat | TextPart]) -> _Encoded:
-        found = _Encoded(b"", b"", [])
-        ids, masks = [], []
-        for content in contents:
-            try:
-                row, trained = self._text(content) if isinstance(content, TextPart) else (
-                    self._chat(content)
-                )  # fmt: skip
-                narrow = self.encoder.narrowed([row]).data
-            except RefusedTextError as error:
-                found.lengths.append(str(error.args[1]))
-                continue
-            # Whatever a template or tokenizer raises becomes one line about this document.
-            except (ValueError, LookupError, TypeError, RuntimeError) as error:
-                found.lengths.append(one_line(error))
-                continue
-            trained[:1] = False  # nothing is in front of it to predict it from
-            if not trained.any():
-                found.lengths.append("nothing in it is learned")
-                continue
-            ids.append(narrow)
-            masks.append(trained.tobytes())
-            found.lengths.append(len(row))
-        return found._replace(ids=b"".join(ids), trained=b"".join(masks))
+    def __call__(self, contents: list[Chat | TextPart]) -> list[_Row | str]:
+        """The row of each, or what is wrong with it."""
+        return [self._row(content) for content in contents]
 
-    def _chat(self, chat: Chat) -> tuple[np.ndarray, np.ndarray]:
-        ids, trained = self.encode(chat)
+    def _row(self, content: Chat | TextPart) -> _Row | str:
+        try:
+            ids, trained = self._ids(content)
+            data = self.encoder.narrowed([ids]).data
+        except RefusedTextError as error:
+            return str(error.args[1])
+        # Whatever a template or tokenizer raises becomes one line about this document.
+        except (ValueError, LookupError, TypeError, RuntimeError) as error:
+            return one_line(error)
+        trained[:1] = False  # nothing is in front of it to predict it from
+        return (data, trained.tobytes()) if trained.any() else "nothing in it is learned"
+
+    def _ids(self, content: Chat | TextPart) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(content, TextPart):
+            row = self.encoder.ids(content.text)
+            if self.separator is not None and content.ends:
+                at = 0 if self.separator.position == "before" else len(row)
+                row = np.insert(row, at, self.separator.id)
+            return row, np.ones(len(row), bool)
+        ids, trained = self.encode(content)
         row, mask = self.encoder.row(ids), np.array(trained)
         if len(row) and (mask.dtype != np.bool_ or mask.shape != row.shape):
             raise ValueError(f"{len(row)} ids, but a mask of {mask.dtype} of shape {mask.shape}")
         return row, mask
-
-    def _text(self, part: TextPart) -> tuple[np.ndarray, np.ndarray]:
-        row = self.encoder.ids(part.text)
-        if self.separator is not None and part.ends:
-            at = 0 if self.separator.position == "before" else len(row)
-            row = np.insert(row, at, self.separator.id)
-        return row, np.ones(len(row), bool)
 
 
 @dataclass(kw_only=True)
@@ -255,8 +240,8 @@ class _EncodingRun:
                 encode_jobs(make_jobs(pieces, chunk_chars), self.encoder, workers=self.workers)
             ) as jobs,
         ):
-            for job, encoded in jobs:
-                self._write_job(writers, job, encoded)
+            for job, rows in jobs:
+                self._write_job(writers, job, rows)
                 self.counts.check(self.corpus.options.max_bad, self.records)
                 tokens = sum(writer.tokens.tokens for writer in writers.values())
                 self.report(job[-1].bytes_read, tokens)
@@ -268,26 +253,21 @@ class _EncodingRun:
         self,
         writers: Mapping[str, "_SplitWriter"],
         job: Sequence[Piece[Chat | TextPart]],
-        encoded: _Encoded,
+        rows: Sequence[_Row | str],
     ) -> None:
-        ids = np.frombuffer(encoded.ids, self.encoder.encoder.dtype)
-        trained = np.frombuffer(encoded.trained, np.bool_)
-        parts: dict[str, list[slice]] = {name: [] for name in writers}
-        at = 0
-        for piece, length in zip(job, encoded.lengths, strict=True):
-            if isinstance(length, str):
-                self.counts.drop(length, piece.where)
+        parts: dict[str, list[_Row]] = {name: [] for name in writers}
+        for piece, row in zip(job, rows, strict=True):
+            if isinstance(row, str):
+                self.counts.drop(row, piece.where)
                 continue
-            parts[piece.split].append(slice(at, at + length))
-            at += length
+            parts[piece.split].append(row)
             if isinstance(piece.content, TextPart):
                 self.kinds["texts"] += 1
             else:
                 self.kinds["conversations"] += 1
                 self.kinds["replies"] += sum(m.role == "assistant" for m in piece.content)
-        for name, slices in parts.items():
-            if slices:
-                writers[name].write([ids[part] for part in slices], [trained[p] for p in slices])
+        for name, part in parts.items():
+            writers[name].write(part)
 
     def _pieces(self) -> Generator[Piece[Chat | TextPart], None, None]:
         with closing(self.corpus.items(self.counts)) as items:
@@ -304,7 +284,7 @@ class _SplitWriter:
     tokens: TokenWriter
     mask: HashedWriter
     starts: HashedWriter
-    bits: np.ndarray = field(default_factory=lambda: np.empty(0, bool))  # less than a byte of them
+    bits: bytes = b""  # one byte for each, but too few to make a byte of eight
     trained: int = 0
 
     @classmethod
@@ -320,19 +300,20 @@ class _SplitWriter:
         ):
             writer = cls(tokens=tokens, mask=mask, starts=starts)
             yield writer
-            mask.write(np.packbits(writer.bits, bitorder="little").tobytes())
+            mask.write(_packed(writer.bits))
 
-    def write(self, ids: Sequence[np.ndarray], trained: Sequence[np.ndarray]) -> None:
+    def write(self, rows: Sequence[_Row]) -> None:
         """Append documents."""
-        lengths = np.array([len(row) for row in ids])
+        lengths = np.array([len(trained) for _, trained in rows], dtype=np.int64)
         starts = self.tokens.tokens + np.cumsum(lengths) - lengths
         self.starts.write(starts.astype("<u8").tobytes())
-        self.tokens.write(np.concatenate(ids).tobytes())
-        self.tokens.documents += len(ids)
-        self.trained += sum(int(row.sum()) for row in trained)
-        bits = np.concatenate([self.bits, *trained])
+        self.tokens.write(b"".join(data for data, _ in rows))
+        self.tokens.documents += len(rows)
+        trained = b"".join(trained for _, trained in rows)
+        self.trained += trained.count(b"\1")
+        bits = self.bits + trained
         whole = len(bits) // 8 * 8
-        self.mask.write(np.packbits(bits[:whole], bitorder="little").tobytes())
+        self.mask.write(_packed(bits[:whole]))
         self.bits = bits[whole:]
 
     def record(self) -> ChatSplitMeta:
@@ -340,3 +321,7 @@ class _SplitWriter:
         return ChatSplitMeta(
             mask=self.mask.file_record(), starts=self.starts.file_record(), trained=self.trained
         )
+
+
+def _packed(bits: bytes) -> bytes:
+    return np.packbits(np.frombuffer(bits, bool), bitorder="little").tobytes()

@@ -83,7 +83,8 @@ class ChatCounts(ReadCounts):
         """Refuse more than this share of bad records, with the reasons and where they are."""
         if (bad := self.dropped.total()) > max_bad * records:
             reasons = "; ".join(
-                f"{shorten(self.first_dropped[reason], 80)}: {shorten(reason, 120)} ({count} times)"
+                f"{shorten(self.first_dropped[reason], 80)}: {shorten(reason, 120)}"
+                + f" ({count} times)" * (count > 1)
                 for reason, count in self.dropped.most_common(2)
             )
             raise DataError(
