@@ -94,7 +94,7 @@ class ChatDataset(TokenDataset):
         """The ids of all learned tokens, in order and in blocks: what a loss is taken over."""
         before = 0
         for block in self._file.blocks():
-            yield block[self._bits(np.arange(before, before + len(block)))]
+            yield block[self._span(before, before + len(block))]
             before += len(block)
 
     @property
@@ -151,6 +151,11 @@ class ChatDataset(TokenDataset):
         target = along + np.repeat(np.repeat(shift, per_row), lengths)
         return source, target, firsts
 
+    def _span(self, begin: int, end: int) -> np.ndarray:
+        """Whether each token from `begin` to `end` is learned."""
+        packed = self._mask.array[begin >> 3 : (end + 7) >> 3]
+        return np.unpackbits(packed, bitorder="little")[begin & 7 :][: end - begin].view(bool)
+
     def _bits(self, positions: np.ndarray) -> np.ndarray:
         """Whether the tokens at these positions are learned."""
         return (self._mask.array[positions >> 3] >> (positions & 7).astype(np.uint8) & 1) == 1
@@ -167,7 +172,7 @@ class ChatDataset(TokenDataset):
         is_long = lengths > capacity
         begins, sizes = [starts[~is_long]], [lengths[~is_long]]
         for begin, end in zip(starts[is_long].tolist(), ends[is_long].tolist(), strict=True):
-            cuts = np.array(cut(self._bits(np.arange(begin, end)), capacity), dtype=np.int64)
+            cuts = np.array(cut(self._span(begin, end), capacity), dtype=np.int64)
             if len(cuts):
                 begins.append(begin + cuts[:, 0])
                 sizes.append(cuts[:, 1] - cuts[:, 0])
