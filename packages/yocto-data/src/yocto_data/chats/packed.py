@@ -134,12 +134,15 @@ class ChatDataset(TokenDataset):
             raise IndexError(f"window {starts.min()} of {len(self)}")
         self._file.require_whole()
         self._mask.require_whole()
+        epochs, windows = np.divmod(starts, len(self))
+        per_row = self._bounds[windows + 1] - self._bounds[windows]  # (B,)
         parts = []
-        for epoch, window in zip(*np.divmod(starts, len(self)), strict=True):
-            pieces = self._order[self._bounds[window] : self._bounds[window + 1]]
-            parts.append(np.roll(pieces, -(epoch + window)))
+        for first, count, turn in zip(
+            self._bounds[windows], per_row, epochs + windows, strict=True
+        ):
+            then = first + turn % count
+            parts += [self._order[then : first + count], self._order[first:then]]
         pieces = np.concatenate(parts)  # (P,)
-        per_row = [len(part) for part in parts]
         lengths = self._lengths[pieces]
         ends = np.cumsum(lengths)
         firsts = ends - lengths  # of each piece, if all rows were one without padding
@@ -153,6 +156,7 @@ class ChatDataset(TokenDataset):
 
     def _span(self, begin: int, end: int) -> np.ndarray:
         """Whether each token from `begin` to `end` is learned."""
+        self._mask.require_whole()
         packed = self._mask.array[begin >> 3 : (end + 7) >> 3]
         return np.unpackbits(packed, bitorder="little")[begin & 7 :][: end - begin].view(bool)
 
