@@ -8,11 +8,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from yocto_data import DataError, DataMeta, Tokenizer, WorkError, prepare, verify_tokens
+from yocto_data import (
+    DataError,
+    DataMeta,
+    Tokenizer,
+    WorkError,
+    prepare,
+    prepare_chats,
+    verify_tokens,
+)
 
 # What changes the disk, or makes sure of a change; opening for writing, and writing, come on top.
 OPERATIONS = ("mkdir", "rename", "replace", "unlink", "rmdir", "fsync")
@@ -110,9 +119,11 @@ def whole(folder: Path) -> str | None:
         return None
     for name in ("train", "val"):
         verify_tokens(folder / f"{name}.bin")
-    expected = {"meta.json", "tokenizer.json", "train.bin", "val.bin"}
+    meta = DataMeta.load(folder)
+    beside = {file.file for name in ("train.bin", "val.bin") for file in meta.files_beside(name)}
+    expected = {"meta.json", "tokenizer.json", "train.bin", "val.bin", *beside}
     assert expected == {path.name for path in folder.iterdir()}
-    return DataMeta.load(folder).fingerprint
+    return meta.fingerprint
 
 
 def names_in(folder: Path) -> list[str]:
@@ -120,20 +131,32 @@ def names_in(folder: Path) -> list[str]:
 
 
 class Case:
-    """A directory with a source, maybe with data prepared earlier, and a new preparation."""
+    """A directory with a source, maybe with data prepared earlier, and a new preparation.
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, *, earlier: bool) -> None:
+    With chats the earlier data are of texts, and the new ones of chats.
+    """
+
+    def __init__(
+        self, folder: Path, tokenizer: Tokenizer, *, earlier: bool, chats: bool = False
+    ) -> None:
         self.folder = folder
         self.source = folder / "a.txt"
         self.out = folder / "out"
-        self.source.write_text("some words and more")
+        self.source.write_text("User: some words\nAssistant: and more\n\n" * 3)
         self.tokenizer = tokenizer
+        self.chats = False
         if earlier:
             self.run(0.5)
         self.old = whole(self.out)
+        self.chats = chats
 
     def run(self, val_ratio: float = 0.3, *, force: bool = True) -> str:
-        meta = prepare(
+        make: Callable[..., DataMeta] = prepare
+        if self.chats:
+            make = partial(
+                prepare_chats, encode=lambda chat: ([1, 2], [False, True]), template="{{ a }}"
+            )
+        meta = make(
             self.source, self.out, tokenizer=self.tokenizer, val_ratio=val_ratio, force=force
         )
         return meta.fingerprint
@@ -145,13 +168,16 @@ class Case:
         assert ["a.txt", "out"] == names_in(self.folder)
 
 
-@pytest.fixture(params=[False, True], ids=["fresh", "replacing"])
+@pytest.fixture(params=["fresh", "replacing", "chats"])
 def make_case(
     request: pytest.FixtureRequest,
     new_directory: Callable[[], Path],
     byte_tokenizer: Tokenizer,
 ) -> Callable[[], Case]:
-    return lambda: Case(new_directory(), byte_tokenizer, earlier=request.param)
+    kind = request.param
+    return lambda: Case(
+        new_directory(), byte_tokenizer, earlier=kind != "fresh", chats=kind == "chats"
+    )
 
 
 def calls_of(case: Case) -> list[str]:

@@ -430,7 +430,7 @@ def test_d15_a_record_too_long(
     tmp_path: Path, run: Prepare, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A line without end is refused before it fills the memory."""
-    monkeypatch.setattr("yocto_data.prep.documents._MAX_RECORD_CHARS", 3000)
+    monkeypatch.setattr("yocto_data.prep.documents.MAX_RECORD_CHARS", 3000)
     record = json.dumps({"text": "x" * (3 << 20)})
     source = file(tmp_path, f'{{"text": "a"}}\n{record}\n'.encode(), "a.jsonl")
     assert "line 2: longer than 3000" in refused(DataError, partial(run, source))

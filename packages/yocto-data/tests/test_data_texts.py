@@ -47,7 +47,7 @@ def test_what_is_named(tmp_path: Path, named: tuple[str, ...], expected: list[st
     write(tmp_path, "x[1].txt", "x1.txt", "poem", "d/txt")
     found = expand_sources([str(tmp_path / name) for name in named])
     assert expected == [str(source.path.relative_to(tmp_path)) for source in found]
-    assert [".jsonl" in name for name in expected] == [source.is_records for source in found]
+    assert [".jsonl" in name for name in expected] == [source.kind == "jsonl" for source in found]
     assert [".gz" in name for name in expected] == [source.is_compressed for source in found]
 
 

@@ -3,6 +3,10 @@
 from importlib.metadata import version
 
 from yocto_data.batches import BatchSampler, evaluation_batches
+from yocto_data.chats.messages import Chat, Message, TextPart
+from yocto_data.chats.packed import ChatBatches, ChatDataset, chat_evaluation_batches
+from yocto_data.chats.prepare import prepare_chats
+from yocto_data.chats.reading import ChatOptions, iter_chats
 from yocto_data.dataset import CharDataset, TokenDataset
 from yocto_data.errors import DataError, DecodingError, MissingMetaError, ShortDataError, WorkError
 from yocto_data.prep.documents import PrepareOptions
@@ -17,21 +21,30 @@ __version__ = version("yocto-data")
 __all__ = [
     "BatchSampler",
     "CharDataset",
+    "Chat",
+    "ChatBatches",
+    "ChatDataset",
+    "ChatOptions",
     "DataError",
     "DataMeta",
     "DecodingError",
+    "Message",
     "MissingMetaError",
     "PrepareOptions",
     "ShortDataError",
     "SplitMeta",
+    "TextPart",
     "TokenDataset",
     "Tokenizer",
     "WorkError",
+    "chat_evaluation_batches",
     "evaluation_batches",
     "import_nanogpt",
+    "iter_chats",
     "iter_texts",
     "load_bin",
     "prepare",
+    "prepare_chats",
     "token_dtype",
     "verify_tokens",
 ]

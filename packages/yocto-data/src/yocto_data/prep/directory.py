@@ -24,6 +24,7 @@ OUR_FILES = frozenset(
     {
         *(META_NAME, "train.bin", "val.bin"),
         *("vocab.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
+        *("train.mask", "val.mask", "train.starts", "val.starts", "chat_template.jinja"),
     }
 )
 

@@ -1,6 +1,6 @@
 """Sources to documents, one per text file or record of a .jsonl file; and the settings for that."""
 
-# ruff: noqa: RUF009 - _setting makes a field, as dataclasses.field does
+# ruff: noqa: RUF009 - setting makes a field, as dataclasses.field does
 
 import json
 from collections.abc import Generator, Iterator, Sequence
@@ -16,12 +16,13 @@ SplitBy = Literal["auto", "position", "documents"]
 Position = Literal["before", "after"]
 
 # A record is parsed in one piece; this bounds the memory it may take.
-_MAX_RECORD_CHARS = 64 << 20
+MAX_RECORD_CHARS = 64 << 20
 # The default decoder refuses whole numbers of thousands of digits.
-_DECODER = json.JSONDecoder(parse_int=float)
+JSON_DECODER = json.JSONDecoder(parse_int=float)
 
 
-def _setting(default: Any, text: str) -> Any:
+def setting(default: Any, text: str) -> Any:
+    """A field with a help text, from which a command line can make its flag."""
     return field(default=default, metadata={"help": text})
 
 
@@ -33,21 +34,19 @@ class PrepareOptions:
     out of its range is a `DataError`.
     """
 
-    val_ratio: float = _setting(0.1, "share of the text kept for validation")
-    seed: int = _setting(1337, "chooses the documents kept for validation")
-    encoding: str = _setting("utf-8", "encoding of the texts")
-    errors: Errors = _setting("strict", "what to do with bytes that are not in that encoding")
-    text_field: str = _setting("text", "key of the text in .jsonl records")
-    split_by: SplitBy = _setting(
-        "auto", "cut the text at one position, or keep its documents whole"
-    )
-    separator: int | Literal["auto"] | None = _setting(
+    val_ratio: float = setting(0.1, "share of the text kept for validation")
+    seed: int = setting(1337, "chooses the documents kept for validation")
+    encoding: str = setting("utf-8", "encoding of the texts")
+    errors: Errors = setting("strict", "what to do with bytes that are not in that encoding")
+    text_field: str = setting("text", "key of the text in .jsonl records")
+    split_by: SplitBy = setting("auto", "cut the text at one position, or keep its documents whole")
+    separator: int | Literal["auto"] | None = setting(
         "auto", "id between documents; auto: the tokenizer's end token"
     )
-    separator_position: Position = _setting(
+    separator_position: Position = setting(
         "after", "whether the separator comes before or after a document"
     )
-    chunk_chars: int = _setting(1 << 20, "about how many characters are encoded at a time")
+    chunk_chars: int = setting(1 << 20, "about how many characters are encoded at a time")
 
     def __post_init__(self) -> None:
         if not 0 < self.val_ratio < 1:  # nan fails, too
@@ -102,8 +101,8 @@ class Corpus:
         found = False
         for source in self.sources:
             with SourceFile(source) as file:
-                blocks = self._decoded(source, file, counts)
-                if source.is_records:
+                blocks = decoded(source, file, self.options, counts)
+                if source.kind == "jsonl":
                     documents = self._records(source, blocks)
                 else:
                     documents = iter((Document(source.shown, blocks),))
@@ -119,38 +118,41 @@ class Corpus:
             empty = f"{self.sources[0].shown} is" if one else "all sources are"
             raise DataError(f"{empty} empty; name a file that holds text")
 
-    def _decoded(self, source: Source, file: SourceFile, counts: ReadCounts) -> Iterator[str]:
-        """The text of a file, in blocks that are never empty."""
-        decoder = TextDecoder(source.shown, self.options.encoding, self.options.errors)
-        before = counts.bytes_read
-        for data in file.blocks():
-            text = decoder.push(data)
-            counts.bytes_read = before + file.bytes_read
-            if text:
-                yield text
-        if rest := decoder.push(b"", final=True):
-            yield rest
-        counts.bytes_read = before + file.bytes_read
-        counts.boms_dropped += decoder.bom_dropped
-        counts.replaced += decoder.replaced
-
     def _records(self, source: Source, blocks: Iterator[str]) -> Iterator[Document]:
-        for number, line in enumerate(_lines(source, blocks), start=1):
+        for number, line in enumerate(lines_of(source, blocks), start=1):
             if line.strip():
                 where = f"{source.shown}, line {number}"
                 yield Document(where, iter((_record_text(line, self.options.text_field, where),)))
 
 
-def _lines(source: Source, blocks: Iterator[str]) -> Iterator[str]:
+def decoded(
+    source: Source, file: SourceFile, options: PrepareOptions, counts: ReadCounts
+) -> Iterator[str]:
+    """The text of a file, in blocks that are never empty; `counts` is kept up to date."""
+    decoder = TextDecoder(source.shown, options.encoding, options.errors)
+    before = counts.bytes_read
+    for data in file.blocks():
+        text = decoder.push(data)
+        counts.bytes_read = before + file.bytes_read
+        if text:
+            yield text
+    if rest := decoder.push(b"", final=True):
+        yield rest
+    counts.bytes_read = before + file.bytes_read
+    counts.boms_dropped += decoder.bom_dropped
+    counts.replaced += decoder.replaced
+
+
+def lines_of(source: Source, blocks: Iterator[str]) -> Iterator[str]:
     """Lines without their newline. Only LF ends one: a record may hold U+2028 or CR as it is."""
     number, line = 1, ""
     for block in blocks:
         *lines, line = (line + block).split("\n")
         yield from lines
         number += len(lines)
-        if len(line) > _MAX_RECORD_CHARS:
+        if len(line) > MAX_RECORD_CHARS:
             raise DataError(
-                f"{source.shown}, line {number}: longer than {_MAX_RECORD_CHARS} characters; "
+                f"{source.shown}, line {number}: longer than {MAX_RECORD_CHARS} characters; "
                 "put such a text into a .txt file of its own"
             )
     if line:
@@ -160,7 +162,7 @@ def _lines(source: Source, blocks: Iterator[str]) -> Iterator[str]:
 def _record_text(line: str, field_name: str, where: str) -> str:
     """The text of a record; "" for null. Other fields are ignored."""
     try:
-        record = _DECODER.decode(line)
+        record = JSON_DECODER.decode(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not valid JSON (column {error.colno}: {error.msg})") from error
     except RecursionError as error:
@@ -176,12 +178,18 @@ def _record_text(line: str, field_name: str, where: str) -> str:
     if not isinstance(text, str):
         kinds = {bool: "true or false", float: "a number", list: "a list", dict: "an object"}
         raise DataError(f"{where}: {shown} must be a string, found {kinds[type(text)]}")
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{where}: {shown} holds a lone surrogate (U+{ord(text[error.start]):04X}) at "
-                f"character {error.start}; remove it"
-            ) from error
+    if (found := lone_surrogate(text)) is not None:
+        raise DataError(f"{where}: {shown} holds {found}; remove it")
     return text
+
+
+def lone_surrogate(text: str) -> str | None:
+    """What JSON may hold and UTF-8 not: half a character, named with its place; None if none."""
+    if text.isascii():
+        return None
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        value = ord(text[error.start])
+        return f"a lone surrogate (U+{value:04X}) at character {error.start}"
+    return None

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -109,11 +109,15 @@ class Encoder:
         rows: list[np.ndarray] = []
         for text in texts:
             try:
-                rows.append(self._ids(text))
+                rows.append(self.ids(text))
             # A tokenizer may be any object: whatever it raises becomes one line with the
             # document's name.
             except (ValueError, LookupError, TypeError, RuntimeError) as error:
-                raise RefusedTextError(len(rows), _one_line(error)) from error
+                raise RefusedTextError(len(rows), one_line(error)) from error
+        return self.narrowed(rows)
+
+    def narrowed(self, rows: Sequence[np.ndarray]) -> Encoded:
+        """The bytes of rows of ids; raises `RefusedTextError` for the first out of range."""
         # Many short texts are checked and narrowed together. Signed and unsigned 64-bit ids join as
         # float64, which is exact up to 2^53, and no vocabulary goes beyond 2^32.
         ids = rows[0] if len(rows) == 1 else np.concatenate(rows)
@@ -122,10 +126,15 @@ class Encoder:
         sizes = [len(row) * self.dtype.itemsize for row in rows]
         return Encoded(ids.astype(self.dtype, copy=False).tobytes(), sizes)
 
-    def _ids(self, text: str) -> np.ndarray:
+    def ids(self, text: str) -> np.ndarray:
+        """The ids of a text, as the tokenizer gives them."""
         to_array: Callable[[str], np.ndarray] | None
         to_array = getattr(self._tokenizer, "encode_to_numpy", None)
-        ids = np.asarray(to_array(text) if to_array else self._tokenizer.encode(text))
+        return self.row(to_array(text) if to_array else self._tokenizer.encode(text))
+
+    def row(self, given: Any) -> np.ndarray:
+        """Ids as an array; raises `ValueError` unless it is a row of integers."""
+        ids = np.asarray(given)
         if not ids.size:  # an empty list has no integer type
             return np.empty(0, dtype=self.dtype)
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
@@ -134,7 +143,7 @@ class Encoder:
             )
         return ids
 
-    def _refuse_out_of_range(self, rows: list[np.ndarray]) -> None:
+    def _refuse_out_of_range(self, rows: Sequence[np.ndarray]) -> None:
         for number, row in enumerate(rows):
             wrong = row[(row < 0) | (row >= self._vocab_size)]
             if wrong.size:
@@ -142,22 +151,24 @@ class Encoder:
                 raise RefusedTextError(number, f"the tokenizer gave id {wrong[0]}, {allowed}")
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What a tokenizer, or any other object, says is wrong."""
     text = " ".join(str(error).split()) or type(error).__name__
     text = f"{type(error).__name__}: {text}" if isinstance(error, LookupError) else text
     return shorten(text, limit=270)  # a tokenizer's advice comes last
 
 
-Job = list[Piece]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-def make_jobs(pieces: Iterable[Piece], chunk_chars: int) -> Iterator[Job]:
+def make_jobs(pieces: Iterable[Piece[T]], chunk_chars: int) -> Iterator[list[Piece[T]]]:
     """Group pieces until they hold `chunk_chars` characters together."""
-    job: Job = []
+    job: list[Piece[T]] = []
     chars = 0
     for piece in pieces:
         job.append(piece)
-        chars += len(piece.text)
+        chars += piece.characters
         if chars >= chunk_chars or len(job) >= _MAX_PIECES_PER_JOB:
             yield job
             job, chars = [], 0
@@ -166,9 +177,9 @@ def make_jobs(pieces: Iterable[Piece], chunk_chars: int) -> Iterator[Job]:
 
 
 def encode_jobs(
-    jobs: Iterator[Job], encoder: Encoder, *, workers: int
-) -> Generator[tuple[Job, Encoded], None, None]:
-    """Every job with its token bytes, in order, whatever the number of workers.
+    jobs: Iterator[list[Piece[T]]], encoder: Callable[[list[T]], R], *, workers: int
+) -> Generator[tuple[list[Piece[T]], R], None, None]:
+    """Every job with its tokens, in order, whatever the number of workers.
 
     Raises:
         DataError: the tokenizer refused a text, or gave ids out of range, in the document named.
@@ -176,7 +187,7 @@ def encode_jobs(
     """
     if workers == 1:
         for job in jobs:
-            yield job, _result(job, partial(encoder, [piece.text for piece in job]))
+            yield job, _result(job, partial(encoder, [piece.content for piece in job]))
         return
     # Spawned, not forked: a fork after thread pools have started may hang, and would keep our lock.
     pool = ProcessPoolExecutor(
@@ -185,7 +196,7 @@ def encode_jobs(
         initializer=_start_worker,
         initargs=(encoder,),
     )
-    waiting: deque[tuple[Job, Future[Encoded]]] = deque()
+    waiting: deque[tuple[list[Piece[T]], Future[R]]] = deque()
     try:
         for job in jobs:
             waiting.append((job, _submit(pool, job)))
@@ -203,7 +214,7 @@ def encode_jobs(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _result(job: Job, encode: Callable[[], Encoded]) -> Encoded:
+def _result(job: list[Piece[T]], encode: Callable[[], R]) -> R:
     try:
         return encode()
     except RefusedTextError as error:
@@ -213,22 +224,22 @@ def _result(job: Job, encode: Callable[[], Encoded]) -> Encoded:
         raise DataError(f"{piece.where}{since}: {message}") from error
 
 
-def _submit(pool: ProcessPoolExecutor, job: Job) -> Future[Encoded]:
+def _submit(pool: ProcessPoolExecutor, job: list[Piece[T]]) -> Future[Any]:
     try:
-        return pool.submit(_work, [piece.text for piece in job])
+        return pool.submit(_work, [piece.content for piece in job])
     except BrokenProcessPool:
         raise
     except Exception as error:  # whatever an object raises that cannot be sent to a process
         raise WorkError(
-            f"cannot send the tokenizer to worker processes ({_one_line(error)}); use workers=1"
+            f"cannot send the tokenizer to worker processes ({one_line(error)}); use workers=1"
         ) from error
 
 
 # In a worker process: the encoder, received once and not with every job.
-_encoder: Encoder
+_encoder: Callable[[list[Any]], Any]
 
 
-def _start_worker(encoder: Encoder) -> None:
+def _start_worker(encoder: Callable[[list[Any]], Any]) -> None:
     global _encoder  # noqa: PLW0603 - what an initializer is for
     _encoder = encoder
     # Ctrl-C reaches the whole process group; the parent decides what it means.
@@ -244,5 +255,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(texts: list[str]) -> Encoded:
-    return _encoder(texts)
+def _work(contents: list[Any]) -> Any:
+    return _encoder(contents)

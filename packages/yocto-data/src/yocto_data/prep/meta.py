@@ -99,10 +99,62 @@ class OptionsMeta:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FileMeta:
+    """A file beside a .bin file."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatSplitMeta:
+    """What lies beside the .bin file of a split of chats, and how many tokens are learned.
+
+    `mask` holds a bit for each token, the lowest of a byte first, which is 1 where the token is
+    learned; `starts` the first token of each document, as little-endian 64-bit integers.
+    """
+
+    mask: FileMeta
+    starts: FileMeta
+    trained: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountMeta:
+    """How often something was met, and maybe where first."""
+
+    what: str
+    count: int
+    first: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatsMeta:
+    """What the conversations were, and how the model is to be asked: by the template, if any.
+
+    `formats` counts records of JSON, and other files; `dropped` records that could not be used, by
+    the reason. `conversations` and `texts` (parts of documents) are what the splits hold together;
+    `untrained` conversations had no reply to learn from, and were left out.
+    """
+
+    template: FileMeta | None
+    formats: tuple[CountMeta, ...]
+    conversations: int
+    replies: int
+    texts: int
+    untrained: int
+    dropped: tuple[CountMeta, ...]
+    train: ChatSplitMeta
+    val: ChatSplitMeta
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataMeta:
     """The content of meta.json. It holds no time and no path: equal inputs give equal files.
 
-    `text` and `options` are None for files that were imported rather than prepared.
+    `text` and `options` are None for files that were imported rather than prepared; `chats` is None
+    for texts, and then has no key in the file.
     """
 
     vocab_size: int
@@ -113,6 +165,7 @@ class DataMeta:
     sources: tuple[SourceMeta, ...] = ()
     text: TextMeta | None = None
     options: OptionsMeta | None = None
+    chats: ChatsMeta | None = None
 
     def __post_init__(self) -> None:
         for name, split in (("train", self.train), ("val", self.val)):
@@ -125,7 +178,12 @@ class DataMeta:
                 raise DataError(
                     f"splits.{name} holds id {split.max_id}, but vocab_size is {self.vocab_size}"
                 )
-        for file in (self.train.file, self.val.file, self.tokenizer.file):
+        if self.chats is not None:
+            for name in ("train", "val"):
+                _check_chats(name, getattr(self, name), getattr(self.chats, name))
+        beside = (file.file for name in (self.train.file, self.val.file)
+                  for file in self.files_beside(name))  # fmt: skip
+        for file in (self.train.file, self.val.file, self.tokenizer.file, *beside):
             if file is not None and (file != Path(file).name or "\\" in file or file == ".."):
                 raise DataError(f"a file must be named without a folder, found '{shorten(file)}'")
 
@@ -143,6 +201,21 @@ class DataMeta:
     def split_of_file(self, file_name: str) -> SplitMeta | None:
         """The record of a .bin file, by its base name; None for a file that is not listed."""
         return next((s for s in (self.train, self.val) if s.file == file_name), None)
+
+    def chats_of_file(self, file_name: str) -> ChatSplitMeta | None:
+        """What lies beside a .bin file, by its base name; None if it does not hold chats."""
+        splits = {} if self.chats is None else {
+            self.train.file: self.chats.train, self.val.file: self.chats.val
+        }  # fmt: skip
+        return splits.get(file_name)
+
+    def files_beside(self, file_name: str) -> tuple[FileMeta, ...]:
+        """The files without which a .bin file of chats is not what it was."""
+        split = self.chats_of_file(file_name)
+        if self.chats is None or split is None:
+            return ()
+        template = self.chats.template
+        return (split.mask, split.starts, *(() if template is None else (template,)))
 
     @classmethod
     def load(cls, data_dir: str | Path) -> Self:
@@ -196,7 +269,7 @@ class DataMeta:
                 f"format_version is {shorten(repr(version))}, but this yocto-data reads "
                 f"{FORMAT_VERSION}; update yocto-data, or run yocto-prepare again"
             )
-        members = {**document, **document["splits"]}
+        members = {"chats": None, **document, **document["splits"]}
         meta: Self = _read(cls, {name: members[name] for name in get_type_hints(cls)})
         return meta
 
@@ -206,6 +279,8 @@ class DataMeta:
 
     def _document(self) -> dict[str, object]:
         members = asdict(self)
+        if self.chats is None:
+            del members["chats"]  # texts are described as they were before there were chats
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -214,6 +289,20 @@ class DataMeta:
             "splits": {"train": members.pop("train"), "val": members.pop("val")},
             **members,
         }
+
+
+def _check_chats(name: str, split: SplitMeta, chats: ChatSplitMeta) -> None:
+    """Refuse sizes that do not fit each other."""
+    for what, file, expected in (
+        ("mask", chats.mask, -(-split.tokens // 8)),
+        ("starts", chats.starts, 8 * (split.documents or 0)),
+    ):
+        if file.bytes != expected:
+            raise DataError(
+                f"chats.{name} states {file.bytes} bytes for its {what}, but it takes {expected}"
+            )
+    if not 0 <= chats.trained <= split.tokens:
+        raise DataError(f"chats.{name} states {chats.trained} of {split.tokens} tokens as learned")
 
 
 def _read(hint: Any, value: Any) -> Any:

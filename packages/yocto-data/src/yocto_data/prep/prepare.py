@@ -22,7 +22,7 @@ from yocto_data.prep.encoding import (
     vocabulary_size,
 )
 from yocto_data.prep.meta import DataMeta, OptionsMeta, SeparatorMeta, TextMeta, token_dtype
-from yocto_data.prep.sources import PathLike, expand_sources
+from yocto_data.prep.sources import PathLike, Source, expand_sources
 from yocto_data.prep.splitting import FirstPass, Piece, PieceCutter, SafeCutter, SplitPlan
 from yocto_data.prep.token_files import TokenWriter
 
@@ -112,7 +112,7 @@ def prepare(
     report = progress or (lambda *_: None)
     corpus = Corpus(sources=expand_sources(sources), options=options)
     target = resolve_target(out_dir)
-    _refuse_overlap(target, sources, corpus)
+    refuse_overlap(target, sources, corpus.sources)
     check_target(target, force=force)
 
     total_bytes = sum(s.path.stat().st_size for s in corpus.sources if s.path.is_file())
@@ -123,7 +123,7 @@ def prepare(
         cutter=PieceCutter(corpus=corpus, plan=SplitPlan.after(found, options)),
         encoder=Encoder(tokenizer, vocab_size),
         workers=max(1, min(useful, found.characters // options.chunk_chars)),
-        separator=_separator(tokenizer, options, found.documents, vocab_size),
+        separator=separator_of(tokenizer, options, found.documents, vocab_size),
         progress=report,
         total_bytes=total_bytes,
     )
@@ -133,7 +133,7 @@ def prepare(
             TokenWriter(directory / "val.bin", token_dtype(vocab_size)) as val,
         ):
             run.write({"train": train, "val": val})
-        _require_same_sources(found.counts, run.cutter.counts)
+        require_same_sources(found.counts, run.cutter.counts)
         _require_tokens(train.tokens, val.tokens, run.cutter.plan, block_size)
         meta = DataMeta(
             vocab_size=vocab_size,
@@ -142,27 +142,38 @@ def prepare(
             val=val.record(),
             separator=run.separator,
             sources=tuple(found.counts.sources),
-            text=TextMeta(
-                encoding=options.encoding,
-                errors=options.errors,
-                characters=found.characters,
-                documents=found.documents,
-                empty_documents=found.counts.empty_documents,
-                boms_dropped=found.counts.boms_dropped,
-                replaced=found.counts.replaced,
-                control_characters=found.control_characters,
-                unsafe_cuts=run.cutter.unsafe_cuts,
-            ),
-            options=OptionsMeta(
-                val_ratio=options.val_ratio,
-                split_by=run.cutter.plan.by,
-                seed=options.seed,
-                chunk_chars=options.chunk_chars,
-                text_field=options.text_field,
+            **described(
+                options, found, split_by=run.cutter.plan.by, unsafe_cuts=run.cutter.unsafe_cuts
             ),
         )
         meta.save(directory)
     return meta
+
+
+def described(
+    options: PrepareOptions, found: FirstPass, *, split_by: Any, unsafe_cuts: int
+) -> dict[str, Any]:
+    """What meta.json says about texts and options."""
+    return {
+        "text": TextMeta(
+            encoding=options.encoding,
+            errors=options.errors,
+            characters=found.characters,
+            documents=found.documents,
+            empty_documents=found.counts.empty_documents,
+            boms_dropped=found.counts.boms_dropped,
+            replaced=found.counts.replaced,
+            control_characters=found.control_characters,
+            unsafe_cuts=unsafe_cuts,
+        ),
+        "options": OptionsMeta(
+            val_ratio=options.val_ratio,
+            split_by=split_by,
+            seed=options.seed,
+            chunk_chars=options.chunk_chars,
+            text_field=options.text_field,
+        ),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +190,7 @@ class _EncodingRun:
     def write(self, writers: Mapping[str, TokenWriter]) -> None:
         chunk_chars = self.cutter.corpus.options.chunk_chars
         reported = 0
-        previous: Piece | None = None
+        previous: Piece[str] | None = None
         # Closed at once, even after an error: they hold open files and worker processes.
         with (
             closing(self.cutter.pieces()) as pieces,
@@ -204,9 +215,9 @@ class _EncodingRun:
     def _write_job(
         self,
         writers: Mapping[str, TokenWriter],
-        job: Sequence[Piece],
+        job: Sequence[Piece[str]],
         encoded: Encoded,
-        previous: Piece | None,
+        previous: Piece[str] | None,
     ) -> None:
         """Append a job's tokens; a document is closed when the next one begins."""
         before, after = self._marks()
@@ -233,7 +244,9 @@ class _EncodingRun:
         return (mark, b"") if self.separator.position == "before" else (b"", mark)
 
 
-def _refuse_overlap(target: Path, sources: PathLike | Sequence[PathLike], corpus: Corpus) -> None:
+def refuse_overlap(
+    target: Path, sources: PathLike | Sequence[PathLike], files: Sequence[Source]
+) -> None:
     """The output must not lie in a directory that is read, nor a source in one that is replaced."""
     given = [sources] if isinstance(sources, str | os.PathLike) else sources
     for source in given:
@@ -242,14 +255,15 @@ def _refuse_overlap(target: Path, sources: PathLike | Sequence[PathLike], corpus
             raise DataError(
                 f"{shorten(target)} lies within the source {shorten(folder)}; write elsewhere"
             )
-    for file in corpus.sources:
+    for file in files:
         if Path(os.path.realpath(file.path)).is_relative_to(target):
             raise DataError(f"{shorten(target)} holds the source {file.shown}; write elsewhere")
 
 
-def _separator(
+def separator_of(
     tokenizer: Tokenizer, options: PrepareOptions, documents: int, vocab_size: int
 ) -> SeparatorMeta | None:
+    """What comes between documents, if anything does."""
     separator = options.separator
     if separator == "auto":
         separator = getattr(tokenizer, "eos_id", None) if documents > 1 else None
@@ -260,7 +274,8 @@ def _separator(
     )
 
 
-def _require_same_sources(first: ReadCounts, second: ReadCounts) -> None:
+def require_same_sources(first: ReadCounts, second: ReadCounts) -> None:
+    """Refuse sources that changed between the two passes."""
     for before, after in zip(first.sources, second.sources, strict=True):
         if before != after:
             raise WorkError(

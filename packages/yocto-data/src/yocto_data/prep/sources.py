@@ -20,7 +20,9 @@ Errors = Literal["strict", "replace", "ignore"]
 
 BLOCK_BYTES = 1 << 20
 
-_IN_DIRECTORIES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+# What is read of a directory: texts, and chats, which may be whole JSON files.
+TEXTS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+CHATS = (*TEXTS, ".json", ".json.gz")
 
 # Longest first: the UTF-32 mark begins with the UTF-16 one.
 _WIDE_MARKS = (
@@ -36,18 +38,20 @@ _BOM = "\ufeff"
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One input file. A name that ends in `.jsonl` holds records, any other is one document."""
+    """One input file. A `.jsonl` or `.json` file holds records, any other is one document."""
 
     path: Path
     shown: str  # the path for errors
-    is_records: bool
+    kind: Literal["text", "jsonl", "json"]
     is_compressed: bool
 
 
-def expand_sources(sources: PathLike | Sequence[PathLike]) -> list[Source]:
+def expand_sources(
+    sources: PathLike | Sequence[PathLike], endings: tuple[str, ...] = TEXTS
+) -> list[Source]:
     """The files that are meant, in the order given; those of a directory or glob are sorted.
 
-    A directory stands for the .txt and .jsonl files below it, plain or .gz; names that begin with
+    A directory stands for the files below it that have one of the `endings`; names that begin with
     a dot are left out. A text with `*`, `?` or `[` that names no file is a glob, in which
     `**` crosses directories.
 
@@ -58,15 +62,15 @@ def expand_sources(sources: PathLike | Sequence[PathLike]) -> list[Source]:
         sources = [sources]
     found: dict[str, Source] = {}
     for given in sources:
-        for path in _expand_one(given):
+        for path in _expand_one(given, endings):
             # A file that is named twice is read once: otherwise it would silently count double.
-            found.setdefault(os.path.realpath(path), _classify(path))
+            found.setdefault(os.path.realpath(path), _classify(path, endings))
     if not found:
         raise DataError("no source is given; name a text file, a directory or a glob")
     return list(found.values())
 
 
-def _expand_one(given: PathLike) -> list[Path]:
+def _expand_one(given: PathLike, endings: tuple[str, ...]) -> list[Path]:
     text = os.fspath(given)
     if not text:
         raise DataError("the name of a source is empty; name a text file, a directory or a glob")
@@ -80,25 +84,25 @@ def _expand_one(given: PathLike) -> list[Path]:
             matches = [Path(match) for match in sorted(found)]
             if not matches:
                 raise DataError(f"{shorten(text)} matches no file")
-            return [file for match in matches for file in _files_of(match)]
+            return [file for match in matches for file in _files_of(match, endings)]
         path.stat()
-        return _files_of(path)
+        return _files_of(path, endings)
     except OSError as error:
         raise DataError(f"cannot read {shorten(text)}: {reason(error)}") from error
 
 
-def _files_of(path: Path) -> list[Path]:
+def _files_of(path: Path, endings: tuple[str, ...]) -> list[Path]:
     if not path.is_dir():
         return [path]
     files: list[Path] = []
     for folder, folders, names in os.walk(path, onerror=_raise):
         # os.walk goes where this list says: hidden folders are taken out of it on the way.
         folders[:] = [name for name in folders if not name.startswith(".")]
-        texts = (name for name in names if name.lower().endswith(_IN_DIRECTORIES))
+        texts = (name for name in names if name.lower().endswith(endings))
         files += (Path(folder) / name for name in texts if not name.startswith("."))
     if not files:
         raise DataError(
-            f"the directory {shorten(path)} holds no {', '.join(_IN_DIRECTORIES)} file; "
+            f"the directory {shorten(path)} holds no {', '.join(endings)} file; "
             "name the files, or a glob"
         )
     return sorted(files)
@@ -108,16 +112,18 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _classify(path: Path) -> Source:
+def _classify(path: Path, endings: tuple[str, ...]) -> Source:
     name = path.name.lower().removesuffix(".gz")
-    if name.endswith(".json"):
+    kind: Literal["text", "jsonl", "json"]
+    kind = "jsonl" if name.endswith(".jsonl") else "json" if name.endswith(".json") else "text"
+    if kind == "json" and ".json" not in endings:
         raise DataError(
             f"{shorten(path)} is JSON, not text; write one record per line and name it .jsonl"
         )
     return Source(
         path=path,
         shown=shorten(path),
-        is_records=name.endswith(".jsonl"),
+        kind=kind,
         is_compressed=path.suffix.lower() == ".gz",
     )
 

@@ -5,12 +5,13 @@ import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Self
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 from yocto_data.errors import DataError, ShortDataError
 from yocto_data.prep.documents import Corpus, PrepareOptions, ReadCounts
 
 SplitName = Literal["train", "val"]
+T = TypeVar("T")
 
 # TAB, LF and CR are text; the others of C0, and DEL, are counted.
 _CONTROLS = bytes(c for c in range(32) if c not in b"\t\n\r") + b"\x7f"
@@ -87,19 +88,26 @@ class FirstPass:
         found = cls()
         read = -1
         with closing(corpus.documents(found.counts)) as documents:
-            for ordinal, document in enumerate(documents):
-                word = _word(corpus.options.seed, ordinal)
-                found.documents += 1
-                found.lowest = min(found.lowest, (word, ordinal))
-                found.highest = max(found.highest, (word, ordinal))
+            for document in documents:
+                found.count_document(corpus.options.seed)
                 for block in document.blocks:
-                    data = block.encode("utf-8")
-                    found.characters += len(block)
-                    found.control_characters += len(data) - len(data.translate(None, _CONTROLS))
+                    found.count_text(block)
                     if found.counts.bytes_read != read:  # not for each of many short records
                         read = found.counts.bytes_read
                         heartbeat()
         return found
+
+    def count_document(self, seed: int) -> None:
+        """Count the next document."""
+        hashed = (_word(seed, self.documents), self.documents)
+        self.documents += 1
+        self.lowest, self.highest = min(self.lowest, hashed), max(self.highest, hashed)
+
+    def count_text(self, text: str) -> None:
+        """Count the characters of a document's next text."""
+        data = text.encode("utf-8")
+        self.characters += len(text)
+        self.control_characters += len(data) - len(data.translate(None, _CONTROLS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,12 +169,13 @@ def _is_low(word: int, val_ratio: float) -> bool:
     return word / (1 << 64) < val_ratio
 
 
-class Piece(NamedTuple):
+class Piece(NamedTuple, Generic[T]):
     """A stretch of one document that lies in one split, short enough to be encoded at once."""
 
-    text: str
+    content: T
+    characters: int
     split: SplitName
-    where: str  # names the document in errors
+    where: Any  # names the document in errors, as a text
     start: int  # the character of its document at which it begins
     bytes_read: int  # how far the sources were read when it was cut
 
@@ -180,14 +189,16 @@ class PieceCutter:
     counts: ReadCounts = field(default_factory=ReadCounts)
     unsafe_cuts: int = 0
 
-    def pieces(self) -> Generator[Piece, None, None]:
+    def pieces(self) -> Generator[Piece[str], None, None]:
         """All pieces of all documents; joined, they are the whole text."""
         seen_chars = 0
         with closing(self.corpus.documents(self.counts)) as documents:
             for ordinal, document in enumerate(documents):
                 start = 0
                 for text, split in self._parts(document.blocks, ordinal, seen_chars):
-                    yield Piece(text, split, document.where, start, self.counts.bytes_read)
+                    yield Piece(
+                        text, len(text), split, document.where, start, self.counts.bytes_read
+                    )
                     start += len(text)
                 seen_chars += start
 

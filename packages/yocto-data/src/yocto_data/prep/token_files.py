@@ -5,6 +5,7 @@ import hashlib
 import mmap
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from yocto_data.errors import DataError, MissingMetaError, reason, shorten, writing
 from yocto_data.prep.files import open_regular
-from yocto_data.prep.meta import DataMeta, SplitMeta, token_dtype
+from yocto_data.prep.meta import DataMeta, FileMeta, SplitMeta, token_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -55,20 +56,19 @@ def verify_tokens(path: str | Path, *, dtype: DtypeLike | None = None) -> int:
     return len(file.array)
 
 
-class TokenFile:
-    """A mapped .bin file; what is not given comes from the meta.json beside it."""
+class MappedFile:
+    """A file of equal elements, mapped: memory does not grow with it.
+
+    Args:
+        path: the file.
+        dtype: type of the elements.
+        record: what meta.json says about the file, if anything does.
+    """
 
     def __init__(
-        self, path: Path, *, dtype: DtypeLike | None = None, vocab_size: int | None = None
+        self, path: Path, dtype: np.dtype[Any], record: FileMeta | SplitMeta | None
     ) -> None:
-        self.path = path
-        self.meta, self.record = _meta_of(path, required=dtype is None)
-        self.dtype = _element_type(dtype, self.meta)
-        if vocab_size is not None:
-            token_dtype(vocab_size)  # refuses what is out of range
-        elif self.meta is not None:
-            vocab_size = self.meta.vocab_size
-        self.vocab_size = vocab_size
+        self.path, self.dtype, self.record = path, dtype, record
         try:
             with open_regular(path) as file:
                 self._size_bytes = file.seek(0, 2)
@@ -79,16 +79,17 @@ class TokenFile:
         # Windows lie anywhere. Reading ahead from each costs far more than it brings: 640 single
         # reads of a 5 GB file took 9 s with it and 0.01 s without.
         self._advise("MADV_RANDOM")
-        self.array = np.frombuffer(self._map, dtype=self.dtype)
+        self.array = np.frombuffer(self._map, dtype=dtype)
 
     def _check_size(self, file: BinaryIO) -> None:
         record, size = self.record, self._size_bytes
         if size and record is not None and size == record.bytes:
             return
         file.seek(0)
+        head = b"" if isinstance(record, FileMeta) else file.read(_HEAD_BYTES)
         if not size:
             problem = "is empty; run yocto-prepare again"
-        elif foreign := _foreign_format(file.read(_HEAD_BYTES)):
+        elif foreign := _foreign_format(head):
             problem = f"is not a token file: it looks like {foreign}; run yocto-prepare on the text"
         elif record is not None:
             recorded = f"meta.json records {record.bytes}"
@@ -125,6 +126,39 @@ class TokenFile:
         if (advice := getattr(mmap, name, None)) is not None:
             self._map.madvise(advice)
 
+    def sha256(self) -> str:
+        """Hash of the content."""
+        digest = hashlib.sha256()
+        for block in self.blocks():
+            digest.update(block.view(np.uint8).data)
+        return digest.hexdigest()
+
+    def verify(self) -> None:
+        """Read it all and compare the sha256 with what meta.json records."""
+        if self.record is not None and (found := self.sha256()) != self.record.sha256:
+            raise DataError(
+                f"{shorten(self.path)} was damaged or replaced: its sha256 is {found[:12]}..., but "
+                f"meta.json records {self.record.sha256[:12]}...; run yocto-prepare again"
+            )
+
+
+class TokenFile(MappedFile):
+    """A mapped .bin file; what is not given comes from the meta.json beside it."""
+
+    record: SplitMeta | None
+
+    def __init__(
+        self, path: Path, *, dtype: DtypeLike | None = None, vocab_size: int | None = None
+    ) -> None:
+        self.meta, record = _meta_of(path, required=dtype is None)
+        element = _element_type(dtype, self.meta)
+        if vocab_size is not None:
+            token_dtype(vocab_size)  # refuses what is out of range
+        elif self.meta is not None:
+            vocab_size = self.meta.vocab_size
+        self.vocab_size = vocab_size
+        super().__init__(path, element, record)
+
     def check_ids(self) -> None:
         """Read all tokens and compare them with the vocabulary, where its size is known."""
         limit = self.vocab_size
@@ -141,21 +175,15 @@ class TokenFile:
                 )
             before += len(block)
 
-    def sha256(self) -> str:
-        """Hash of the content."""
-        digest = hashlib.sha256()
-        for block in self.blocks():
-            digest.update(block.view(np.uint8).data)
-        return digest.hexdigest()
-
     def verify(self) -> None:
-        """Read all tokens: every id in range, and the sha256 that meta.json records."""
+        """Read all tokens: every id in range, and the sha256 that meta.json records.
+
+        So do the files beside one of chats: a mask that changed is another data set.
+        """
         self.check_ids()
-        if self.record is not None and (found := self.sha256()) != self.record.sha256:
-            raise DataError(
-                f"{shorten(self.path)} was damaged or replaced: its sha256 is {found[:12]}..., but "
-                f"meta.json records {self.record.sha256[:12]}...; run yocto-prepare again"
-            )
+        super().verify()
+        for file in () if self.meta is None else self.meta.files_beside(self.path.name):
+            MappedFile(self.path.with_name(file.file), np.dtype("u1"), file).verify()
 
 
 def _meta_of(path: Path, *, required: bool) -> tuple[DataMeta | None, SplitMeta | None]:
@@ -211,16 +239,13 @@ def _foreign_format(head: bytes) -> str | None:
     return "text" if long_enough and all(c >= " " or c in _TEXT_CONTROLS for c in text) else None
 
 
-class TokenWriter:
-    """A new .bin file, counted and hashed as it is written; `new_directory` syncs it."""
+class HashedWriter:
+    """A new file, counted and hashed as it is written; `new_directory` syncs it."""
 
-    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._dtype = dtype
-        self._max_id = 0
-        self._bytes = 0
+        self.bytes = 0
         self._sha256 = hashlib.sha256()
-        self.documents = 0
         with writing(path):
             self._file = path.open("xb")
 
@@ -235,28 +260,45 @@ class TokenWriter:
         with writing(self._path):
             self._file.close()
 
-    @property
-    def tokens(self) -> int:
-        """How many tokens were written."""
-        return self._bytes // self._dtype.itemsize
-
     def write(self, data: bytes) -> None:
-        """Append tokens, as bytes of the file's own type."""
+        """Append bytes."""
         if not data:
             return
-        self._max_id = max(self._max_id, int(np.frombuffer(data, dtype=self._dtype).max()))
         with writing(self._path):
             self._file.write(data)
         self._sha256.update(data)
-        self._bytes += len(data)
+        self.bytes += len(data)
+
+    def file_record(self) -> FileMeta:
+        """Name, size and hash."""
+        return FileMeta(file=self._path.name, bytes=self.bytes, sha256=self._sha256.hexdigest())
+
+
+class TokenWriter(HashedWriter):
+    """A new .bin file."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
+        super().__init__(path)
+        self.dtype = dtype
+        self._max_id = 0
+        self.documents = 0
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were written."""
+        return self.bytes // self.dtype.itemsize
+
+    def write(self, data: bytes) -> None:
+        """Append tokens, as bytes of the file's own type."""
+        if data:
+            self._max_id = max(self._max_id, int(np.frombuffer(data, dtype=self.dtype).max()))
+        super().write(data)
 
     def record(self) -> SplitMeta:
         """What meta.json says about the file."""
         return SplitMeta(
-            file=self._path.name,
+            **asdict(self.file_record()),
             tokens=self.tokens,
-            bytes=self._bytes,
-            sha256=self._sha256.hexdigest(),
             max_id=self._max_id,
             documents=self.documents or None,  # not counted in imported files
         )

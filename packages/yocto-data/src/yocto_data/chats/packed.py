@@ -1,0 +1,302 @@
+"""Conversations as windows of one context: packed whole, learned only where the mask says so.
+
+A window is a row of T + 1 tokens, as for texts. It holds whole conversations, one after another,
+and padding behind them; a model may look from one back into another, as it may in texts.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yocto_data.batches import BatchSampler
+from yocto_data.dataset import TokenDataset
+from yocto_data.errors import DataError, ShortDataError, integer, shorten
+from yocto_data.prep.meta import ChatSplitMeta
+from yocto_data.prep.token_files import MappedFile, TokenFile
+
+if TYPE_CHECKING:
+    import torch
+
+#: What y holds where nothing is learned; torch's cross-entropy leaves it out.
+IGNORED = -100
+
+
+class ChatDataset(TokenDataset):
+    """A .bin file of chats as packed windows: `dataset[i]` is (x, y).
+
+    y is x one token later where that is learned, else -100. Every learned token is a target in
+    exactly one window, and no window is without. A document is cut only if it is longer than a
+    window: behind a reply, if one ends in time; `n_cut` counts them.
+
+    Args:
+        path: a .bin file that `prepare_chats` wrote.
+        block_size: T, the tokens per window.
+
+    Raises:
+        MissingMetaError: there is no `meta.json` beside it.
+        ShortDataError: there is nothing to learn in it.
+        DataError: a file is missing, does not hold chats, or is not what `meta.json` states.
+    """
+
+    def __init__(self, path: str | Path, block_size: int) -> None:
+        self.block_size = integer("block_size", block_size, 1)
+        self._file = TokenFile(Path(path))
+        self.path, self.meta = self._file.path, self._file.meta
+        self.dtype, self.vocab_size = self._file.dtype, self._file.vocab_size
+        self.n_tokens = len(self._file.array)
+        chats = None if self.meta is None else self.meta.chats_of_file(self.path.name)
+        if chats is None:
+            raise DataError(f"{shorten(self.path)} holds texts, not chats; use TokenDataset")
+        self.chats: ChatSplitMeta = chats
+        self._mask = MappedFile(self.path.with_name(chats.mask.file), np.dtype("u1"), chats.mask)
+        self._begins, self._lengths, self.n_cut = self._pieces()
+        if not chats.trained or not len(self._begins):
+            raise ShortDataError(f"{shorten(self.path)} holds nothing to learn; use other chats")
+        # Pieces by window: window i holds those from bound i to bound i + 1.
+        self._order, self._bounds = pack(self._lengths, self.block_size + 1)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.path, self.block_size)
+
+    def __len__(self) -> int:
+        """How many windows all conversations fill."""
+        return len(self._bounds) - 1
+
+    def __getitem__(self, index: int) -> tuple["torch.Tensor", "torch.Tensor"]:
+        """Window `index`: x and y, int64, shape (T,) each."""
+        x, y = self.gather(np.array([range(len(self))[index]], dtype=np.int64))
+        return x[0], y[0]
+
+    def gather(self, starts: np.ndarray) -> tuple["torch.Tensor", "torch.Tensor"]:
+        """The windows `starts`, int64, shape (B,): x and y, int64, shape (B, T) each.
+
+        W windows make an epoch, so that W + i is window i again, with its conversations in another
+        order: none is for ever the first of its row.
+        """
+        import torch  # noqa: PLC0415 - preparation does without it
+
+        tokens, trained = self._rows(starts)
+        y = np.where(trained[:, 1:], tokens[:, 1:], IGNORED)
+        return torch.from_numpy(tokens[:, :-1]), torch.from_numpy(y)
+
+    def count_trained(self, starts: np.ndarray) -> int:
+        """How many targets of these windows are learned, without reading their tokens."""
+        source, _, firsts = self._places(starts)
+        learned = self._bits(source)
+        learned[firsts] = False
+        return int(learned.sum())
+
+    def trained_ids(self) -> Iterator[np.ndarray]:
+        """The ids of all learned tokens, in order and in blocks: what a loss is taken over."""
+        before = 0
+        for block in self._file.blocks():
+            yield block[self._span(before, before + len(block))]
+            before += len(block)
+
+    @property
+    def padding(self) -> float:
+        """The share of all windows that holds no conversation."""
+        return 1 - float(self._lengths.sum()) / (len(self) * (self.block_size + 1))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 (hex) that stands for tokens, mask and starts together."""
+        assert self._file.record is not None  # noqa: S101 - it was opened by its meta.json
+        hashes = (self._file.record.sha256, self.chats.mask.sha256, self.chats.starts.sha256)
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def _rows(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens, int64, and whether each is learned: shape (B, T + 1) each."""
+        source, target, firsts = self._places(starts)
+        shape = len(starts), self.block_size + 1
+        # Padding is id 0, whatever that is: behind everything that is learned, it teaches nothing.
+        tokens, trained = np.zeros(shape, np.int64), np.zeros(shape, bool)
+        tokens.ravel()[target] = self._file.array[source]
+        learned = self._bits(source)
+        # The first token of a piece would be predicted from the end of another.
+        learned[firsts] = False
+        trained.ravel()[target] = learned
+        if self.vocab_size is not None and tokens.max() >= self.vocab_size:
+            self._file.check_ids()
+        return tokens, trained
+
+    def _places(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where the tokens of windows lie in the file and in the rows, and which begin a piece."""
+        if starts.dtype != np.int64 or starts.ndim != 1 or not len(starts):
+            raise DataError(
+                f"starts must be int64 of shape (n,), found {starts.dtype} of shape {starts.shape}"
+            )
+        if starts.min() < 0:
+            raise IndexError(f"window {starts.min()} of {len(self)}")
+        self._file.require_whole()
+        self._mask.require_whole()
+        epochs, windows = np.divmod(starts, len(self))
+        per_row = self._bounds[windows + 1] - self._bounds[windows]  # (B,)
+        parts = []
+        for first, count, turn in zip(
+            self._bounds[windows], per_row, epochs + windows, strict=True
+        ):
+            then = first + turn % count
+            parts += [self._order[then : first + count], self._order[first:then]]
+        pieces = np.concatenate(parts)  # (P,)
+        lengths = self._lengths[pieces]
+        ends = np.cumsum(lengths)
+        firsts = ends - lengths  # of each piece, if all rows were one without padding
+        # Rows begin at multiples of T + 1 instead of where the pieces before them end.
+        row_firsts = firsts[np.cumsum(per_row) - per_row]
+        shift = np.arange(len(starts)) * (self.block_size + 1) - row_firsts
+        along = np.arange(ends[-1])
+        source = along + np.repeat(self._begins[pieces] - firsts, lengths)
+        target = along + np.repeat(np.repeat(shift, per_row), lengths)
+        return source, target, firsts
+
+    def _span(self, begin: int, end: int) -> np.ndarray:
+        """Whether each token from `begin` to `end` is learned."""
+        self._mask.require_whole()
+        packed = self._mask.array[begin >> 3 : (end + 7) >> 3]
+        return np.unpackbits(packed, bitorder="little")[begin & 7 :][: end - begin].view(bool)
+
+    def _bits(self, positions: np.ndarray) -> np.ndarray:
+        """Whether the tokens at these positions are learned."""
+        return (self._mask.array[positions >> 3] >> (positions & 7).astype(np.uint8) & 1) == 1
+
+    def _pieces(self) -> tuple[np.ndarray, np.ndarray, int]:
+        """First token and length of whatever is never cut, and how many documents had to be."""
+        path = self.path.with_name(self.chats.starts.file)
+        starts = MappedFile(path, np.dtype("<u8"), self.chats.starts).array.astype(np.int64)
+        ends = np.append(starts[1:], self.n_tokens)
+        lengths = ends - starts
+        if starts[0] != 0 or lengths.min() < 1:
+            raise DataError(f"{shorten(path)} was damaged; run yocto-prepare again")
+        capacity = self.block_size + 1
+        is_long = lengths > capacity
+        begins, sizes = [starts[~is_long]], [lengths[~is_long]]
+        for begin, end in zip(starts[is_long].tolist(), ends[is_long].tolist(), strict=True):
+            cuts = np.array(cut(self._span(begin, end), capacity), dtype=np.int64)
+            if len(cuts):
+                begins.append(begin + cuts[:, 0])
+                sizes.append(cuts[:, 1] - cuts[:, 0])
+        return np.concatenate(begins), np.concatenate(sizes), int(is_long.sum())
+
+
+def cut(trained: np.ndarray, capacity: int) -> list[tuple[int, int]]:
+    """Cut a document that is longer than a window; first token and end of each piece.
+
+    A piece ends behind a reply if one ends within `capacity` tokens. If none does, the next piece
+    repeats one token, as what the token after it is predicted from. Pieces in which nothing is
+    learned are left out.
+
+    Args:
+        trained: bool, shape (L,): which tokens are learned.
+        capacity: T + 1, at least 2.
+    """
+    turns = np.flatnonzero(trained[:-1] & ~trained[1:]) + 1
+    so_far = np.cumsum(trained)
+    pieces = []
+    start = 0
+    while True:
+        end = following = min(start + capacity, len(trained))
+        if end < len(trained):
+            last = int(np.searchsorted(turns, end, side="right")) - 1
+            if last >= 0 and turns[last] > start:
+                end = following = int(turns[last])
+            else:
+                following = end - 1
+        if so_far[end - 1] > so_far[start]:  # the first token of a piece is no target
+            pieces.append((start, end))
+        if end == len(trained):
+            return pieces
+        start = following
+
+
+def pack(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """Put pieces into windows, the longest first, each where the least room is left that will do.
+
+    Returns:
+        The pieces' numbers by window, ascending within each, shape (N,), and where each window
+        begins among them, shape (W + 1,).
+    """
+    room: list[list[int]] = [[] for _ in range(capacity + 1)]  # windows by the tokens left in them
+    rooms = 0  # bit r is set if some window has r tokens left
+    n_windows = 0
+    windows = np.empty(len(lengths), np.int64)
+    longest_first = np.argsort(-lengths, kind="stable")
+    for piece, length in zip(longest_first.tolist(), lengths[longest_first].tolist(), strict=True):
+        if fitting := rooms >> length:
+            left = (fitting & -fitting).bit_length() - 1
+            window = room[left + length].pop()
+            if not room[left + length]:
+                rooms ^= 1 << (left + length)
+        else:
+            window, left = n_windows, capacity - length
+            n_windows += 1
+        windows[piece] = window
+        if left:
+            room[left].append(window)
+            rooms |= 1 << left
+    bounds = np.cumsum(np.bincount(windows, minlength=n_windows))
+    return np.argsort(windows, kind="stable"), np.concatenate(([0], bounds))
+
+
+class ChatBatches(BatchSampler):
+    """Chooses the windows of each step: every conversation once an epoch, in an order drawn for it.
+
+    It is a `BatchSampler` in the mode `epoch` over packed windows: the batch of a step is a pure
+    function of (seed, step), each rank gets an equal slice, and batches run on into the next epoch.
+    """
+
+    dataset: ChatDataset
+
+    def __init__(
+        self,
+        dataset: ChatDataset,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        stream: int = 0,
+    ) -> None:
+        super().__init__(
+            dataset, batch_size, seed=seed, mode="epoch", rank=rank, world_size=world_size,
+            stream=stream,
+        )  # fmt: skip
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """W, the number of packed windows: an epoch is W rows."""
+        return len(self.dataset)
+
+    def count_trained(self, step: int) -> int:
+        """How many targets of a step are learned, of all ranks together: what its mean is over."""
+        first = integer("step", step, 0, (1 << 62) // self.batch_size) * self.batch_size
+        return self.dataset.count_trained(self._epoch_starts(first, self.batch_size))
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        """An epoch's windows in order of visit, numbered on from those of the epochs before."""
+        if epoch not in self._epochs:
+            order = np.argsort(self._words(epoch, self.windows_per_epoch), kind="stable")
+            if len(self._epochs) > 1:
+                self._epochs.clear()
+            self._epochs[epoch] = order + epoch * self.windows_per_epoch
+        return self._epochs[epoch]
+
+
+def chat_evaluation_batches(
+    dataset: ChatDataset, batch_size: int, *, n_batches: int = 0
+) -> Iterator[tuple["torch.Tensor", "torch.Tensor"]]:
+    """A whole split in order, as pairs (x, y): every learned token is a target once.
+
+    With `n_batches`, as many batches of windows spread evenly over it, the same ones every time.
+    """
+    batch_size = integer("batch_size", batch_size, 1, 1 << 40)
+    wanted = integer("n_batches", n_batches, 0, 1 << 20) * batch_size
+    windows = np.arange(len(dataset), dtype=np.int64)
+    if 0 < wanted < len(windows):
+        windows = np.arange(wanted, dtype=np.int64) * len(windows) // wanted
+    for first in range(0, len(windows), batch_size):
+        yield dataset.gather(windows[first : first + batch_size])

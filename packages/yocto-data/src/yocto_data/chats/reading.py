@@ -1,0 +1,253 @@
+"""Sources to conversations: which format a file or record has, and what of it cannot be used."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any, NamedTuple
+
+from yocto_data.chats import layouts
+from yocto_data.chats.messages import Chat, TextPart, chat_of, is_trained
+from yocto_data.errors import DataError, shorten
+from yocto_data.prep.documents import (
+    JSON_DECODER,
+    MAX_RECORD_CHARS,
+    PrepareOptions,
+    ReadCounts,
+    decoded,
+    lines_of,
+    setting,
+)
+from yocto_data.prep.sources import CHATS, PathLike, Source, SourceFile, expand_sources
+
+_MOST_REASONS = 10  # told apart; a file of another kind may hold any number of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions(PrepareOptions):
+    """The settings of `prepare_chats` and `iter_chats`: those of texts, and two more.
+
+    `split_by` has no `position` here, and `text_field` is not used: records are told by their keys.
+    """
+
+    me: str | None = setting(None, "who of a WhatsApp export is the assistant")
+    max_bad: float = setting(0.01, "share of the records that may be unusable")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split_by == "position":
+            raise DataError("conversations are not cut; use split_by=documents")
+        if not 0 <= self.max_bad <= 1:  # nan fails, too
+            raise DataError(f"max_bad must be from 0 to 1, found {self.max_bad!r}")
+
+
+class Item(NamedTuple):
+    """A conversation or a part of a text, and where it was found."""
+
+    content: Chat | TextPart
+    where: str
+    bytes_read: int
+
+    @property
+    def texts(self) -> Iterator[str]:
+        """What is said in it."""
+        if isinstance(self.content, TextPart):
+            return iter((self.content.text,))
+        return (message.content for message in self.content)
+
+
+@dataclass(kw_only=True)
+class ChatCounts(ReadCounts):
+    """What one pass has read so far. A record is one of JSON, or a conversation or text of others.
+
+    `untrained` are conversations without a reply to learn from.
+    """
+
+    records: int = 0
+    untrained: int = 0
+    formats: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)  # by the reason
+    first_dropped: dict[str, str] = field(default_factory=dict)  # for each reason, where
+
+    def drop(self, reason: str, where: str) -> None:
+        """Count a record that cannot be used."""
+        if reason not in self.dropped and len(self.dropped) >= _MOST_REASONS:
+            reason = "other reasons"
+        self.dropped[reason] += 1
+        self.first_dropped.setdefault(reason, where)
+
+    def check(self, max_bad: float, records: int) -> None:
+        """Refuse more than this share of bad records, with the reasons and where they are."""
+        if (bad := self.dropped.total()) > max_bad * records:
+            reasons = "; ".join(
+                f"{shorten(self.first_dropped[reason], 80)}: {shorten(reason, 120)}"
+                + f" ({count} times)" * (count > 1)
+                for reason, count in self.dropped.most_common(2)
+            )
+            raise DataError(
+                f"{bad} of {records} records cannot be used, and max_bad is {max_bad:g}: {reasons}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatCorpus:
+    """All conversations of some sources, in order. Every pass reads the files afresh."""
+
+    sources: Sequence[Source]
+    options: ChatOptions
+
+    def items(self, counts: ChatCounts) -> Generator[Item, None, None]:
+        """One pass; bad records are counted. Close it if it is not exhausted.
+
+        Raises:
+            DataError: a source cannot be read, too much of it cannot be used, or nothing is left.
+            WorkError: a source changed meanwhile.
+        """
+        found = False
+        for source in self.sources:
+            with SourceFile(source) as file:
+                for content, part in self._contents(source, file, counts):
+                    if not isinstance(content, TextPart) and not is_trained(content):
+                        counts.untrained += 1
+                        continue
+                    found = True
+                    yield Item(content, f"{source.path.name}, {part}", counts.bytes_read)
+            counts.sources.append(file.record())
+        counts.check(self.options.max_bad, counts.records)
+        if self.options.me is not None and "WhatsApp" not in counts.formats:
+            raise DataError("me is given, but no source is a WhatsApp export that is understood")
+        if not found:
+            shown = self.sources[0].shown if len(self.sources) == 1 else "the sources"
+            raise DataError(f"{shown}: no reply to learn from, and no text; name another file")
+
+    def _contents(
+        self, source: Source, file: SourceFile, counts: ChatCounts
+    ) -> Iterator[tuple[Chat | TextPart, str]]:
+        """What a source holds, and which part of it each is."""
+        blocks = decoded(source, file, self.options, counts)
+        if source.kind != "text":
+            values = _lines if source.kind == "jsonl" else _values
+            for value, part in values(source, blocks):
+                counts.records += 1
+                try:
+                    contents = _of_record(value, counts)
+                except ValueError as error:
+                    counts.drop(str(error), f"{source.path.name}, {part}")
+                    continue
+                for content in contents:
+                    yield content, part
+            return
+        first = next(blocks, "")
+        counts.empty_documents += not first.strip()
+        blocks = chain((first,), blocks)
+        if layouts.is_whatsapp(first):
+            counts.formats["WhatsApp"] += 1
+            lines = lines_of(source, blocks)
+            contents = layouts.whatsapp_chats(lines, self.options.me, source.shown)
+        else:
+            counts.formats["text"] += 1
+            contents = layouts.dialogues_and_texts(blocks)
+        for number, content in enumerate(contents, start=1):
+            counts.records += 1
+            yield content, f"part {number}"
+
+
+def iter_chats(
+    sources: PathLike | Sequence[PathLike], options: ChatOptions | None = None, **changes: Any
+) -> Iterator[Chat | TextPart]:
+    """The conversations and texts of files, directories and globs, in bounded memory.
+
+    Train a tokenizer on what they say, or show them. What can be read: see `prepare_chats`.
+
+    Args:
+        sources: one path or several.
+        options: encoding, errors, me and max_bad matter here.
+        changes: fields of `ChatOptions` by name, over those of `options`.
+
+    Raises:
+        DataError: a setting is out of its range or a source is missing (both at the call), or a
+            source cannot be read, too much of it cannot be used, or nothing is left.
+        WorkError: a source changed while it was being read.
+    """
+    options = replace(options or ChatOptions(), **changes)
+    return _contents(ChatCorpus(sources=expand_sources(sources, CHATS), options=options))
+
+
+def _contents(corpus: ChatCorpus) -> Iterator[Chat | TextPart]:
+    with closing(corpus.items(ChatCounts())) as items:
+        for item in items:
+            yield item.content
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+def _of_record(value: object, counts: ChatCounts) -> Iterable[Chat | TextPart]:
+    if isinstance(value, ValueError):
+        raise value
+    name, content = chat_of(value)
+    counts.formats[name] += 1
+    if not isinstance(content, str):
+        return (content,)
+    counts.empty_documents += not content.strip()
+    return layouts.dialogues_and_texts((content,))
+
+
+def _lines(source: Source, blocks: Iterator[str]) -> Iterator[tuple[object, str]]:
+    """The values of a .jsonl file, or what is wrong with one, as a `ValueError`."""
+    for number, line in enumerate(lines_of(source, blocks), start=1):
+        if line.strip():
+            value: object
+            try:
+                value = JSON_DECODER.decode(line)
+            except json.JSONDecodeError as error:
+                value = ValueError(f"not valid JSON ({error.msg})")
+            except RecursionError:
+                value = ValueError("nested too deeply")
+            yield value, f"line {number}"
+
+
+_VALUE = re.compile(r"[\s,]*([^\s,])")
+
+
+def _values(source: Source, blocks: Iterator[str]) -> Iterator[tuple[object, str]]:
+    """The members of a .json file that is an array, or else its values one after another.
+
+    They are parsed one by one as the text arrives. Behind a syntax error nothing can be told apart,
+    so that ends the reading.
+    """
+    text, number, wanted = "", 0, 0
+    brackets = ""  # those of the array that were met
+    for block in chain(blocks, ("",)):  # the last one is the end
+        text += block
+        if block and len(text) < wanted:
+            continue
+        at = 0
+        try:
+            while found := _VALUE.match(text, at):
+                at = found.start(1)
+                if found[1] in ("[" * (not brackets and not number), "]" * (brackets == "[")):
+                    brackets, at = brackets + found[1], at + 1
+                    continue
+                value, end = JSON_DECODER.raw_decode(text, at)
+                if block and end == len(text):
+                    break  # a number may go on
+                number += 1
+                yield value, f"record {number}"
+                at = end
+        except RecursionError as error:
+            raise _not_json(source, number, "nested too deeply") from error
+        except json.JSONDecodeError as error:
+            if not block or len(text) - at > MAX_RECORD_CHARS:
+                raise _not_json(source, number, error.msg) from error
+        text = text[at:]
+        wanted = 2 * len(text)  # so that a long record is not parsed again for every block
+    if brackets == "[":
+        raise _not_json(source, number, "the file is cut off")
+
+
+def _not_json(source: Source, number: int, reason: str) -> DataError:
+    return DataError(f"{source.shown} is not valid JSON behind record {number} ({reason})")
