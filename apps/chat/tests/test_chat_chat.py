@@ -215,7 +215,7 @@ def test_a_system_text_that_does_not_fit_is_refused(make_talk: Any) -> None:
         with pytest.raises(UsageError, match="too small to talk in"):
             make_talk(block_size=block_size)
     talk = make_talk(block_size=256, system="short")
-    with pytest.raises(UsageError, match="has room for 93; shorten it"):
+    with pytest.raises(UsageError, match="has room for 92; shorten it"):
         talk.chat.set_system("x" * 200)
     assert talk.chat.conversation.system == "short"
 

@@ -113,7 +113,7 @@ def test_turns(talk: Any) -> None:
     talk.do("/system Be brief.", "/temp 0.3", "again", "/new")
     assert talk.chat.conversation == Conversation(system="Be brief.")
     assert talk.chat.settings.temperature == 0.3
-    assert talk.chat.context_tokens == len("Be brief.\n\nUser: \nAssistant:")
+    assert talk.chat.context_tokens == len("Be brief.\n\nUser: ?\nAssistant:")
     talk.do("/bye")
     assert talk.chat.finished
 
