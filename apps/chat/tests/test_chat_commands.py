@@ -158,6 +158,13 @@ def test_stats_and_tokens(talk: Any) -> None:
     assert "\nU|s|e|r|:| |f|i|r|s|t|¶\n" in talk.shown
 
 
+def test_tokens_before_the_first_message(make_talk: Any) -> None:
+    """How a message will be framed, and the system text in front."""
+    talk = make_talk(system="Be brief.")
+    talk.do("/tokens")
+    assert "Be brief.¶\n¶\nUser: ?¶\nAssistant:" in talk.shown.replace("|", "")
+
+
 def test_tokens_draws_where_sight_begins(make_talk: Any) -> None:
     """Turns that are out of sight stand in front of a line, and are counted."""
     talk = make_talk(*[" reply.\n\n"] * 3, block_size=80, max_new_tokens=20)
