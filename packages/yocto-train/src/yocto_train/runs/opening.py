@@ -4,15 +4,15 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from yocto_data.prep import files
-from yocto_model import GPT, read_end_ids, read_nanogpt
-from yocto_tokenizers import Tokenizer, load_tokenizer, round_trip
+from yocto_model import GPT, read_end_ids, read_gguf, read_nanogpt
+from yocto_tokenizers import Tokenizer, load_tokenizer, round_trip, tokenizer_from_gguf
 
 from yocto_train.errors import CheckpointError, RunError, reason
 from yocto_train.runs.checkpoint import (
@@ -35,6 +35,12 @@ _HUB_FILES = (
     "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
     "model-*.safetensors", TOKENIZER_CONFIG, TEMPLATE, *_TOKENIZER_FILES,
 )  # fmt: skip
+# Of special tokens in a GGUF file, whose type is this number there.
+_CONTROL = 3
+_ENDS = {
+    "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<|eot_id|>", "<|eom_id|>",
+    "<end_of_turn>", "</s>",
+}  # fmt: skip
 # What normalizers of tokenizers change.
 _PROBE = 'Aa Éé e\u0301 \ufb01 \u2460\t  "x"\u00a0\u2581\u3000\r\n\n b'
 _LARGEST_TEXT_BYTES = 8 << 20  # of a template, or of the settings of a tokenizer
@@ -78,8 +84,8 @@ def open_model(
 
     Args:
         source: a run, a step, or what else `find_checkpoint` takes; a Hugging Face folder, or a
-            file in one; a `ckpt.pt` of nanoGPT; `hf:owner/name`, perhaps with `@revision`, which
-            huggingface_hub fetches. None for the newest run in `root`.
+            file in one; a `.gguf`; a `ckpt.pt` of nanoGPT; `hf:owner/name`, perhaps with
+            `@revision`, which huggingface_hub fetches. None for the newest run in `root`.
         root: where runs are.
         device: where the weights go.
         dtype: convert the weights; None keeps them as they were saved.
@@ -104,6 +110,8 @@ def _open_foreign(source: str, **options: Any) -> OpenedModel | None:
     if path.suffix == ".pt" and path.is_file():
         model = read_nanogpt(path, **options)
         return OpenedModel(model=model, tokenizer=None, name=path.resolve().parent.name, path=path)
+    if path.suffix.lower() == ".gguf" and not path.is_dir():
+        return _open_gguf(path, **options)
     if (folder := _model_folder(path)) is None:
         return None
     return _open_folder(folder, folder.resolve().name, **options)
@@ -134,6 +142,29 @@ def _open_folder(folder: Path, name: str, **options: Any) -> OpenedModel:
         end_ids=read_end_ids(folder),
         template=_template_in(folder),
     )
+
+
+def _open_gguf(path: Path, **options: Any) -> OpenedModel:
+    model, fields = read_gguf(path, **options)
+    tokenizer = tokenizer_from_gguf(fields) if "tokenizer.ggml.model" in fields else None
+    template = fields.get("tokenizer.chat_template")
+    return OpenedModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=path.stem,
+        path=path,
+        end_ids=() if tokenizer is None else _gguf_end_ids(fields),
+        template=template if isinstance(template, str) else None,
+    )
+
+
+def _gguf_end_ids(fields: Mapping[str, Any]) -> tuple[int, ...]:
+    """Ids that end a text or a turn: llama.cpp, too, knows most of them by their names alone."""
+    named = [fields.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")]
+    kinds = fields.get("tokenizer.ggml.token_type", [])
+    tokens = zip(fields["tokenizer.ggml.tokens"], kinds, strict=False)
+    ids = [i for i, (text, kind) in enumerate(tokens) if kind == _CONTROL and text in _ENDS]
+    return tuple(sorted({i for i in [*named, *ids] if type(i) is int and i >= 0}))
 
 
 def _checked(opened: OpenedModel, named: Tokenizer | None) -> OpenedModel:
