@@ -1,0 +1,427 @@
+"""The endpoints: from a request to a reply, and who may ask."""
+
+import asyncio
+import contextlib
+import hmac
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from yocto_cli.command import UsageError
+from yocto_model import Token
+from yocto_tokenizers import TokenizerError
+from yocto_train import TrainError
+
+from yocto_serve import page
+from yocto_serve.engine import Engine, Reply, Row
+from yocto_serve.models import Library, Loaded
+from yocto_serve.prompts import Prompt, chat_prompt, text_prompt
+from yocto_serve.protocol import (
+    MOST_TEXTS,
+    ApiError,
+    ChatRequest,
+    CommonRequest,
+    CompletionRequest,
+    parsed,
+)
+from yocto_serve.replies import ChatWriter, CompletionWriter, Writer, event
+from yocto_serve.scoring import scored
+
+LARGEST_BODY_BYTES = 4 << 20
+SECONDS_FOR_BODY = 30.0
+SECONDS_FOR_REPLY = 600.0
+MOST_TOKENS = 8192  # of one text
+_DEFAULT_TOKENS = 16  # of a completion, as the protocol has it
+_CHAT_ROOM = 400  # what old turns make room for, as in yocto-chat
+# As in yocto-chat and yocto-sample; the protocol's 1.0 is much for a small model.
+_CHAT_TEMPERATURE, _TEXT_TEMPERATURE = 0.6, 0.8
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Server:
+    """The endpoints over a library and an engine.
+
+    Args:
+        library: what is served.
+        engine: draws.
+        api_key: what requests must bring; None lets everyone in.
+        allow_origin: web pages that may ask.
+        hosts: names by which it may be addressed, which keeps out web pages that point a name of
+            theirs here; None for any.
+        log: takes a line for each request.
+        seconds: the longest a reply may take.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        engine: Engine,
+        *,
+        api_key: str | None = None,
+        allow_origin: tuple[str, ...] = (),
+        hosts: tuple[str, ...] | None = LOCAL_HOSTS,
+        log: Callable[[str], object] = lambda _line: None,
+        seconds: float = SECONDS_FOR_REPLY,
+    ) -> None:
+        self.library, self.engine, self._seconds = library, engine, seconds
+        self._page = page.Page()
+        guard = Middleware(Guard, api_key=api_key, allow_origin=allow_origin, hosts=hosts)
+        cors = Middleware(
+            CORSMiddleware, allow_origins=allow_origin, allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+        )  # fmt: skip
+        routes = [
+            _route("/v1/chat/completions", "POST", self.chat),
+            _route("/v1/completions", "POST", self.completion),
+            _route("/v1/models", "GET", self.models),
+            _route("/v1/models/{name:path}", "GET", self.model),
+            _route("/health", "GET", self.health),
+            _route("/status", "GET", self.status),
+            _route("/", "GET", self._page.get),
+        ]
+        middleware = [Middleware(Logged, log=log), *([cors] if allow_origin else []), guard]
+        self.app = Starlette(
+            routes=routes,
+            middleware=middleware,
+            exception_handlers={404: _not_found, 405: _not_allowed},
+        )
+
+    # --- what a model says ---------------------------------------------------------------------
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        asked = parsed(ChatRequest, await _body(request))
+        limit = asked.max_completion_tokens or asked.max_tokens
+        if limit is None and 0 in (asked.max_completion_tokens, asked.max_tokens):
+            raise ApiError("max_tokens must be at least 1", param="max_tokens")
+        if asked.top_logprobs and not asked.logprobs:
+            raise ApiError("top_logprobs needs logprobs: true", param="top_logprobs")
+        model = await self._model(asked.model)
+        prompt = await asyncio.to_thread(
+            chat_prompt, model, asked.plain_messages(),
+            room=limit or _CHAT_ROOM, truncate=asked.truncation == "auto",
+        )  # fmt: skip
+        room = min(limit or MOST_TOKENS, MOST_TOKENS, model.window - len(prompt.ids))
+        rows, seed = _rows(
+            asked, [prompt], room, temperature=_CHAT_TEMPERATURE, stops=model.stops,
+            logprobs=bool(asked.logprobs), alternatives=asked.top_logprobs or 0,
+        )  # fmt: skip
+        writer = ChatWriter(
+            model.id, model.tokenizer, n_texts=len(rows), n_prompt=len(prompt.ids),
+            logprobs=bool(asked.logprobs), usage=asked.wants_usage,
+            notes={"seed": seed, "hidden": prompt.hidden, "unknown": prompt.unknown},
+        )  # fmt: skip
+        return await self._reply(request, asked, model, rows, writer)
+
+    async def completion(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        asked = parsed(CompletionRequest, await _body(request))
+        given = asked.prompts()
+        n = asked.n or 1
+        if len(given) * n > MOST_TEXTS:
+            raise ApiError(f"at most {MOST_TEXTS} texts can be asked for at once", param="prompt")
+        model = await self._model(asked.model)
+        prompts = [await asyncio.to_thread(text_prompt, model, each) for each in given]
+        limit = _DEFAULT_TOKENS if asked.max_tokens is None else min(asked.max_tokens, MOST_TOKENS)
+        rows, seed = _rows(
+            asked, prompts, limit, temperature=_TEXT_TEMPERATURE, stops=(),
+            logprobs=asked.logprobs is not None, alternatives=asked.logprobs or 0,
+        )  # fmt: skip
+        echoed = []
+        for prompt in prompts if asked.echo else ():
+            tokens: list[Token] = []
+            if asked.logprobs is not None:
+                score = partial(scored, model, prompt.ids, asked.logprobs)
+                tokens = await self.engine.call(score)
+            echoed += [(model.tokenizer.decode(prompt.ids), tokens)] * n
+        writer = CompletionWriter(
+            model.id, model.tokenizer, n_texts=len(rows),
+            n_prompt=sum(len(prompt.ids) for prompt in prompts),
+            logprobs=asked.logprobs is not None, usage=asked.wants_usage, echoed=echoed,
+            notes={"seed": seed},
+        )  # fmt: skip
+        return await self._reply(request, asked, model, rows, writer)
+
+    async def _reply(
+        self, request: Request, asked: CommonRequest, model: Loaded, rows: list[Row], writer: Writer
+    ) -> Response:
+        """Draw, and write what is drawn: at once, or at the end."""
+        reply = Reply(model, rows, seconds=self._seconds)
+        started = time.perf_counter()
+
+        def end() -> None:
+            self.engine.end(reply)
+            seconds = max(time.perf_counter() - started, 1e-6)
+            ends = ",".join(sorted({text.finish or "gone" for text in writer.texts}))
+            request.state.note = (
+                f"{model.id} read {writer.n_prompt} drew {reply.n_tokens} {ends} "
+                f"{reply.n_tokens / seconds:.0f} tok/s"
+            )
+
+        self.engine.begin(reply)  # what it refuses is said before the 200
+        if asked.stream:
+            return _Stream(_chunks(reply, writer), end=end)
+        try:
+            await _unless_gone(request, _collected(reply, writer))
+        finally:
+            end()
+        return _json(writer.whole(reply.n_tokens))
+
+    async def _model(self, name: str | None) -> Loaded:
+        """The model that a request names."""
+        try:
+            found = await asyncio.to_thread(self.library.get, name)
+        except (UsageError, TrainError, TokenizerError) as error:
+            message = f"the model cannot be opened: {error}"
+            raise ApiError(message, status=500, kind="server_error", param="model") from error
+        if found is None:
+            raise _no_model(name or "", self.library)
+        return found
+
+    # --- what there is ---------------------------------------------------------------------------
+
+    async def models(self, request: Request) -> Response:
+        """GET /v1/models."""
+        del request
+        names = await asyncio.to_thread(self.library.names)
+        data = [_listed(name, created) for name, created in names.items()]
+        return _json({"object": "list", "data": data})
+
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/{name}."""
+        name = request.path_params["name"]
+        names = await asyncio.to_thread(self.library.names)
+        if name not in names:
+            raise _no_model(name, self.library)
+        return _json(_listed(name, names[name]))
+
+    async def health(self, request: Request) -> Response:
+        """GET /health."""
+        del request
+        return _json({"status": "ok"})
+
+    async def status(self, request: Request) -> Response:
+        """GET /status: what the page shows."""
+        del request
+        found = await asyncio.to_thread(self._page.status, self.library)
+        return _json({**found, "texts": self.engine.n_texts})
+
+
+def _rows(
+    asked: CommonRequest, prompts: list[Prompt], limit: int, *, temperature: float,
+    stops: tuple[str, ...], logprobs: bool, alternatives: int,
+) -> tuple[list[Row], int]:  # fmt: skip
+    """What is to be drawn, n texts for each prompt, and the first one's seed."""
+    seed = secrets.randbelow(1 << 31) if asked.seed is None else asked.seed
+    options, stop = asked.options(temperature), (*stops, *asked.stops())
+    repeated = [prompt for prompt in prompts for _ in range(asked.n or 1)]
+    rows = [
+        Row(
+            prompt_ids=prompt.ids, max_new_tokens=limit, options=options, seed=seed + number,
+            stop=stop, logprobs=logprobs, alternatives=alternatives,
+        )
+        for number, prompt in enumerate(repeated)
+    ]  # fmt: skip
+    return rows, seed
+
+
+class _Stream(StreamingResponse):
+    """A reply in events, as it is drawn; `end` is called however it ends."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], *, end: Callable[[], None]) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(chunks, media_type="text/event-stream", headers=headers)
+        self._end = end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._end()
+
+
+async def _chunks(reply: Reply, writer: Writer) -> AsyncIterator[bytes]:
+    """A stream; what fails after the 200 is said in it."""
+    try:
+        yield writer.beginning()
+        async for drawn in reply:
+            if chunk := writer.chunks(drawn):
+                yield chunk
+        yield writer.ending(reply.n_tokens)
+    except ApiError as error:
+        yield event(error.body())
+
+
+async def _collected(reply: Reply, writer: Writer) -> None:
+    async for drawn in reply:
+        writer.take(drawn)
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, None]) -> None:
+    """Finish the work, unless the client goes away before."""
+
+    async def until_gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = asyncio.create_task(work), asyncio.create_task(until_gone())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise ClientDisconnect
+        tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ApiError):
+                await task
+
+
+async def _body(request: Request) -> bytes:
+    """The body of a request, of limited length and in limited time."""
+    content = bytearray()
+    try:
+        async with asyncio.timeout(SECONDS_FOR_BODY):
+            async for part in request.stream():
+                content += part
+                if len(content) > LARGEST_BODY_BYTES:
+                    raise ApiError(
+                        f"the body has over {LARGEST_BODY_BYTES >> 20} MiB; send less", status=413
+                    )
+    except TimeoutError as error:
+        raise ApiError("the body took too long", status=408) from error
+    return bytes(content)
+
+
+def _no_model(name: str, library: Library) -> ApiError:
+    shown = name if len(name) <= 100 else f"{name[:97]}..."
+    return ApiError(
+        f"there is no model {shown!r}; this server has {library.default}, and GET /v1/models "
+        "lists all",
+        status=404,
+        param="model",
+        code="model_not_found",
+    )
+
+
+def _listed(name: str, created: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "yocto"}
+
+
+def _json(content: object, status: int = 200) -> Response:
+    body = content if isinstance(content, bytes) else msgspec.json.encode(content)
+    return Response(body, status, media_type="application/json")
+
+
+def _refused(error: ApiError) -> Response:
+    return _json(error.body(), error.status)
+
+
+def _route(path: str, method: str, endpoint: Endpoint) -> Route:
+    """A route whose `ApiError` becomes a reply, and that answers OPTIONS, too."""
+
+    async def answer(request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"allow": f"{method}, OPTIONS"})
+        try:
+            return await endpoint(request)
+        except ApiError as error:
+            return _refused(error)
+
+    return Route(path, answer, methods=[method, "OPTIONS"])
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    del error
+    path = request.url.path[:100]
+    return _refused(ApiError(f"there is nothing at {path}", status=404, code="not_found"))
+
+
+async def _not_allowed(request: Request, error: Exception) -> Response:
+    del error
+    return _refused(ApiError(f"{request.url.path[:100]} takes no {request.method}", status=405))
+
+
+# --- around every request ------------------------------------------------------------------------
+
+
+class Guard:
+    """Lets in who may ask: the right host, a page that is allowed, the key."""
+
+    def __init__(
+        self, app: ASGIApp, *, api_key: str | None, allow_origin: tuple[str, ...],
+        hosts: tuple[str, ...] | None,
+    ) -> None:  # fmt: skip
+        self._app, self._key, self._origins, self._hosts = app, api_key, allow_origin, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (problem := self._problem(Request(scope))):
+            await _refused(problem)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _problem(self, request: Request) -> ApiError | None:
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        if self._hosts is not None and name not in self._hosts:
+            return ApiError(f"not the host {name[:100]!r}; use 127.0.0.1", status=403)
+        is_ours = origin is None or origin.partition("://")[2] == host
+        if not is_ours and not {origin, "*"} & {*self._origins}:
+            message = f"pages of {str(origin)[:100]} may not ask; start with --allow_origin"
+            return ApiError(message, status=403)
+        if self._key is None or request.url.path in ("/", "/health"):
+            return None
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if hmac.compare_digest(given.encode(), self._key.encode()):
+            return None
+        return ApiError("the API key is missing or wrong", status=401, code="invalid_api_key")
+
+
+class Logged:
+    """Writes one line for each request, without any text; answers what fails unexpectedly."""
+
+    def __init__(self, app: ASGIApp, *, log: Callable[[str], object]) -> None:
+        self._app, self._log = app, log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 0
+        state = scope.setdefault("state", {})
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            pass
+        except Exception as error:  # noqa: BLE001 - reported; the server goes on
+            state["note"] = f"unexpected {type(error).__name__}"
+            if not status:
+                failed = ApiError("the server failed", status=500, kind="server_error")
+                await _refused(failed)(scope, receive, watched)
+        finally:
+            if status != 200 or scope["path"] not in ("/health", "/status"):
+                seconds = time.perf_counter() - started
+                parts = [
+                    time.strftime("%H:%M:%S"), scope["method"], scope["path"][:100],
+                    str(status or "gone"), str(state.get("note", "")), f"{seconds:.2f} s",
+                ]  # fmt: skip
+                self._log(" ".join(filter(None, parts)))
