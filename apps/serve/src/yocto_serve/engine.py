@@ -59,7 +59,6 @@ class Reply:
         self.model, self.rows = model, rows
         self.deadline = time.monotonic() + seconds
         self.jobs: dict[Job, int] = {}  # those of the thread, with the index of their text
-        self.n_tokens = 0
         self.loop = asyncio.get_running_loop()
         self._news: asyncio.Queue[Drawn | ApiError] = asyncio.Queue()
         self._n_open = len(rows)
@@ -77,7 +76,6 @@ class Reply:
                     raise each
                 found.append(each)
                 self._n_open -= each.finish is not None
-                self.n_tokens += len(each.tokens)
             yield found
 
     def tell(self, news: Drawn | ApiError) -> None:

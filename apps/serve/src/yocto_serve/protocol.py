@@ -145,6 +145,17 @@ class ChatRequest(CommonRequest, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
 
+    @property
+    def limit(self) -> int | None:
+        """The most tokens of a reply."""
+        given = (
+            self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        )
+        if given == 0 or (self.top_logprobs and not self.logprobs):
+            name = "max_tokens must be at least 1" if given == 0 else "top_logprobs needs logprobs"
+            raise ApiError(name, param=name.split(maxsplit=1)[0])
+        return given
+
     def plain_messages(self) -> list[dict[str, str]]:
         """Role and text of each message."""
         return [_plain(message, number) for number, message in enumerate(self.messages)]

@@ -11,11 +11,13 @@ _AT_ONCE = 256  # tokens: the logits of a large vocabulary take much memory
 
 
 @torch.no_grad()
-def scored(model: Loaded, ids: Sequence[int], alternatives: int) -> list[Token]:
-    """The tokens of a text with their log-probabilities; the first has none."""
+def scored(model: Loaded, ids: Sequence[int], alternatives: int | None) -> list[Token]:
+    """The tokens of a text with their log-probabilities: the first has none, no text for None."""
     decoder = model.tokenizer.stream_decoder()
     texts = [decoder.push(token) for token in ids]
     texts[-1] += decoder.finish()
+    if alternatives is None:
+        return [Token(id=token, text=text) for token, text in zip(ids, texts, strict=True)]
     tokens = [Token(id=ids[0], text=texts[0])]
     device = model.model.token_emb.weight.device
     cache = KVCache(model.model.config, capacity=len(ids), device=device)

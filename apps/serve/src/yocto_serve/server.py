@@ -18,7 +18,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from yocto_cli.command import UsageError
-from yocto_model import Token
 from yocto_tokenizers import TokenizerError
 from yocto_train import TrainError
 
@@ -103,71 +102,61 @@ class Server:
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         asked = parsed(ChatRequest, await _body(request))
-        limit = asked.max_completion_tokens or asked.max_tokens
-        if limit is None and 0 in (asked.max_completion_tokens, asked.max_tokens):
-            raise ApiError("max_tokens must be at least 1", param="max_tokens")
-        if asked.top_logprobs and not asked.logprobs:
-            raise ApiError("top_logprobs needs logprobs: true", param="top_logprobs")
         model = await self._model(asked.model)
+        messages = asked.plain_messages()
         prompt = await asyncio.to_thread(
-            chat_prompt, model, asked.plain_messages(),
-            room=limit or _CHAT_ROOM, truncate=asked.truncation == "auto",
+            chat_prompt, model, messages,
+            room=asked.limit or _CHAT_ROOM, truncate=asked.truncation == "auto",
         )  # fmt: skip
-        room = min(limit or MOST_TOKENS, MOST_TOKENS, model.window - len(prompt.ids))
-        rows, seed = _rows(
-            asked, [prompt], room, temperature=_CHAT_TEMPERATURE, stops=model.stops,
+        rows = _rows(
+            asked, [prompt], min(asked.limit or MOST_TOKENS, model.window - len(prompt.ids)),
+            temperature=_CHAT_TEMPERATURE, stops=model.stops,
             logprobs=bool(asked.logprobs), alternatives=asked.top_logprobs or 0,
         )  # fmt: skip
         writer = ChatWriter(
-            model.id, model.tokenizer, n_texts=len(rows), n_prompt=len(prompt.ids),
-            logprobs=bool(asked.logprobs), usage=asked.wants_usage,
-            notes={"seed": seed, "hidden": prompt.hidden, "unknown": prompt.unknown},
+            model, rows, n_prompt=len(prompt.ids), usage=asked.wants_usage,
+            continued=messages[-1]["role"] == "assistant",
+            notes={"seed": rows[0].seed, "hidden": prompt.hidden, "unknown": prompt.unknown},
         )  # fmt: skip
-        return await self._reply(request, asked, model, rows, writer)
+        return await self._reply(request, asked, rows, writer)
 
     async def completion(self, request: Request) -> Response:
         """POST /v1/completions."""
         asked = parsed(CompletionRequest, await _body(request))
-        given = asked.prompts()
-        n = asked.n or 1
+        given, n = asked.prompts(), asked.n or 1
         if len(given) * n > MOST_TEXTS:
             raise ApiError(f"at most {MOST_TEXTS} texts can be asked for at once", param="prompt")
         model = await self._model(asked.model)
         prompts = [await asyncio.to_thread(text_prompt, model, each) for each in given]
-        limit = _DEFAULT_TOKENS if asked.max_tokens is None else min(asked.max_tokens, MOST_TOKENS)
-        rows, seed = _rows(
-            asked, prompts, limit, temperature=_TEXT_TEMPERATURE, stops=(),
+        rows = _rows(
+            asked, prompts, _DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens,
+            temperature=_TEXT_TEMPERATURE, stops=(),
             logprobs=asked.logprobs is not None, alternatives=asked.logprobs or 0,
         )  # fmt: skip
         echoed = []
         for prompt in prompts if asked.echo else ():
-            tokens: list[Token] = []
-            if asked.logprobs is not None:
-                score = partial(scored, model, prompt.ids, asked.logprobs)
-                tokens = await self.engine.call(score)
-            echoed += [(model.tokenizer.decode(prompt.ids), tokens)] * n
+            score = partial(scored, model, prompt.ids, asked.logprobs)
+            echoed += [await self.engine.call(score)] * n
         writer = CompletionWriter(
-            model.id, model.tokenizer, n_texts=len(rows),
-            n_prompt=sum(len(prompt.ids) for prompt in prompts),
-            logprobs=asked.logprobs is not None, usage=asked.wants_usage, echoed=echoed,
-            notes={"seed": seed},
+            model, rows, n_prompt=sum(len(prompt.ids) for prompt in prompts),
+            usage=asked.wants_usage, echoed=echoed, notes={"seed": rows[0].seed},
         )  # fmt: skip
-        return await self._reply(request, asked, model, rows, writer)
+        return await self._reply(request, asked, rows, writer)
 
     async def _reply(
-        self, request: Request, asked: CommonRequest, model: Loaded, rows: list[Row], writer: Writer
+        self, request: Request, asked: CommonRequest, rows: list[Row], writer: Writer
     ) -> Response:
         """Draw, and write what is drawn: at once, or at the end."""
-        reply = Reply(model, rows, seconds=self._seconds)
+        reply = Reply(writer.model, rows, seconds=self._seconds)
         started = time.perf_counter()
 
         def end() -> None:
             self.engine.end(reply)
             seconds = max(time.perf_counter() - started, 1e-6)
-            ends = ",".join(sorted({text.finish or "gone" for text in writer.texts}))
+            ends = ",".join(sorted({text.finish or "cut" for text in writer.texts}))
             request.state.note = (
-                f"{model.id} read {writer.n_prompt} drew {reply.n_tokens} {ends} "
-                f"{reply.n_tokens / seconds:.0f} tok/s"
+                f"{writer.model.id} read {writer.n_prompt} drew {writer.n_tokens} {ends} "
+                f"{writer.n_tokens / seconds:.0f} tok/s"
             )
 
         self.engine.begin(reply)  # what it refuses is said before the 200
@@ -177,7 +166,7 @@ class Server:
             await _unless_gone(request, _collected(reply, writer))
         finally:
             end()
-        return _json(writer.whole(reply.n_tokens))
+        return _json(writer.whole())
 
     async def _model(self, name: str | None) -> Loaded:
         """The model that a request names."""
@@ -222,19 +211,18 @@ class Server:
 def _rows(
     asked: CommonRequest, prompts: list[Prompt], limit: int, *, temperature: float,
     stops: tuple[str, ...], logprobs: bool, alternatives: int,
-) -> tuple[list[Row], int]:  # fmt: skip
-    """What is to be drawn, n texts for each prompt, and the first one's seed."""
+) -> list[Row]:  # fmt: skip
+    """What is to be drawn: n texts for each prompt."""
     seed = secrets.randbelow(1 << 31) if asked.seed is None else asked.seed
     options, stop = asked.options(temperature), (*stops, *asked.stops())
     repeated = [prompt for prompt in prompts for _ in range(asked.n or 1)]
-    rows = [
+    return [
         Row(
-            prompt_ids=prompt.ids, max_new_tokens=limit, options=options, seed=seed + number,
-            stop=stop, logprobs=logprobs, alternatives=alternatives,
+            prompt_ids=prompt.ids, max_new_tokens=min(limit, MOST_TOKENS), options=options,
+            seed=seed + number, stop=stop, logprobs=logprobs, alternatives=alternatives,
         )
         for number, prompt in enumerate(repeated)
     ]  # fmt: skip
-    return rows, seed
 
 
 class _Stream(StreamingResponse):
@@ -259,7 +247,7 @@ async def _chunks(reply: Reply, writer: Writer) -> AsyncIterator[bytes]:
         async for drawn in reply:
             if chunk := writer.chunks(drawn):
                 yield chunk
-        yield writer.ending(reply.n_tokens)
+        yield writer.ending()
     except ApiError as error:
         yield event(error.body())
 
