@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         InferenceKind,
         inference_copy,
     )
+    from yocto_model.fast.running import Job, RunningBatch
     from yocto_model.fast.training import ParameterRoles
     from yocto_model.formats.folder import read_end_ids
     from yocto_model.formats.nanogpt import read_nanogpt
@@ -37,8 +38,8 @@ __version__ = version("yocto-model")
 
 # Where names are looked for, in this order: the first two modules do not need torch.
 _MODULES = (
-    "errors", "config", "generate", "gpt", "text", "fast.inference", "fast.training",
-    "formats.folder", "formats.nanogpt",
+    "errors", "config", "generate", "gpt", "text", "fast.inference", "fast.running",
+    "fast.training", "formats.folder", "formats.nanogpt",
 )  # fmt: skip
 
 __all__ = [
@@ -51,11 +52,13 @@ __all__ = [
     "InferenceGPT",
     "InferenceKind",
     "InputError",
+    "Job",
     "KVCache",
     "ModelConfig",
     "ModelError",
     "ModelFileError",
     "ParameterRoles",
+    "RunningBatch",
     "SamplingError",
     "SamplingOptions",
     "StopFilter",

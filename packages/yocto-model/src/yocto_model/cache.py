@@ -177,7 +177,7 @@ class Reader:
         if length > self._cache.capacity or any(len(row) != length for row in padded):
             return 0
         # The last id is read again if need be: its logits are wanted.
-        shared = min(length - 1, *map(_n_common, self._rows, padded))
+        shared = min(length - 1, *map(n_common, self._rows, padded))
         return shared if shared >= max(self._padding) else 0
 
     def _start(self, rows: Sequence[list[int]]) -> None:
@@ -198,7 +198,7 @@ class Reader:
             )
 
 
-def _n_common(a: list[int], b: list[int]) -> int:
+def n_common(a: list[int], b: list[int]) -> int:
     """Length of the longest beginning that two rows share."""
     if a == b[: len(a)]:
         return len(a)  # the usual case, in a fraction of the time

@@ -8,7 +8,7 @@ test checks that the two agree for models of every kind.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -43,22 +43,29 @@ class OneToken:
         self.token_table = model.token_emb.weight
         self.position_table = None if model.pos_emb is None else model.pos_emb.weight
 
-    def __call__(self, idx: Tensor, cache: KVCache) -> Tensor:
-        """Read one token per row, int64 (B, 1) -> (B, 1, C), and add it to a cache with room."""
+    def __call__(self, idx: Tensor, *caches: KVCache) -> Tensor:
+        """Read one token per row, int64 (B, 1) -> (B, 1, C), and add it to caches with room.
+
+        The rows of several caches, whose lengths may differ, are together the B rows, in order.
+        """
         # A plain number if it is the same for all rows: it picks a row of a table more cheaply.
-        positions = cache.length if cache.padding is None else cache.positions(1)  # or (B, 1)
-        mask = cache.mask(1)
+        positions: int | Tensor = caches[0].length
+        if len(caches) > 1 or caches[0].padding is not None:
+            positions = torch.cat([cache.positions(1).view(-1, 1) for cache in caches])  # (B, 1)
+        masks = [cache.mask(1) for cache in caches]
         x = F.embedding(idx, self.token_table)[:, 0]  # (B, C)
         rotary = None
         if self.position_table is not None:
             x = x + self.position_table[positions].view(-1, x.shape[1])  # (1 or B, C) added
         else:
             rotary = self.model.cos[positions], self.model.sin[positions]  # (D,) or (B, 1, D)
-        for layer, stored in zip(self.layers, cache.next_token(), strict=True):
+        stored = zip(*(cache.next_token() for cache in caches), strict=True)
+        for layer, parts in zip(self.layers, stored, strict=True):
             ln_1, attention, ln_2, mlp = layer
-            x = x + attention(ln_1(x), rotary, stored, mask)
+            x = x + attention(ln_1(x), rotary, parts, masks)
             x = x + mlp(ln_2(x))
-        cache.advance(1)
+        for cache in caches:
+            cache.advance(1)
         return self.ln_f(x)[:, None]
 
 
@@ -79,12 +86,13 @@ class Attention:
         self,
         x: Tensor,
         rotary: Rotary | None,
-        stored: tuple[Tensor, ...],
-        mask: Tensor | None,
+        stored: Sequence[tuple[Tensor, ...]],
+        masks: Sequence[Tensor | None],
     ) -> Tensor:
-        """Attend; `stored` is this layer's part of `KVCache.next_token`.
+        """Attend; `stored` is this layer's part of each cache's `KVCache.next_token`.
 
-        Cosine and sine are (D,) or (B, 1, D); the mask is (B, 1, 1, S), True where a row may look.
+        Cosine and sine are (D,) or (B, 1, D); a mask is (b, 1, 1, S) for a cache of b rows, True
+        where a row may look.
         """
         B, (n_head, kv_heads, _) = x.shape[0], self.heads
         heads = self.qkv(x).view(B, -1, self.head_width)  # (B, H + 2 K, D)
@@ -95,13 +103,23 @@ class Attention:
             q, k = qk.split_with_sizes([n_head, kv_heads], 1)
         else:
             q, k, v = heads.split_with_sizes(self.heads, 1)
-        keys, values, new_k, new_v = stored
-        new_k.copy_(k)
-        new_v.copy_(v)
         # The query heads that share keys take the place of a sequence's tokens: (B, K, H / K, D).
         q = q.reshape(B, kv_heads, n_head // kv_heads, self.head_width)
-        y = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-        return self.proj(y.reshape(B, -1))
+        if len(stored) == 1:
+            return self.proj(attend(q, k, v, stored[0], masks[0]).reshape(B, -1))
+        sizes = [part[2].shape[0] for part in stored]
+        parts = zip(*(x.split_with_sizes(sizes) for x in (q, k, v)), stored, masks, strict=True)
+        return self.proj(torch.cat([attend(*part) for part in parts]).reshape(B, -1))
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, stored: tuple[Tensor, ...], mask: Tensor | None
+) -> Tensor:
+    """Store a token's keys and values (b, K, D); what its queries (b, K, H / K, D) find."""
+    keys, values, new_k, new_v = stored
+    new_k.copy_(k)
+    new_v.copy_(v)
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
 
 
 def product(module: nn.Module) -> Function:
