@@ -1,7 +1,7 @@
 """The thread that draws: texts join the running batch at the next token, and leave when done.
 
 Requests live on the event loop, models on this thread. What goes there is a function to be called
-between two tokens; what comes back are the tokens of one step, handed to the loop in one call.
+between two tokens; what comes back is what one step drew, handed to the loop in one call.
 """
 
 import asyncio
@@ -10,23 +10,23 @@ import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from yocto_model import ModelError, SamplingOptions, Token
+from yocto_model import Job, ModelError, SamplingOptions, Token
 
 from yocto_serve.models import Loaded
 from yocto_serve.protocol import ApiError
-from yocto_serve.running import Job
 
-MOST_WAITING = 512  # texts that are drawn or wait for it
+MOST_TEXTS_AT_ONCE = 512  # drawn, or waiting for it
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A text to be drawn."""
+    """A text to be drawn; fields as in `RunningBatch.add`."""
 
     prompt_ids: list[int]
     max_new_tokens: int
@@ -58,29 +58,23 @@ class Reply:
     def __init__(self, model: Loaded, rows: Sequence[Row], *, seconds: float) -> None:
         self.model, self.rows = model, rows
         self.deadline = time.monotonic() + seconds
-        self.jobs: dict[Job, int] = {}  # those of the thread, with the index of their text
-        self.loop = asyncio.get_running_loop()
-        self._news: asyncio.Queue[Drawn | ApiError] = asyncio.Queue()
-        self._n_open = len(rows)
+        self.jobs: dict[Job, int] = {}  # not ended yet, with the index of the text; the thread's
+        self.news: asyncio.Queue[Drawn | ApiError] = asyncio.Queue()
 
     async def __aiter__(self) -> AsyncIterator[list[Drawn]]:
         """Yields until every text has ended; raises `ApiError` if one cannot go on."""
-        while self._n_open:
-            news = [await self._news.get()]
-            # A slow reader gets several tokens at once.
-            while not self._news.empty():
-                news.append(self._news.get_nowait())
+        n_open = len(self.rows)
+        while n_open:
+            news = [await self.news.get()]
+            while not self.news.empty():  # a slow reader gets several tokens at once
+                news.append(self.news.get_nowait())
             found: list[Drawn] = []
             for each in news:
                 if isinstance(each, ApiError):
                     raise each
                 found.append(each)
-                self._n_open -= each.finish is not None
+                n_open -= each.finish is not None
             yield found
-
-    def tell(self, news: Drawn | ApiError) -> None:
-        """Add news; only on the loop."""
-        self._news.put_nowait(news)
 
 
 class Engine:
@@ -88,15 +82,19 @@ class Engine:
 
     Args:
         threads: how many processor threads compute; 0 leaves it to torch.
+
+    Attributes:
+        n_texts: how many are drawn or wait for it.
     """
 
     def __init__(self, *, threads: int = 0) -> None:
+        self.n_texts = 0
         self._threads = threads
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._replies: set[Reply] = set()  # of the thread
-        self._stop_at: float | None = None
-        self._stopped = False
-        self.n_texts = 0  # drawn or waiting; of the loop
+        self._stop_at, self._is_closed = float("inf"), False
+        self._replies: set[Reply] = set()  # the thread's, like `_news`
+        self._news: list[tuple[Reply, Drawn | ApiError]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="yocto-engine", daemon=True)
         self._thread.start()
 
@@ -108,11 +106,12 @@ class Engine:
         Raises:
             ApiError: there is no room for more.
         """
-        if self._stop_at is not None:
+        if self._stop_at < float("inf"):
             raise _stopping()
-        if self.n_texts + len(reply.rows) > MOST_WAITING:
+        if self.n_texts + len(reply.rows) > MOST_TEXTS_AT_ONCE:
             message = f"{self.n_texts} texts are waiting already; try again later"
             raise ApiError(message, status=503, kind="server_error", code="overloaded")
+        self._loop = asyncio.get_running_loop()
         self.n_texts += len(reply.rows)
         self._calls.put(lambda: self._begin(reply))
 
@@ -122,39 +121,26 @@ class Engine:
         self._calls.put(lambda: self._end(reply))
 
     async def call(self, function: Callable[[], T]) -> T:
-        """Call a function that uses a model between two tokens."""
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[T] = loop.create_future()
-
-        def settle(value: T | None, error: Exception | None) -> None:
-            if result.cancelled():
-                return
-            if error is None:
-                result.set_result(value)  # type: ignore[arg-type] # it is what `function` returned
-            else:
-                result.set_exception(error)
+        """Call a function that uses a model, between two tokens."""
+        result: Future[T] = Future()
 
         def work() -> None:
-            value, problem = None, None
             try:
-                value = function()
+                result.set_result(function())
             except Exception as error:  # noqa: BLE001 - raised where it is awaited
-                problem = error
-            _on(loop, settle, value, problem)
+                result.set_exception(error)
 
         self._calls.put(work)
-        return await result
+        return await asyncio.wrap_future(result)
 
     def stop(self, seconds: float) -> None:
         """Take no new texts, and cut those that are still drawn after so many seconds."""
-        if self._stop_at is None:
-            self._stop_at = time.monotonic() + seconds
-            self._calls.put(lambda: None)
+        self._stop_at = min(self._stop_at, time.monotonic() + seconds)
 
     def close(self) -> None:
         """End the thread; texts that are still drawn are cut."""
         self.stop(0)
-        self._stopped = True
+        self._is_closed = True
         self._calls.put(lambda: None)
         self._thread.join()
 
@@ -163,32 +149,29 @@ class Engine:
     def _work(self) -> None:
         if self._threads:
             torch.set_num_threads(self._threads)
-        while not self._stopped:
+        while not self._is_closed:
             with contextlib.suppress(queue.Empty):
-                # Without anything to draw, it waits.
-                self._calls.get(block=not self._replies)()
+                self._calls.get(block=not self._replies)()  # with nothing to draw, it waits
                 while True:
                     self._calls.get_nowait()()
             self._cut(time.monotonic())
             for model in {reply.model for reply in self._replies}:
                 self._step(model)
+            self._tell()
         self._cut(float("inf"))
+        self._tell()
 
     def _begin(self, reply: Reply) -> None:
         self._replies.add(reply)
-        for index, row in enumerate(reply.rows):
-            try:
+        try:
+            for index, row in enumerate(reply.rows):
                 job = reply.model.batch.add(
                     row.prompt_ids, row.max_new_tokens, options=row.options, stop=row.stop,
                     seed=row.seed, logprobs=row.logprobs, alternatives=row.alternatives,
                 )  # fmt: skip
-            except ModelError as error:
-                self._fail(reply, ApiError(str(error)))
-                return
-            reply.jobs[job] = index
-            if job.finish_reason is not None:  # nothing was to be drawn
-                del reply.jobs[job]
-                _on(reply.loop, reply.tell, Drawn(index, [], "length"))
+                reply.jobs[job] = index
+        except ModelError as error:
+            self._fail(reply, ApiError(str(error)))
 
     def _end(self, reply: Reply) -> None:
         self._replies.discard(reply)
@@ -198,52 +181,60 @@ class Engine:
 
     def _fail(self, reply: Reply, error: ApiError) -> None:
         self._end(reply)
-        _on(reply.loop, reply.tell, error)
+        self._news.append((reply, error))
 
     def _cut(self, now: float) -> None:
         """End what has taken too long."""
-        for reply in [each for each in self._replies if now > each.deadline]:
-            cut = [Drawn(index, [], "length") for index in reply.jobs.values()]
-            self._end(reply)
-            _on(reply.loop, lambda reply=reply, cut=cut: [*map(reply.tell, cut)])
-        if self._stop_at is not None and now > self._stop_at:
-            for reply in list(self._replies):
+        for reply in list(self._replies):
+            if now > self._stop_at:
                 self._fail(reply, _stopping())
+            elif now > reply.deadline:
+                self._news += [(reply, Drawn(index, [], "length")) for index in reply.jobs.values()]
+                self._end(reply)
 
     def _step(self, model: Loaded) -> None:
         """Draw one token for each text of a model."""
-        owners = {job: reply for reply in self._replies for job in reply.jobs}
+        replies = [reply for reply in self._replies if reply.model is model]
+        owners = {job: reply for reply in replies for job in reply.jobs}
         try:
             stepped = model.batch.step()
-        except Exception as error:  # noqa: BLE001 - the texts of this model end, the server goes on
+        except Exception as error:  # noqa: BLE001 - these texts end, and the server goes on
             model.renew()
-            message = f"the model could not go on: {error}"
-            for reply in [each for each in self._replies if each.model is model]:
-                self._fail(reply, ApiError(message, status=500, kind="server_error"))
+            for reply in replies:
+                self._fail(reply, _broken(error))
             return
-        news: dict[asyncio.AbstractEventLoop, list[tuple[Reply, Drawn]]] = {}
         for job, tokens in stepped:
-            if job not in owners:
+            reply, finish = owners[job], job.finish_reason
+            if job.error is not None:
+                self._fail(reply, _broken(job.error))
+            if job not in reply.jobs:  # another text of this reply has failed
                 continue
-            reply = owners[job]
-            finish = job.finish_reason
-            if tokens or finish:
-                ended = None if finish is None else "length" if finish == "length" else "stop"
-                drawn = Drawn(reply.jobs[job], tokens, ended)
-                news.setdefault(reply.loop, []).append((reply, drawn))
+            index = reply.jobs[job]
             if finish is not None:
                 del reply.jobs[job]
+                self._news.append(
+                    (reply, Drawn(index, tokens, "length" if finish == "length" else "stop"))
+                )
                 if not reply.jobs:
                     self._replies.discard(reply)
-        for loop, found in news.items():
-            _on(loop, lambda found=found: [reply.tell(drawn) for reply, drawn in found])
+            elif tokens:
+                self._news.append((reply, Drawn(index, tokens)))
+
+    def _tell(self) -> None:
+        """Hand all news to the event loop."""
+        news, self._news = self._news, []
+
+        def deliver() -> None:
+            for reply, each in news:
+                reply.news.put_nowait(each)
+
+        if news and self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(deliver)
 
 
-def _on(
-    loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object
-) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        loop.call_soon_threadsafe(function, *arguments)
+def _broken(error: Exception) -> ApiError:
+    return ApiError(f"the model could not go on: {error}", status=500, kind="server_error")
 
 
 def _stopping() -> ApiError:

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import cast
 
 from yocto_cli.model_arguments import ModelArguments
-from yocto_model import GPT
+from yocto_model import GPT, RunningBatch
 from yocto_tokenizers import ChatTemplate, Tokenizer, template_for
 from yocto_train import OpenedModel, Run, step_of
 from yocto_train.runs.run import POINTERS
-
-from yocto_serve.running import RunningBatch
 
 MAX_ROWS = 16  # of a running batch: more are barely faster together, and each waits longer
 _MOST_OPEN = 3  # models held in memory, besides those that still draw
