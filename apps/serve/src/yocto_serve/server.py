@@ -235,7 +235,10 @@ class _Stream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            async with asyncio.timeout(2 * SECONDS_FOR_REPLY):  # somebody may never read it
+                await super().__call__(scope, receive, send)
+        except TimeoutError as error:
+            raise ClientDisconnect from error
         finally:
             self._end()
 

@@ -28,39 +28,29 @@ _LARGEST_TEMPLATE_BYTES = 8 << 20
 
 def run(arguments: ServeArguments) -> None:
     """Serve until a signal ends it, which is raised again."""
-    flags = arguments.server
-    listening = _listening(flags)
-    path = arguments.chat.template
+    flags, path = arguments.server, arguments.chat.template
     template = None if path is None else _read_template(Path(path).expanduser())
-    library = Library(arguments.model, template=template)
-    served = library.served
-    engine = Engine(threads=flags.threads)
-    hosts = (*LOCAL_HOSTS, flags.host) if is_loopback(flags.host) else None
-    server = Server(
-        library, engine, api_key=flags.api_key, allow_origin=flags.allow_origin, hosts=hosts,
-        log=talk,
-    )  # fmt: skip
-    config = uvicorn.Config(
-        server.app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        ws="none",
-        server_header=False,
-        timeout_graceful_shutdown=_SECONDS_TO_END + 2,
-    )
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # one line a request is ours
-    generator = TextGenerator(served.model, served.tokenizer)
-    talk(model_line(served.opened, generator))
-    for note in served.opened.notes:
-        talk(f"note: {note}")
-    host, port = listening.getsockname()[:2]
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    say(f"{library.default} answers at {address} and for programs at {address}/v1; Ctrl-C stops")
-    try:
-        asyncio.run(_serve(_Uvicorn(config, engine), library, listening))
-    finally:
-        engine.close()
+    with contextlib.closing(_listening(flags)) as listening:
+        library = Library(arguments.model, template=template)
+        served = library.served
+        talk(model_line(served.opened, TextGenerator(served.model, served.tokenizer)))
+        for note in served.opened.notes:
+            talk(f"note: {note}")
+        with contextlib.closing(Engine(threads=flags.threads)) as engine:
+            hosts = (*LOCAL_HOSTS, flags.host) if is_loopback(flags.host) else None
+            server = Server(
+                library, engine, api_key=flags.api_key, allow_origin=flags.allow_origin,
+                hosts=hosts, log=talk,
+            )  # fmt: skip
+            config = uvicorn.Config(
+                server.app, log_config=None, access_log=False, lifespan="off", ws="none",
+                server_header=False, timeout_graceful_shutdown=_SECONDS_TO_END + 2,
+            )  # fmt: skip
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # the log is ours
+            host, port = listening.getsockname()[:2]
+            address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            say(f"{library.default} answers at {address} and to programs at {address}/v1")
+            asyncio.run(_serve(_Uvicorn(config, engine), library, listening))
 
 
 def _listening(flags: ServerArguments) -> socket.socket:
@@ -70,6 +60,7 @@ def _listening(flags: ServerArguments) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((flags.host, flags.port))
+        listening.listen()  # whoever comes early waits until the model has been read
     except OSError as error:
         listening.close()
         other = next_command("yocto-serve", "--port", str(flags.port + 1))
