@@ -1,7 +1,5 @@
 """The command: its flags, its socket, and its end."""
 
-import http.client
-import json
 import os
 import re
 import signal
@@ -13,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from yocto_serve.app import is_loopback, main
 
@@ -71,8 +70,8 @@ def test_help_is_quick() -> None:
 
 
 @contextmanager
-def running(run: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """The command, and its port once it answers."""
+def running(run: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command, and its address once it answers."""
     code = "from yocto_serve import main; main()"
     command = [sys.executable, "-c", code, "--ckpt", str(run), "--port", "0", "--device", "cpu"]
     with subprocess.Popen(
@@ -82,44 +81,35 @@ def running(run: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], int
         try:
             assert process.stdout
             line = process.stdout.readline()
-            match = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+            match = re.search(r"http://127\.0\.0\.1:\d+", line)
             assert match, (line, process.stderr and process.stderr.read())
-            yield process, int(match[1])
+            yield process, match[0]
         finally:
             process.kill()
 
 
-def ask(port: int, **fields: Any) -> http.client.HTTPConnection:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    body = {"prompt": "The", "max_tokens": 8000, "seed": 1, **fields}
-    connection.request("POST", "/v1/completions", json.dumps(body))
-    return connection
+def body(**fields: Any) -> dict[str, Any]:
+    return {"prompt": "The", "max_tokens": 8000, "seed": 1, **fields}
 
 
 @pytest.mark.integration
-def test_clients_that_go_away_and_the_end(run_of_two: Path, save: Callable[..., None]) -> None:
+def test_clients_that_go_away_and_the_end(run_of_two: Path) -> None:
     """A client that hangs up ends its text, streamed or not; Ctrl-C cuts what runs, and is told."""
-    with running(run_of_two) as (process, port):
+    with running(run_of_two) as (process, url), httpx.Client(base_url=url, timeout=60) as client:
         assert process.stderr
-        said = [process.stderr.readline()]
-        for stream in (True, False):
-            connection = ask(port, stream=stream)
-            if stream:
-                assert connection.getresponse().readline().startswith(b"data: ")
-            connection.close()
-            said.append(process.stderr.readline())
-        assert "tiny step 5" in said[0]
-        for line in said[1:]:
+        assert "tiny step 5" in process.stderr.readline()
+        with client.stream("POST", "/v1/completions", json=body(stream=True)) as response:
+            assert next(response.iter_lines()).startswith("data: ")
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/completions", json=body(), timeout=httpx.Timeout(60, read=0.2))
+        for _ in range(2):
+            line = process.stderr.readline()
             drawn = re.search(r"drew (\d+) cut", line)
             assert drawn, line
             assert int(drawn[1]) < 8000
-        status = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        status.request("GET", "/status")
-        assert json.loads(status.getresponse().read())["texts"] == 0
-        status.close()
-        reply = ask(port, max_tokens=20).getresponse()
-        assert reply.status == 200
-        reply.read()
+        assert client.get("/status").json()["texts"] == 0
+        assert client.post("/v1/completions", json=body(max_tokens=20)).status_code == 200
+        client.close()
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stderr.read().endswith("yocto-serve: stopped\n")
@@ -130,15 +120,16 @@ def test_it_serves_while_the_run_goes_on(tmp_path: Path, save: Callable[..., Non
     """A new checkpoint answers the next request; SIGTERM ends the server with 143."""
     run = tmp_path / "run"
     save(run, 1)
-    with running(run) as (process, port):
+    with running(run) as (process, url), httpx.Client(base_url=url, timeout=60) as client:
         assert process.stderr
         assert "step 1" in process.stderr.readline()
-        before = json.loads(ask(port, max_tokens=5).getresponse().read())
+        before = client.post("/v1/completions", json=body(max_tokens=5)).json()
         assert process.stderr.readline().split()[4] == before["model"] == "run@1"
         save(run, 2)
         assert process.stderr.readline() == "now serving run@2\n"
-        after = json.loads(ask(port, max_tokens=5, model="run@latest").getresponse().read())
+        after = client.post("/v1/completions", json=body(max_tokens=5, model="run@latest")).json()
         assert after["model"] == "run@2"
         assert after["choices"] != before["choices"]
+        client.close()
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 143

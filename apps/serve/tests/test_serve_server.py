@@ -110,7 +110,8 @@ def test_old_turns_leave_when_asked(served: Any) -> None:
     """Whole turns, the oldest; the system text stays. Without being asked, it is an error."""
     system = {"role": "system", "content": "Short."}
     said = [{"role": r, "content": r[0] * 20} for r in ("user", "assistant") * 3]
-    body = {"messages": [system, *said, {"role": "user", "content": "Hi"}], "max_tokens": 4}
+    messages = [system, *said, {"role": "user", "content": "Hi"}]
+    body = {"messages": messages, "max_tokens": 4}
     error = served.refusal(served.post("chat/completions", body))
     assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
     found = served.post("chat/completions", {**body, "truncation": "auto"}).json()
@@ -120,7 +121,7 @@ def test_old_turns_leave_when_asked(served: Any) -> None:
     turns = "".join(f"{m['role'].title()}: {m['content']}\n" for m in said[hidden:])
     prompt = f"Short.\n\n{turns}User: Hi\nAssistant:"
     assert found["usage"]["prompt_tokens"] == len(prompt) <= served.model.window - 4
-    body["messages"][-1] = {"role": "user", "content": "x" * 200}
+    messages[-1] = {"role": "user", "content": "x" * 200}
     error = served.refusal(served.post("chat/completions", {**body, "truncation": "auto"}))
     assert error["code"] == "context_length_exceeded"
 
@@ -326,7 +327,7 @@ def test_other_endpoints(served: Any) -> None:
     get = served.client.get
     assert get("/health").json() == {"status": "ok"}
     assert get("/status").json()["model"] == "tiny@5"
-    assert served.client.options("/v1/chat/completions").headers["allow"] == "POST, OPTIONS"
+    assert served.client.options("/v1/chat/completions").headers["allow"] == "GET, POST, OPTIONS"
     served.refusal(get("/v1/nothing"), 404)
     served.refusal(get("/v1/chat/completions"), 405)
 

@@ -5,12 +5,13 @@ import contextlib
 import hmac
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -46,7 +47,7 @@ _CHAT_ROOM = 400  # what old turns make room for, as in yocto-chat
 _CHAT_TEMPERATURE, _TEXT_TEMPERATURE = 0.6, 0.8
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+_METHODS = "GET, POST, OPTIONS"
 
 
 class Server:
@@ -81,20 +82,18 @@ class Server:
             CORSMiddleware, allow_origins=allow_origin, allow_methods=["GET", "POST"],
             allow_headers=["*"],
         )  # fmt: skip
-        routes = [
-            _route("/v1/chat/completions", "POST", self.chat),
-            _route("/v1/completions", "POST", self.completion),
-            _route("/v1/models", "GET", self.models),
-            _route("/v1/models/{name:path}", "GET", self.model),
-            _route("/health", "GET", self.health),
-            _route("/status", "GET", self.status),
-            _route("/", "GET", self._page.get),
-        ]
-        middleware = [Middleware(Logged, log=log), *([cors] if allow_origin else []), guard]
         self.app = Starlette(
-            routes=routes,
-            middleware=middleware,
-            exception_handlers={404: _not_found, 405: _not_allowed},
+            routes=[
+                Route("/v1/chat/completions", self.chat, methods=["POST"]),
+                Route("/v1/completions", self.completion, methods=["POST"]),
+                Route("/v1/models", self.models),
+                Route("/v1/models/{name:path}", self.model),
+                Route("/health", self.health),
+                Route("/status", self.status),
+                Route("/", self._page.get),
+            ],
+            middleware=[Middleware(Logged, log=log), *([cors] if allow_origin else []), guard],
+            exception_handlers={ApiError: _refusal, HTTPException: _refusal},
         )
 
     # --- what a model says ---------------------------------------------------------------------
@@ -316,33 +315,13 @@ def _json(content: object, status: int = 200) -> Response:
     return Response(body, status, media_type="application/json")
 
 
-def _refused(error: ApiError) -> Response:
+async def _refusal(request: Request, error: Exception) -> Response:
+    """What an error says, in the protocol's form."""
+    if isinstance(error, HTTPException):
+        what = f"{request.method} {request.url.path[:100]}: {error.detail}"
+        error = ApiError(what, status=error.status_code)
+    assert isinstance(error, ApiError)  # noqa: S101 - nothing else comes here
     return _json(error.body(), error.status)
-
-
-def _route(path: str, method: str, endpoint: Endpoint) -> Route:
-    """A route whose `ApiError` becomes a reply, and that answers OPTIONS, too."""
-
-    async def answer(request: Request) -> Response:
-        if request.method == "OPTIONS":
-            return Response(status_code=204, headers={"allow": f"{method}, OPTIONS"})
-        try:
-            return await endpoint(request)
-        except ApiError as error:
-            return _refused(error)
-
-    return Route(path, answer, methods=[method, "OPTIONS"])
-
-
-async def _not_found(request: Request, error: Exception) -> Response:
-    del error
-    path = request.url.path[:100]
-    return _refused(ApiError(f"there is nothing at {path}", status=404, code="not_found"))
-
-
-async def _not_allowed(request: Request, error: Exception) -> Response:
-    del error
-    return _refused(ApiError(f"{request.url.path[:100]} takes no {request.method}", status=405))
 
 
 # --- around every request ------------------------------------------------------------------------
@@ -358,8 +337,14 @@ class Guard:
         self._app, self._key, self._origins, self._hosts = app, api_key, allow_origin, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (problem := self._problem(Request(scope))):
-            await _refused(problem)(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        if problem := self._problem(request):
+            await (await _refusal(request, problem))(scope, receive, send)
+        elif scope["method"] == "OPTIONS":
+            await Response(status_code=204, headers={"allow": _METHODS})(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -407,7 +392,7 @@ class Logged:
             state["note"] = f"unexpected {type(error).__name__}"
             if not status:
                 failed = ApiError("the server failed", status=500, kind="server_error")
-                await _refused(failed)(scope, receive, watched)
+                await (await _refusal(Request(scope), failed))(scope, receive, watched)
         finally:
             if status != 200 or scope["path"] not in ("/health", "/status"):
                 seconds = time.perf_counter() - started
