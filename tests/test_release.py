@@ -31,7 +31,7 @@ CHANGES = "## Unreleased\n\n- A change.\n\n"
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    """A repository with the six packages' metadata, and a change of yocto-model to release."""
+    """A repository with the seven packages' metadata, and a change of yocto-model to release."""
     for path in ROOT.glob("[ap]*/*/pyproject.toml"):
         folder = tmp_path / path.parent.relative_to(ROOT)
         folder.mkdir(parents=True)

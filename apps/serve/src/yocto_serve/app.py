@@ -1,0 +1,90 @@
+"""yocto-serve: its flags. The heavy imports wait until they have been read: --help is quick."""
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from yocto_cli.arguments import CommandArguments, flag, load
+from yocto_cli.command import UsageError, run_command
+from yocto_cli.model_arguments import ModelArguments
+
+PROG = "yocto-serve"
+DESCRIPTION = f"""\
+Serves a model to programs that speak OpenAI's protocol, and to a browser: the newest model, unless
+a flag names another. While its run trains, each new checkpoint is taken up.
+
+Examples:
+  {PROG}
+  {PROG} --ckpt checkpoints/philosophy-char/best --port 8080
+  {PROG} --host 0.0.0.0 --api_key "a long secret"
+
+Then open http://127.0.0.1:8000, or point a program at http://127.0.0.1:8000/v1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerArguments:
+    """Where it listens, and to whom."""
+
+    host: str = flag(
+        "127.0.0.1", "the address to listen on; others than this computer's need a key"
+    )
+    port: int = flag(8000, "the port to listen on; 0 takes a free one")
+    api_key: str | None = flag(None, "the key that every request must bring", shown="any or none")
+    auth: bool = flag(True, "--no_auth serves everyone who can reach --host")
+    allow_origin: tuple[str, ...] = flag((), "web pages that may ask, such as https://example.org")
+    threads: int = flag(0, "processor threads that compute; 0 leaves it to torch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatTemplateFlags:
+    """How the model is asked."""
+
+    template: str | None = flag(None, "a file with a chat template", shown="the model's own")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeArguments(CommandArguments):
+    """The flags of yocto-serve."""
+
+    server: ServerArguments = ServerArguments()
+    chat: ChatTemplateFlags = ChatTemplateFlags()
+    model: ModelArguments = field(default_factory=ModelArguments)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of yocto-serve; returns the exit code."""
+    return run_command(_main, prog=PROG, argv=argv)
+
+
+def _main(argv: list[str]) -> None:
+    arguments = load(ServeArguments, argv, prog=PROG, description=DESCRIPTION)
+    _check(arguments.server)
+    from yocto_serve.session import run  # noqa: PLC0415 - brings torch in
+
+    run(arguments)
+
+
+def _check(server: ServerArguments) -> None:
+    """Raise `UsageError` for what cannot be meant."""
+    if not 0 <= server.port < 1 << 16:
+        raise UsageError(f"--port must be from 0 to 65535, not {server.port}")
+    if server.threads < 0:
+        raise UsageError(f"--threads must be at least 0, not {server.threads}")
+    if server.api_key is not None and not (server.api_key.isascii() and server.api_key.strip()):
+        raise UsageError("--api_key must be a text of ASCII characters; leave it out for no key")
+    for origin in server.allow_origin:
+        if (origin != "*" and not origin.isprintable()) or "/" in origin.partition("://")[2]:
+            raise UsageError(f"--allow_origin {origin} must be like https://example.org, or *")
+    if not is_loopback(server.host) and server.api_key is None and server.auth:
+        raise UsageError(
+            f"--host {server.host} can be reached from other computers; set --api_key, or say "
+            "--no_auth to serve everyone"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this computer can reach an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: it may stand for any address
+        return False

@@ -1,0 +1,117 @@
+"""A session: the socket, the loop, the run that is watched, and the end."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from pathlib import Path
+
+import uvicorn
+from yocto_cli.command import UsageError, next_command
+from yocto_cli.models import model_line
+from yocto_cli.sample import talk
+from yocto_cli.screen.terminal import say
+from yocto_data.prep.files import open_regular
+from yocto_model import ModelError, TextGenerator
+from yocto_tokenizers import ChatTemplate, TokenizerError
+from yocto_train import TrainError
+
+from yocto_serve.app import ServeArguments, ServerArguments, is_loopback
+from yocto_serve.engine import Engine
+from yocto_serve.models import Library
+from yocto_serve.server import LOCAL_HOSTS, Server
+
+_SECONDS_TO_END = 10  # for what is drawn when the server is told to stop
+_SECONDS_BETWEEN_LOOKS = 1.0  # at the run
+_LARGEST_TEMPLATE_BYTES = 8 << 20
+
+
+def run(arguments: ServeArguments) -> None:
+    """Serve until a signal ends it, which is raised again."""
+    flags, path = arguments.server, arguments.chat.template
+    template = None if path is None else _read_template(Path(path).expanduser())
+    with contextlib.closing(_listening(flags)) as listening:
+        library = Library(arguments.model, template=template)
+        served = library.served
+        talk(model_line(served.opened, TextGenerator(served.model, served.tokenizer)))
+        for note in served.opened.notes:
+            talk(f"note: {note}")
+        with contextlib.closing(Engine(threads=flags.threads)) as engine:
+            hosts = (*LOCAL_HOSTS, flags.host) if is_loopback(flags.host) else None
+            server = Server(
+                library, engine, api_key=flags.api_key, allow_origin=flags.allow_origin,
+                hosts=hosts, log=talk,
+            )  # fmt: skip
+            config = uvicorn.Config(
+                server.app, log_config=None, access_log=False, lifespan="off", ws="none",
+                server_header=False, timeout_graceful_shutdown=_SECONDS_TO_END + 2,
+            )  # fmt: skip
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # the log is ours
+            host, port = listening.getsockname()[:2]
+            address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            say(f"{library.default} answers at {address} and to programs at {address}/v1")
+            asyncio.run(_serve(_Uvicorn(config, engine), library, listening))
+
+
+def _listening(flags: ServerArguments) -> socket.socket:
+    """The socket, bound before anything slow happens."""
+    family = socket.AF_INET6 if ":" in flags.host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((flags.host, flags.port))
+        listening.listen()  # whoever comes early waits until the model has been read
+    except OSError as error:
+        listening.close()
+        other = next_command("yocto-serve", "--port", str(flags.port + 1))
+        raise UsageError(
+            f"cannot listen on {flags.host} port {flags.port}: {error.strerror}; try {other}"
+        ) from error
+    return listening
+
+
+def _read_template(path: Path) -> ChatTemplate:
+    try:
+        with open_regular(path) as file:
+            source = file.read(_LARGEST_TEMPLATE_BYTES).decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"cannot read --template {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--template {path} is not UTF-8 at byte {error.start}") from error
+    return ChatTemplate(source, name=str(path))
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn, which tells the engine when it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self._engine = engine
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._engine.stop(_SECONDS_TO_END)
+        await super().shutdown(sockets)
+
+
+async def _serve(server: uvicorn.Server, library: Library, listening: socket.socket) -> None:
+    watching = asyncio.create_task(_watch(library))
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+
+
+async def _watch(library: Library) -> None:
+    """Take up new checkpoints of the run; what is wrong with one is said once."""
+    said = ""
+    while True:
+        await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+        try:
+            if await asyncio.to_thread(library.refresh):
+                talk(f"now serving {library.served.id}")
+        except (UsageError, TrainError, TokenizerError, ModelError, OSError) as error:
+            if str(error) != said:
+                talk(f"warning: the next checkpoint cannot be served: {error}")
+            said = str(error)
