@@ -68,6 +68,10 @@ class BatchSampler:
         """This rank's rows of a step: x and y, int64, shape (batch_size // world_size, T) each."""
         return self.dataset.gather(self.starts(step))
 
+    def count_trained(self, step: int) -> int:  # noqa: ARG002 - chats override it
+        """How many targets of a step are learned, on all ranks together: in a text, all."""
+        return self.batch_size * self.dataset.block_size
+
     def starts(self, step: int) -> np.ndarray:
         """First tokens of this rank's rows: int64, shape (batch_size // world_size,)."""
         step = integer("step", step, 0, _MAX_ROWS // self.batch_size)

@@ -9,7 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from yocto_data import TokenDataset, evaluation_batches
+from yocto_data import (
+    ChatDataset,
+    TokenDataset,
+    chat_evaluation_batches,
+    evaluation_batches,
+)
 from yocto_model import GPT, SamplingOptions, TextGenerator
 from yocto_tokenizers import Tokenizer, TokenizerError
 
@@ -70,14 +75,21 @@ def evaluate(
                 logits = model(x.to(device))
             if ours:
                 total += float(cross_entropy(logits, y.to(device), reduction="sum"))
-                count += y.numel()
+                count += int((y >= 0).sum())
     finally:
         model.train(was_training)
     total, tokens = world.sum(total, count)
     return Evaluation(
-        loss=total / tokens, tokens=int(tokens), whole=tokens == dataset.n_tokens - 1,
+        loss=total / tokens, tokens=int(tokens), whole=tokens == n_targets(dataset),
         seconds=time.perf_counter() - begun,
     )  # fmt: skip
+
+
+def n_targets(dataset: TokenDataset) -> int:
+    """How many targets a split has: all tokens but the first; of chats, those that are learned."""
+    if isinstance(dataset, ChatDataset):
+        return dataset.count_trained(np.arange(len(dataset)))
+    return dataset.n_tokens - 1
 
 
 def _shared(
@@ -97,6 +109,9 @@ def _shared(
 def _batches(
     dataset: TokenDataset, batch_size: int, n_batches: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    if isinstance(dataset, ChatDataset):
+        yield from chat_evaluation_batches(dataset, batch_size, n_batches=n_batches)
+        return
     windows = (dataset.n_tokens - 1) // dataset.block_size
     wanted = n_batches * batch_size
     if not 0 < wanted < windows:
@@ -164,8 +179,11 @@ def _overlapping(last: int, window: int, stride: int) -> Iterator[tuple[Sequence
 
 
 def bytes_per_token(tokenizer: Tokenizer, dataset: TokenDataset) -> float:
-    """UTF-8 bytes of text per target of the split (all tokens but the first)."""
+    """UTF-8 bytes of text per target of the split (all tokens but the first, or all learned)."""
     lengths = np.array([len(tokenizer.decode_bytes([i])) for i in range(tokenizer.vocab_size)])
+    if isinstance(dataset, ChatDataset):
+        sums = [(int(lengths[ids].sum()), len(ids)) for ids in dataset.trained_ids()]
+        return sum(n for n, _ in sums) / sum(n for _, n in sums)
     total = 0
     step = 1 << 20
     for start in range(0, dataset.n_tokens - 1, step):
@@ -208,7 +226,7 @@ def write_sample(
 
 
 def prompt_ids(tokenizer: Tokenizer, data: TokenDataset, prompt: str) -> list[int]:
-    """The prompt's ids; an empty one becomes a line end, or else the first token of the data.
+    """The prompt's ids; instead of an empty one a line end, the first token, or a chat's question.
 
     Raises:
         TrainConfigError: the prompt cannot be encoded.
@@ -220,6 +238,8 @@ def prompt_ids(tokenizer: Tokenizer, data: TokenDataset, prompt: str) -> list[in
             raise TrainConfigError(f"sample_prompt cannot be used: {error}") from error
         if ids:
             return ids
+    if isinstance(data, ChatDataset):
+        return data.opening().tolist() or [0]
     first, _ = data.window(0, 1)
     try:
         return tokenizer.encode("\n") or first.tolist()

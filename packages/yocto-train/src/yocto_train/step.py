@@ -44,14 +44,14 @@ def train_step(
     x, y = sampler.batch(step)  # (B, T) each; y[b, t] is the token that came after x[b, t]
     machine.begin(step)
 
-    # It may be cut into parts, as a backward pass needs memory for each row. Gradients add up:
-    # equal parts, each divided by their number, give the mean over the whole batch.
-    n = config.accumulate
+    # It may be cut into parts, as a backward pass needs memory for each row. Gradients add up: the
+    # loss of each token, divided by their number, gives the mean over the whole batch.
+    n, n_learned = config.accumulate, sampler.count_trained(step) / machine.world.size
     loss = torch.zeros((), device=machine.device)
     for x_part, y_part in zip(x.chunk(n), y.chunk(n), strict=True):
         # 2. Loss. Every position predicts the token after it: T lessons from one row.
         logits = machine(x_part)  # (B / n, T, vocab_size)
-        part = cross_entropy(logits, y_part.to(logits.device)) / n
+        part = cross_entropy(logits, y_part.to(logits.device), reduction="sum") / n_learned
 
         # 3. Backward. Adds d loss / d weight to the .grad of every weight: the direction in which
         # the loss rises fastest, found in about twice the time of the forward pass.
@@ -82,7 +82,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, reduction: str = "mean") -
 
     Args:
         logits: (B, T, vocab_size); in half precision they are converted to float32 first.
-        targets: int64 (B, T).
+        targets: int64 (B, T); -100 where nothing is learned, as from what a user says in a chat.
         reduction: "mean" over all targets, or their "sum".
     """
     # A model that knows nothing gives each of V tokens 1/V: a loss of ln V. The logarithm makes the

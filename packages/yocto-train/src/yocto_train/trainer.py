@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from yocto_data import BatchSampler, TokenDataset
+from yocto_data import BatchSampler, ChatBatches, ChatDataset, TokenDataset
 from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import Tokenizer
 
@@ -82,10 +82,14 @@ class Trainer:
             world=self.world,
         )  # fmt: skip
         self.optimizers = self.machine.optimizers
-        self.sampler = BatchSampler(
-            train_data, config.batch_size, seed=config.seed, mode=config.sampling,
-            rank=self.world.rank, world_size=self.world.size,
-        )  # fmt: skip
+        order: dict[str, Any] = {
+            "seed": config.seed, "rank": self.world.rank, "world_size": self.world.size
+        }  # fmt: skip
+        self.sampler = (
+            ChatBatches(train_data, config.batch_size, **order)  # always each chat once an epoch
+            if isinstance(train_data, ChatDataset)
+            else BatchSampler(train_data, config.batch_size, mode=config.sampling, **order)
+        )
         self.eval_batch_size = max(1, min(64, 16_384 // val_data.block_size))  # windows at once
         self._prompt = (
             evaluation.prompt_ids(tokenizer, train_data, config.sample_prompt) if tokenizer else []

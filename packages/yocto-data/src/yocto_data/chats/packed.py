@@ -97,6 +97,13 @@ class ChatDataset(TokenDataset):
             yield block[self._span(before, before + len(block))]
             before += len(block)
 
+    def opening(self) -> np.ndarray:
+        """The ids of the first document before any that is learned: what the model is asked."""
+        end = int(self._begins[0] + self._lengths[0])
+        first = int(self._begins[0])
+        learned = np.flatnonzero(self._span(first, end))
+        return np.asarray(self._file.array[first : first + learned[0]], dtype=np.int64)
+
     @property
     def padding(self) -> float:
         """The share of all windows that holds no conversation."""
