@@ -63,9 +63,7 @@ def test_what_happened_to_the_text_is_said_once(run: Any, tmp_path: Path) -> Non
 def test_several_sources_a_tokenizer_and_a_toml_file(run: Any, poem: Path, tmp_path: Path) -> None:
     """Flags may come from a file; a tokenizer that is named is used, not learned."""
     first = tmp_path / "first"
-    assert (
-        run(main, ["char", f"--text_path={poem}", f"--out_dir={first}", "--chat_tokens"]).code == 0
-    )
+    assert run(main, ["char", f"--text_path={poem}", f"--out_dir={first}"]).code == 0
     other = tmp_path / "other.txt"
     other.write_text("we are the soul\n" * 20)
     config = tmp_path / "c.toml"

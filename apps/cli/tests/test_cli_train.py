@@ -11,8 +11,8 @@ import pytest
 from yocto_cli import train
 from yocto_cli.arguments import flags_of
 from yocto_cli.command import UsageError
+from yocto_cli.train_data import data_directory, open_data
 from yocto_cli.train_settings import DataFlags, TrainArguments, settings
-from yocto_cli.training import data_directory, open_data
 from yocto_data import DataMeta
 from yocto_train import RECIPES, Run
 
@@ -220,18 +220,18 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_what_is_prepared_is_used_again_and_never_replaced(text: str) -> None:
     """Another text of that name, or another part for validation, gets a directory of its own."""
-    first = data_directory(DataFlags(text_path=text))
+    first = data_directory(DataFlags(text_path=(text,)))
     assert first == Path("data/lamp-char")
     before = {path: path.read_bytes() for path in first.iterdir()}
-    more = data_directory(DataFlags(text_path=text, val_ratio=0.3))
+    more = data_directory(DataFlags(text_path=(text,), val_ratio=0.3))
     assert DataMeta.load(more).val.tokens > 2 * DataMeta.load(first).val.tokens
     Path("other").mkdir()
     Path("other/lamp.txt").write_text(TEXT[::-1], encoding="utf-8")
-    other = data_directory(DataFlags(text_path="other/lamp.txt"))
+    other = data_directory(DataFlags(text_path=("other/lamp.txt",)))
     assert [more, other] == [Path("data/lamp-char-002"), Path("data/lamp-char-003")]
-    assert first == data_directory(DataFlags(text_path=text))
-    assert more == data_directory(DataFlags(text_path=text, val_ratio=0.3))
-    assert other == data_directory(DataFlags(text_path="other/lamp.txt"))
+    assert first == data_directory(DataFlags(text_path=(text,)))
+    assert more == data_directory(DataFlags(text_path=(text,), val_ratio=0.3))
+    assert other == data_directory(DataFlags(text_path=("other/lamp.txt",)))
     assert before == {path: path.read_bytes() for path in first.iterdir()}
 
 
@@ -241,7 +241,7 @@ def test_several_files_are_prepared_once(text: str) -> None:
     for name in ("a.txt", "b.txt"):
         Path("texts", name).write_text(TEXT + name)
     for named, expected in (("texts", "data/texts-char"), ("texts/*.txt", "data/texts-char")):
-        assert data_directory(DataFlags(text_path=named)) == Path(expected)
+        assert data_directory(DataFlags(text_path=(named,))) == Path(expected)
     assert ["texts-char"] == [path.name for path in Path("data").iterdir()]
 
 
@@ -264,12 +264,12 @@ def test_data_that_is_not_prepared_is_said_to_be_so(
 
 def test_data_of_another_text_is_not_replaced(text: str) -> None:
     """In a directory that was named; the error says both ways out."""
-    directory = data_directory(DataFlags(text_path=text, data_dir="mine"))
+    directory = data_directory(DataFlags(text_path=(text,), data_dir="mine"))
     before = (directory / "meta.json").read_bytes()
     Path("other.txt").write_text(TEXT[::-1], encoding="utf-8")
     for flags in (
-        DataFlags(text_path="other.txt", data_dir="mine"),
-        DataFlags(text_path=text, data_dir="mine", val_ratio=0.3),
+        DataFlags(text_path=("other.txt",), data_dir="mine"),
+        DataFlags(text_path=(text,), data_dir="mine", val_ratio=0.3),
     ):
         with pytest.raises(UsageError, match=r"^mine was not prepared from .*another --data_dir"):
             data_directory(flags)
@@ -285,4 +285,4 @@ def test_another_encoding_is_told_with_the_command_for_it(text: str) -> None:
         r"--text_path lamp\.txt "
         r"--out_dir data/lamp-char --encoding latin-1, then give --data_dir data/lamp-char$",
     ):
-        data_directory(DataFlags(text_path=text))
+        data_directory(DataFlags(text_path=(text,)))

@@ -7,10 +7,9 @@ from itertools import chain
 from pathlib import Path
 from typing import cast
 
-from yocto_cli.command import UsageError
+from yocto_cli.chats import read_template
 from yocto_cli.model_arguments import ModelArguments, SamplingArguments
 from yocto_cli.models import replaced_dtype
-from yocto_data.prep.files import open_regular
 from yocto_model import StopFilter, TextGenerator, Token
 from yocto_tokenizers import PLAIN, ChatTemplate, Tokenizer, template_for
 from yocto_train import Run, step_of
@@ -19,7 +18,6 @@ from yocto_chat.conversation import Finish, Layout, Prompt
 
 #: How many of the likeliest tokens are kept at each place of a reply.
 ALTERNATIVES = 8
-_LARGEST_TEMPLATE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +80,6 @@ def open_model(named: ModelArguments, *, template: str | None = None) -> ChatMod
         run=checkpoint.run,
         sha256=checkpoint.manifest.files["model.safetensors"].sha256,
     )
-
-
-def read_template(path: Path) -> ChatTemplate:
-    """The chat template in a file; a `UsageError` if that cannot be read."""
-    try:
-        with open_regular(path) as file:
-            # A larger one is refused by its length.
-            source = file.read(_LARGEST_TEMPLATE_BYTES).decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"cannot read --template {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--template {path} is not UTF-8 at byte {error.start}") from error
-    return ChatTemplate(source, name=str(path))
 
 
 class Generation:

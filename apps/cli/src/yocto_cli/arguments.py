@@ -32,6 +32,7 @@ _WANTED = {
     float: "a finite number such as 0.1 or 3e-4",
     str: "a text in quotes",
 }
+_ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 _LIMIT_BYTES = 1 << 16  # of a configuration file
 
 
@@ -43,8 +44,9 @@ def flag(
     bare: str | None = None,
     word: str | None = None,
     in_files: bool = True,
+    escapes: bool = False,
 ) -> Any:
-    """A field of a command's dataclass.
+    r"""A field of a command's dataclass.
 
     Args:
         default: the field's default; REQUIRED if it has none.
@@ -53,8 +55,12 @@ def flag(
         bare: the value of a flag that is given without one, as in `--resume`.
         word: what usage calls it, if it may be given without its name, in the order of such fields.
         in_files: False for a flag of a single invocation, which no TOML file may hold.
+        escapes: whether `\n`, `\t` and `\\` on a command line mean line end, tab and backslash.
     """
-    metadata = {"help": help, "shown": shown, "bare": bare, "word": word, "in_files": in_files}
+    metadata = {
+        "help": help, "shown": shown, "bare": bare, "word": word, "in_files": in_files,
+        "escapes": escapes,
+    }  # fmt: skip
     return dataclasses.field(default=default, compare=in_files, metadata=metadata)
 
 
@@ -332,12 +338,19 @@ def _add(group: Any, each: Flag) -> None:
     else:
         metavar = {int: "INT", float: "FLOAT"}.get(each.type, "TEXT")
         options |= {"choices": each.choices} if each.choices else {"metavar": metavar}
-        options["type"] = partial(each.parse, where="--")
+        options["type"] = partial(_typed, each)
     if each.many:
         options |= {"nargs": "+", "action": "extend"}
     if each.notes.get("bare") is not None:
         options |= {"nargs": "?", "const": each.notes["bare"]}
     group.add_argument(*names, **options)
+
+
+def _typed(each: Flag, text: str) -> Any:
+    """The value of a flag as it was typed: a shell has no simple way to write a line end."""
+    if each.notes.get("escapes"):
+        text = re.sub(r"\\([nt\\])", lambda match: _ESCAPES[match[1]], text)
+    return each.parse(text, "--")
 
 
 def _as_argparse(word: str, flags: Mapping[str, Flag]) -> str:
@@ -399,7 +412,7 @@ def _from_toml(each: Flag, value: Any, where: str) -> Any:
 def dump_toml(instance: object) -> str:
     """A configuration as TOML; `--config` reads an equal one from it.
 
-    None is left out, since TOML has no null, and so are the fields that belong to one invocation.
+    Left out are None, since TOML has no null, empty lists, and what belongs to one invocation.
 
     Args:
         instance: of a dataclass that `load` can fill.
@@ -408,7 +421,7 @@ def dump_toml(instance: object) -> str:
 
     content: dict[str, Any] = {}
     for each in _flags(instance):
-        if each.default is not None and each.in_files:
+        if each.default not in (None, ()) and each.in_files:
             table = content.setdefault(".".join(each.group), {}) if each.group else content
             table[each.name] = each.default
     return tomli_w.dumps(content)

@@ -126,7 +126,9 @@ class SamplingArguments(SamplingOptions):
 
     temperature: float = flag(0.8, _OPTIONS["temperature"].metadata["help"])
     max_new_tokens: int = flag(200, "the most tokens to add")
-    stop: tuple[str, ...] = flag((), "strings that end the text; they are not shown")
+    stop: tuple[str, ...] = flag(
+        (), r"strings that end the text, not shown; \n, \t, \\ as in C", escapes=True
+    )
     seed: int | None = flag(None, "equal seeds give equal text", shown="a new one, printed")
 
     def __post_init__(self) -> None:

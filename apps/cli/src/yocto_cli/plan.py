@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from yocto_data import DataMeta, TokenDataset
+from yocto_data import ChatDataset, DataMeta, TokenDataset
 from yocto_model import GPT, GPTConfig
 from yocto_train import (
     SIZES,
@@ -49,9 +49,10 @@ class Data(NamedTuple):
 
     def open(self, block_size: int) -> tuple[TokenDataset, TokenDataset]:
         """The splits to train on and to validate on, in windows of `block_size` tokens."""
+        kind = TokenDataset if self.meta.chats is None else ChatDataset
         return (
-            TokenDataset(self.directory / "train.bin", block_size),
-            TokenDataset(self.directory / "val.bin", block_size),
+            kind(self.directory / "train.bin", block_size),
+            kind(self.directory / "val.bin", block_size),
         )
 
 

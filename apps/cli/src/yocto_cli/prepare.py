@@ -7,7 +7,7 @@ by the functions that use them, after the flags have been parsed.
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from yocto_cli.arguments import REQUIRED, CommandArguments, flag, load_one_of
 from yocto_cli.command import UsageError, next_command, run_command
 from yocto_cli.model_arguments import named_tokenizer
-from yocto_cli.screen.terminal import ProgressBar, counted, say
+from yocto_cli.screen.terminal import ProgressBar, counted, say, show_marked
 
 if TYPE_CHECKING:
     from yocto_data import DataMeta
@@ -25,15 +25,18 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 Learn = Callable[[Iterator[str]], "Tokenizer"]
+Kind = Literal["char", "word", "bpe"]
 
 PROG = "yocto-prepare"
 VOCAB_SIZE = 8000
 LEARNING = "learning the vocabulary"
 ENCODING = "encoding"
 _SAMPLE_CHARACTERS = 1_000_000  # on which a named tokenizer is tried
-_READING = ("encoding", "errors", "text_field")  # options that say how texts are read
-_OPTIONS = (*_READING, "val_ratio", "seed", "force")
-_KINDS = {"char": ("char",), "word": ("word",), "bpe": ("sentencepiece", "huggingface")}
+READING = ("encoding", "errors")  # options that say how files are read
+_OPTIONS = (*READING, "val_ratio", "seed", "force")
+KINDS: dict[Kind, tuple[str, ...]] = {
+    "char": ("char",), "word": ("word",), "bpe": ("sentencepiece", "huggingface"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,24 +51,22 @@ class OutArguments(CommandArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareArguments(OutArguments):
-    """What the three ways of dividing a text into tokens have in common."""
+    """What texts and chats have in common."""
 
-    text_path: tuple[str, ...] = flag(
-        REQUIRED, "text files, directories or globs; a .jsonl file holds one document per line"
-    )
+    text_path: tuple[str, ...] = flag(REQUIRED, "files, directories or globs; .jsonl holds records")
     val_ratio: float = flag(0.1, "share of the text kept for validation")
     seed: int = flag(1337, "chooses the documents kept for validation, if there are several")
     encoding: str = flag("utf-8", "encoding of the texts")
     errors: Literal["strict", "replace", "ignore"] = flag(
         "strict", "what to do with bytes that are not in that encoding"
     )
-    text_field: str = flag("text", "the key of the text in the records of .jsonl files")
     workers: int = flag(0, "processes that encode; 0 means one per core")
 
     def learning_flags(self) -> dict[str, object]:
         """The flags that were given and matter only for learning, with their values."""
         common = {field.name for field in fields(PrepareArguments)}
         own = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
+        common |= {"text_field", "template", "me", "max_bad", "show", "show_ids"}
         return {n: v for n, (v, default) in own.items() if n not in common and v != default}
 
 
@@ -73,7 +74,7 @@ class PrepareArguments(OutArguments):
 class CharArguments(PrepareArguments):
     """One token per character: a small vocabulary, nothing to learn."""
 
-    chat_tokens: bool = flag(False, "add the special tokens of a conversation to the vocabulary")
+    text_field: str = flag("text", "the key of the text in the records of .jsonl files")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ class WordArguments(CharArguments):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BpeArguments(PrepareArguments):
+class BpeArguments(CharArguments):
     """Pieces of words, learned by sentencepiece (BPE); every text can be written in them."""
 
     vocab_size: int | None = flag(
@@ -100,6 +101,28 @@ class BpeArguments(PrepareArguments):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChatArguments(PrepareArguments):
+    """Conversations, of which only what the assistant says is learned; texts are learned whole.
+
+    Read are messages, ShareGPT's, Alpaca's and other records of .jsonl and .json, conversations
+    that yocto-chat saved, exports of WhatsApp, and texts with lines "User: " and "Assistant: ".
+    """
+
+    tokenizer: Literal["char", "word", "bpe"] | None = flag(
+        None, "what to learn from all that is said", shown="char"
+    )
+    vocab_size: int | None = flag(None, "the most tokens of words or bpe", shown=str(VOCAB_SIZE))
+    template: str | None = flag(
+        None, "plain, turns (special tokens), or a file with a chat template",
+        shown="the named tokenizer's own; plain for characters of text files; else turns",
+    )  # fmt: skip
+    me: str | None = flag(None, "who of a WhatsApp export is the assistant")
+    max_bad: float = flag(0.01, "share of the records that may be unusable")
+    show: int = flag(0, "show so many conversations, what is learned marked", bare="1")
+    show_ids: bool = flag(False, "show them with the ids of all tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImportArguments(OutArguments):
     """Token files that nanoGPT's scripts wrote; a meta.pkl beside them is never opened."""
 
@@ -112,9 +135,11 @@ COMMANDS: dict[str, type[OutArguments]] = {
     "char": CharArguments,
     "word": WordArguments,
     "bpe": BpeArguments,
+    "chat": ChatArguments,
     "import": ImportArguments,
 }
 _EXAMPLE = f"Example: {PROG} {{}} --text_path book.txt --out_dir data/book"
+_CHAT_EXAMPLE = f"Example: {PROG} {{}} --text_path chats.jsonl --out_dir data/chats --show"
 _IMPORT_EXAMPLE = (
     f"Example: {PROG} {{}} --data_dir nanoGPT/data/shakespeare_char --out_dir data/imported "
     "--dtype uint16 --vocab_path data/book/vocab.json"
@@ -127,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> None:
-    example = _IMPORT_EXAMPLE if argv[:1] == ["import"] else _EXAMPLE
+    examples = {"import": _IMPORT_EXAMPLE, "chat": _CHAT_EXAMPLE}
+    example = examples.get(argv[0] if argv else "", _EXAMPLE)
     command, arguments = load_one_of(COMMANDS, argv, prog=PROG, example=example)
     if isinstance(arguments, ImportArguments):
         import_files(arguments)
@@ -152,34 +178,54 @@ def in_flags(message: str) -> str:
 
 
 def prepare_files(command: str, arguments: PrepareArguments) -> None:
-    """yocto-prepare char, word and bpe."""
+    """yocto-prepare char, word, bpe and chat."""
     if not arguments.text_path:
         raise UsageError("--text_path is empty; name a text file, a directory or a glob")
     if arguments.workers < 0:
         raise UsageError(f"--workers must be 0 (one per core) or more, not {arguments.workers}")
     check_target(arguments.out_dir, val_ratio=arguments.val_ratio, force=arguments.force)
     named = _named_tokenizer(command, arguments)
+    options = {name: getattr(arguments, name) for name in _OPTIONS}
+    options["workers"] = arguments.workers or os.cpu_count() or 1
     with ProgressBar() as progress:
-        meta, tokenizer = prepare_texts(
-            arguments.text_path, arguments.out_dir, learn=_learner(arguments),
-            tokenizer=named, progress=progress.update,
-            workers=arguments.workers or os.cpu_count() or 1,
-            **{name: getattr(arguments, name) for name in _OPTIONS},
-        )  # fmt: skip
+        options |= {"tokenizer": named, "progress": progress.update}
+        if isinstance(arguments, ChatArguments):
+            meta, tokenizer = _prepare_chats(arguments, **options)
+        else:
+            meta, tokenizer = prepare_texts(
+                arguments.text_path, arguments.out_dir, learn=_learner(arguments),
+                text_field=getattr(arguments, "text_field", "text"), **options,
+            )  # fmt: skip
     _say(
         arguments.out_dir, meta, unknown=_unknown_rate(arguments.out_dir, meta, tokenizer),
         losses=None if named is None else _losses(arguments, named),
+    )  # fmt: skip
+    if isinstance(arguments, ChatArguments) and arguments.show > 0:
+        from yocto_cli.chats import shown  # noqa: PLC0415 - brings NumPy in
+
+        for document in shown(Path(arguments.out_dir), meta, arguments.show):
+            show_marked(document, with_ids=arguments.show_ids)
+
+
+def _prepare_chats(arguments: ChatArguments, **options: Any) -> "tuple[DataMeta, Tokenizer]":
+    from yocto_cli.chats import prepare_conversations  # noqa: PLC0415 - brings NumPy in
+
+    if arguments.show < 0:
+        raise UsageError(f"--show must be 0 or more, not {arguments.show}")
+    return prepare_conversations(
+        arguments.text_path, arguments.out_dir, kind=arguments.tokenizer or "char",
+        vocab_size=arguments.vocab_size, template=arguments.template,
+        tokenizer_path=arguments.tokenizer_path or arguments.vocab_path, me=arguments.me,
+        max_bad=arguments.max_bad, **options,
     )  # fmt: skip
 
 
 def _losses(arguments: PrepareArguments, tokenizer: "Tokenizer") -> str | None:
     """What a tokenizer that learned from other texts loses of these, if anything, in numbers."""
-    from yocto_data import iter_texts  # noqa: PLC0415 - brings NumPy in
     from yocto_tokenizers import round_trip  # noqa: PLC0415 - brings NumPy in
 
-    reading = {name: getattr(arguments, name) for name in _READING}
     sample = ""
-    for piece in iter_texts(arguments.text_path, **reading):
+    for piece in _texts(arguments):
         sample += piece
         if len(sample) >= _SAMPLE_CHARACTERS:
             break
@@ -187,28 +233,64 @@ def _losses(arguments: PrepareArguments, tokenizer: "Tokenizer") -> str | None:
     return None if found.exact else found.summary()
 
 
+def _texts(arguments: PrepareArguments) -> "Iterable[str]":
+    """All that is said in the files, in pieces."""
+    from yocto_data import TextPart, iter_chats, iter_texts  # noqa: PLC0415 - brings NumPy in
+
+    reading = {name: getattr(arguments, name) for name in READING}
+    if not isinstance(arguments, ChatArguments):
+        field = getattr(arguments, "text_field", "text")
+        return iter_texts(arguments.text_path, text_field=field, **reading)
+    found = iter_chats(arguments.text_path, me=arguments.me, max_bad=arguments.max_bad, **reading)
+    return (
+        text
+        for each in found
+        for text in ([each.text] if isinstance(each, TextPart) else [m.content for m in each])
+    )
+
+
 def _learner(arguments: PrepareArguments) -> Learn:
+    size = getattr(arguments, "vocab_size", None)
+    if isinstance(arguments, BpeArguments):
+        return learner(
+            "bpe", size, newline=arguments.newline, shrink=arguments.shrink,
+            character_coverage=arguments.character_coverage,
+        )  # fmt: skip
+    return learner("word" if isinstance(arguments, WordArguments) else "char", size)
+
+
+def learner(
+    kind: Kind, vocab_size: int | None, *, special_tokens: Sequence[str] = (), **options: Any
+) -> Learn:
+    """What makes a tokenizer of a kind from texts.
+
+    Args:
+        kind: characters, words or pieces.
+        vocab_size: the most tokens; None for 8,000.
+        special_tokens: names that texts cannot spell.
+        options: of pieces; unless they say otherwise, a short text may yield fewer.
+    """
     import yocto_tokenizers as tokenizers  # noqa: PLC0415 - brings NumPy in
 
-    size = getattr(arguments, "vocab_size", None)
-    size = VOCAB_SIZE if size is None else size
-    if isinstance(arguments, BpeArguments):
-        return partial(
-            tokenizers.SentencePieceTokenizer.train, vocab_size=size, newline=arguments.newline,
-            character_coverage=arguments.character_coverage, shrink=arguments.shrink,
-        )  # fmt: skip
-    special = tokenizers.CHAT_TOKENS if getattr(arguments, "chat_tokens", False) else ()
-    if isinstance(arguments, WordArguments):
-        return partial(tokenizers.WordLevelTokenizer.train, vocab_size=size, special_tokens=special)
-    return partial(tokenizers.CharTokenizer.train, special_tokens=special)
+    options["special_tokens"] = special_tokens
+    if kind == "char":
+        if vocab_size is not None:
+            raise UsageError("--vocab_size is for words and pieces; add --tokenizer word or bpe")
+        return partial(tokenizers.CharTokenizer.train, **options)
+    options["vocab_size"] = VOCAB_SIZE if vocab_size is None else vocab_size
+    if kind == "word":
+        return partial(tokenizers.WordLevelTokenizer.train, **options)
+    return partial(tokenizers.SentencePieceTokenizer.train, **{"shrink": True, **options})
 
 
 def _named_tokenizer(command: str, arguments: PrepareArguments) -> "Tokenizer | None":
     tokenizer = named_tokenizer(arguments.tokenizer_path, arguments.vocab_path)
     if tokenizer is None:
         return None
-    if tokenizer.kind not in _KINDS[command]:
-        right = next((name for name, kinds in _KINDS.items() if tokenizer.kind in kinds), "bpe")
+    if command == "chat":
+        command = getattr(arguments, "tokenizer", None) or kind_of(tokenizer)
+    if tokenizer.kind not in KINDS[command]:
+        right = kind_of(tokenizer)
         raise UsageError(f"the named tokenizer has the kind {tokenizer.kind}; use {PROG} {right}")
     given = arguments.learning_flags()
     if given.get("vocab_size") == tokenizer.vocab_size:
@@ -220,6 +302,11 @@ def _named_tokenizer(command: str, arguments: PrepareArguments) -> "Tokenizer | 
             f"leave {flags} out"
         )
     return tokenizer
+
+
+def kind_of(tokenizer: "Tokenizer") -> Kind:
+    """What its tokens are: characters, words or pieces."""
+    return next((name for name, kinds in KINDS.items() if tokenizer.kind in kinds), "bpe")
 
 
 def import_files(arguments: ImportArguments) -> None:
@@ -253,6 +340,8 @@ def _say(
     tokens = counted(meta.train.tokens, "token")
     said = f"{tokens} for training, {meta.val.tokens:,} for validation"
     say(f"{out_dir}: {counted(meta.vocab_size, unit)}; {said}")
+    for line in said_of_chats(meta):
+        say(line)
     flags = ["--data_dir", out_dir]
     if meta.tokenizer.file is None:
         say("note: the files do not include the tokenizer of these ids; training needs it")
@@ -273,6 +362,25 @@ def _say(
             if n:
                 say(f"note: {counted(n, what)} {end}")
     say(f"next: {next_command('yocto-train', *flags)}")
+
+
+def said_of_chats(meta: "DataMeta") -> list[str]:
+    """What conversations there are, how much of them is learned, and what was left out."""
+    chats = meta.chats
+    if chats is None:
+        return []
+    learned, tokens = chats.train.trained + chats.val.trained, meta.train.tokens + meta.val.tokens
+    texts = f", {counted(chats.texts, 'part')} of texts" if chats.texts else ""
+    replies = f"{chats.replies:,} {'reply' if chats.replies == 1 else 'replies'}"
+    share = f"{learned:,} of {tokens:,} tokens are learned ({learned / tokens:.0%})"
+    lines = [f"{counted(chats.conversations, 'conversation')} with {replies}{texts}; {share}"]
+    if chats.untrained:
+        what = counted(chats.untrained, "conversation")
+        lines.append(f"note: {what} without a reply to learn from left out")
+    for bad in chats.dropped:
+        where = f", the first in {bad.first}" if bad.first else ""
+        lines.append(f"note: {counted(bad.count, 'record')} dropped{where}: {bad.what}")
+    return lines
 
 
 def prepare_texts(
@@ -301,8 +409,8 @@ def prepare_texts(
     from yocto_data import iter_texts, prepare  # noqa: PLC0415 - brings NumPy in
 
     if tokenizer is None:
-        reading = {name: options[name] for name in _READING if name in options}
-        tokenizer = learn(_watched(iter_texts(sources, **reading), sources, progress))
+        reading = {n: options[n] for n in (*READING, "text_field") if n in options}
+        tokenizer = learn(watched(iter_texts(sources, **reading), sources, progress))
 
     def told(done: int, total: int, _: int) -> None:
         progress(ENCODING, done, total)
@@ -329,7 +437,7 @@ def check_target(out_dir: str | Path, *, force: bool, val_ratio: float = 0.1) ->
         )
 
 
-def _watched(
+def watched(
     texts: Iterator[str], sources: str | Sequence[str], progress: Progress
 ) -> Iterator[str]:
     """The same texts; `progress` is told how many bytes have been read."""

@@ -34,7 +34,10 @@ _ROWS_AT_ONCE = 32  # a batch costs memory, and larger ones are hardly faster
 class SampleArguments(CommandArguments):
     """The flags of yocto-sample."""
 
-    prompt: tuple[str, ...] = flag((), "texts to continue", shown="stdin, or else a new line")
+    prompt: tuple[str, ...] = flag(
+        (), r"texts to continue; \n, \t and \\ mean line end, tab and backslash",
+        shown="stdin, or else a new line", escapes=True,
+    )  # fmt: skip
     prompt_file: str | None = flag(None, "a file that holds the prompt")
     num_samples: int = flag(1, "texts per prompt, each with the next seed, between lines of ---")
     echo: bool = flag(True, "print the prompt in front of its continuation")

@@ -16,6 +16,7 @@ command to talk to it.
 Examples:
   {PROG}
   {PROG} --text_path my.txt --minutes 10
+  {PROG} --text_path chats.jsonl --tokenizer bpe --vocab_size 1000
   {PROG} --resume
   {PROG} --list
   {TORCHRUN} --parallel ddp"""

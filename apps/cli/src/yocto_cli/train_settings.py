@@ -15,6 +15,7 @@ from yocto_train.recipes import RECIPES
 
 from yocto_cli.arguments import CommandArguments, flag, flags_of, replaced, values_of
 from yocto_cli.model_arguments import TokenizerFlags
+from yocto_cli.prepare import VOCAB_SIZE
 
 T = TypeVar("T")
 
@@ -65,9 +66,14 @@ def settings_of(source: type, *names: str) -> Callable[[type[T]], type[T]]:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFlags(TokenizerFlags):
-    """What to learn from: a text, or a directory that yocto-prepare made."""
+    """What to learn from: texts, chats, or a directory that yocto-prepare made."""
 
-    text_path: str | None = flag(None, "a text to train on, by characters", shown=str(DEFAULT_TEXT))
+    text_path: tuple[str, ...] = flag((), "texts or chats to train on", shown=str(DEFAULT_TEXT))
+    tokenizer: Literal["char", "word", "bpe"] | None = flag(
+        None, "what to learn from --text_path", shown="char"
+    )
+    vocab_size: int | None = flag(None, "the most tokens of word or bpe", shown=str(VOCAB_SIZE))
+    me: str | None = flag(None, "who of a WhatsApp export is the assistant")
     data_dir: str | None = flag(None, "prepared data; with --text_path, where to prepare it")
     val_ratio: float | None = flag(None, "share of --text_path for validation", shown="0.1")
 
@@ -121,8 +127,12 @@ class TrainArguments(CommandArguments):
 
 
 def given_flags(arguments: TrainArguments) -> dict[str, Any]:
-    """The flags that have a value, by name: a dictionary that JSON can hold."""
-    return {name: value for name, value in values_of(arguments).items() if value is not None}
+    """The flags that have a value, by name: a dictionary that JSON can hold.
+
+    The size of the vocabulary is no setting of the model: the data have it.
+    """
+    values = values_of(arguments).items()
+    return {name: v for name, v in values if v not in (None, ()) and name != "vocab_size"}
 
 
 def recipe_name(given: Mapping[str, Any]) -> str:
@@ -177,7 +187,8 @@ def resolved(
     recipe = recipe_name(given)
     values = {**model.to_dict(), **train.to_dict(), "preset": recipe, "arch": recipe, **given}
     known = {name: value for name, value in values.items() if name in flags_of(TrainArguments)}
-    own = {"text_path": None, "data_dir": data_dir, "run_name": None}
+    prepared = {"text_path": (), "tokenizer": None, "vocab_size": None, "me": None}
+    own = {**prepared, "data_dir": data_dir, "run_name": None}
     return replaced(TrainArguments(), {**known, **own})
 
 

@@ -4,8 +4,6 @@ This module is imported after the flags have been parsed: it brings torch in.
 """
 
 import contextlib
-import itertools
-import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,29 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.distributed import is_torchelastic_launched
-from yocto_data import DataMeta, DecodingError, ShortDataError, verify_tokens
-from yocto_data.prep.files import open_regular, sha256_of
-from yocto_data.prep.sources import expand_sources
+from yocto_data import verify_tokens
 from yocto_model import GPT
-from yocto_tokenizers import CharTokenizer, Tokenizer, load_tokenizer
 from yocto_train import Checkpoint, Run, StepDone, Stopped, Trainer, World, joined
 from yocto_train.runs.opening import tokenizer_note
 
 from yocto_cli.arguments import dump_toml
-from yocto_cli.command import UsageError, WorkFailedError, describe_error, handling, next_command
-from yocto_cli.model_arguments import matching_tokenizer, named_tokenizer
-from yocto_cli.plan import Data, described, planned
-from yocto_cli.prepare import check_target, prepare_texts
+from yocto_cli.chats import ends_of, template_of
+from yocto_cli.command import UsageError, WorkFailedError, describe_error, handling
+from yocto_cli.plan import described, planned
 from yocto_cli.report.recorder import Recorder, tensorboard
 from yocto_cli.report.summary import About, farewell, resumed, summary
 from yocto_cli.screen.curve import History
 from yocto_cli.screen.display import Display, LinePrinter, make_display
 from yocto_cli.screen.ladder import ladder_of
 from yocto_cli.screen.terminal import say
+from yocto_cli.train_data import data_directory, open_data
 from yocto_cli.train_settings import (
-    DEFAULT_TEXT,
     TORCHRUN,
-    DataFlags,
     RunFlags,
     TrainArguments,
     given_flags,
@@ -47,8 +40,6 @@ from yocto_cli.train_settings import (
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-_SHORTEST_CONTEXT = 8
-_VAL_RATIO = 0.1
 _ATTEMPTS = 20
 
 
@@ -94,9 +85,11 @@ def _train(
         if claims and world.is_main:  # an empty directory is not left behind
             until_locked.callback(_remove_if_empty, run.path)
         train_data, val_data = data.open(model.block_size)
+        template = template_of(data_dir, data.meta, tokenizer)
         trainer = Trainer(
             GPT(model, generator=torch.Generator().manual_seed(config.seed)), train_data, val_data,
-            config, run=run, tokenizer=tokenizer, device=arguments.run.device, world=world,
+            config, run=run, tokenizer=tokenizer, end_ids=ends_of(template, tokenizer),
+            template=template, device=arguments.run.device, world=world,
         )  # fmt: skip
         if arguments.run.plan:
             seconds = trainer.time_step()  # by all processes: each step is shared
@@ -235,105 +228,3 @@ def _run_path(flags: RunFlags, data_dir: Path, resume: Path | None, *, claims: b
 def _remove_if_empty(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.rmdir()
-
-
-# --- the data ------------------------------------------------------------------------------------
-
-
-def data_directory(flags: DataFlags) -> Path:
-    """The directory of prepared data; a text is prepared first, unless it already is."""
-    if flags.text_path is None and flags.data_dir is not None:
-        return Path(flags.data_dir)
-    if flags.text_path is None and not DEFAULT_TEXT.is_file():
-        raise UsageError(
-            f"{DEFAULT_TEXT} is missing; give --text_path YOUR.txt, or --data_dir with a directory "
-            "that yocto-prepare made"
-        )
-    if flags.mode == "token":
-        raise UsageError(
-            "--mode token needs a trained tokenizer; run yocto-prepare bpe --text_path ..., "
-            "then give its --out_dir as --data_dir"
-        )
-    text = Path(flags.text_path or DEFAULT_TEXT)
-    if flags.data_dir is not None:
-        directory = Path(flags.data_dir)
-        if directory.is_dir() and any(directory.iterdir()):
-            if _made_from(directory, text, flags.val_ratio):
-                return directory
-            raise UsageError(
-                f"{directory} was not prepared from {text} with these settings; give another "
-                "--data_dir, or leave --text_path out to train on what it holds"
-            )
-    else:  # data that runs may refer to is never replaced: another text gets another directory
-        name = re.sub(r"[*?\[\]]", "", text.stem) or "texts"
-        for number in itertools.count(1):
-            directory = Path("data") / f"{name}-char{f'-{number:03}' if number > 1 else ''}"
-            if not directory.exists():
-                break
-            if _made_from(directory, text, flags.val_ratio):
-                return directory
-    _prepare(text, directory, flags.val_ratio)
-    return directory
-
-
-def _made_from(directory: Path, text: Path, val_ratio: float | None) -> bool:
-    """Whether a data directory holds exactly this text, with the validation share asked for."""
-    if not (directory / "meta.json").is_file():
-        return False
-    meta = DataMeta.load(directory)
-    if val_ratio is not None and (meta.options is None or meta.options.val_ratio != val_ratio):
-        return False
-    sums = []
-    for source in expand_sources(str(text)):  # a directory or a glob may mean several files
-        with open_regular(source.path) as file:
-            sums.append(sha256_of(file))
-    return sums == [source.sha256 for source in meta.sources]
-
-
-def _prepare(text: Path, directory: Path, val_ratio: float | None) -> None:
-    ratio = _VAL_RATIO if val_ratio is None else val_ratio
-    check_target(directory, force=False, val_ratio=ratio)
-    try:
-        prepare_texts(
-            str(text), directory, learn=CharTokenizer.train, block_size=_SHORTEST_CONTEXT,
-            val_ratio=ratio,
-        )  # fmt: skip
-    except ShortDataError as error:
-        raise UsageError(
-            f"{text} is too short: a model needs a few thousand characters to learn from, and some "
-            "more to be tested on; give a longer text"
-        ) from error
-    except DecodingError as error:
-        what = str(error).partition("; ")[0]
-        how = next_command(
-            "yocto-prepare", "char", "--text_path", str(text), "--out_dir", str(directory),
-            "--encoding", "latin-1",
-        )  # fmt: skip
-        raise UsageError(
-            f"{what}; name its encoding when you prepare it, as in {how}, "
-            f"then give --data_dir {directory}"
-        ) from error
-    say(f"prepared {text} at character level in {directory}")
-
-
-def open_data(flags: DataFlags, data_dir: Path) -> tuple[Data, Tokenizer]:
-    """The prepared data, and its tokenizer or the one that the flags name.
-
-    Raises:
-        UsageError: a flag contradicts the data.
-        DataError: it is not a data directory.
-        TokenizerError: a tokenizer cannot be read.
-    """
-    if not (data_dir / "meta.json").is_file():
-        found = "is a file" if data_dir.is_file() else "holds no meta.json"
-        raise UsageError(
-            f"--data_dir {data_dir} {found if data_dir.exists() else 'does not exist'}: it must be "
-            "a directory that yocto-prepare made; to train on a text, give it as --text_path"
-        )
-    meta = DataMeta.load(data_dir)
-    named, own = named_tokenizer(flags.tokenizer_path, flags.vocab_path), None
-    if named is None and meta.tokenizer.file is not None:
-        own = load_tokenizer(data_dir)
-    made_with, where = meta.tokenizer.fingerprint, str(data_dir)
-    tokenizer = matching_tokenizer(named, own, mode=flags.mode, fingerprint=made_with, where=where)
-    return Data(data_dir, meta), tokenizer

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from yocto_data import ChatDataset, TokenDataset
 from yocto_model import ARCHITECTURES, GPTConfig
 from yocto_train import Checkpoint, CheckpointError, Event, Run, Stopped, Trainer
 
@@ -39,16 +40,27 @@ def _details(trainer: Trainer, data_dir: Path) -> dict[str, str]:
     model, config = trainer.model.config, trainer.config
     arch = closest_architecture(model)
     tokens, parameters = trainer.train_data.n_tokens, model.n_parameters
-    epochs = config.max_iters * config.batch_size * model.block_size / tokens
+    epochs = config.max_iters * config.batch_size / trainer.sampler.windows_per_epoch
     processes = f", {trainer.world.size} processes" if trainer.world.size > 1 else ""
     return {
         "data": f"{data_dir}: {tokens:,} tokens to train on, "
         f"{trainer.val_data.n_tokens:,} to validate, {model.vocab_size:,} ids",
+        **_chats(trainer.train_data),
         "model": f"{arch}, {counted(model.n_layer, 'layer')}, {counted(model.n_head, 'head')}, "
         f"{model.n_embd} wide, context {model.block_size}: {parameters:,} parameters",
         "train": f"{config.max_iters:,} steps of {config.batch_size} x {model.block_size} tokens "
         f"({epochs:{'.1f' if epochs >= 1 else '.2g'}} epochs) with {config.optimizer}",
         "device": ", ".join(trainer.reasons) + processes,
+    }
+
+
+def _chats(data: TokenDataset) -> dict[str, str]:
+    if not isinstance(data, ChatDataset):
+        return {}
+    cut = f"; {counted(data.n_cut, 'conversation')} longer than the context" if data.n_cut else ""
+    learned = data.chats.trained
+    return {
+        "chats": f"{learned:,} of these tokens are learned ({learned / data.n_tokens:.0%}){cut}"
     }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from yocto_data import TokenDataset
+from yocto_data import ChatDataset, TokenDataset
 
 Ids = NDArray[np.unsignedinteger]
 
@@ -93,6 +93,21 @@ def _parts(ids: Ids) -> Iterator[Ids]:
 def ladder_of(
     train: TokenDataset, val: TokenDataset, *, vocab_size: int, characters: bool
 ) -> tuple[Baseline, ...]:
-    """The ladder of two datasets, whose files are mapped and not read whole."""
-    counted, scored = (np.memmap(data.path, dtype=data.dtype, mode="r") for data in (train, val))
+    """The ladder of two datasets, whose files are mapped and not read whole.
+
+    Of chats it is that of what is learned, as the loss is: all replies as one text.
+    """
+    counted, scored = map(_targets, (train, val))
     return ladder(counted, scored, vocab_size=vocab_size, characters=characters)
+
+
+def _targets(data: TokenDataset) -> Ids:
+    if not isinstance(data, ChatDataset):
+        return np.memmap(data.path, dtype=data.dtype, mode="r")
+    blocks, size = list[Ids](), 0
+    for block in data.trained_ids():
+        blocks.append(block)
+        size += len(block)
+        if size > _LIMIT_TOKENS:
+            break
+    return np.concatenate(blocks)

@@ -11,6 +11,7 @@ import re
 import sys
 import time
 import unicodedata
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Self, TextIO
 
 if TYPE_CHECKING:
@@ -136,6 +137,32 @@ def say(text: str) -> None:
         print(encodable(visible(text), sys.stdout), flush=True)
     except (OSError, ValueError):
         drop_stdout()
+
+
+def show_marked(tokens: Iterable[tuple[str, int, bool]], *, with_ids: bool) -> None:
+    """Print tokens (text, id, whether it is marked): marked ones tinted, or underlined with ~."""
+    from rich.cells import cell_len  # noqa: PLC0415 - only where it is shown
+
+    tints, end = has_colour(sys.stdout), "\u23ce\n" if can_show(sys.stdout, "\u23ce") else "\\n\n"
+    line, under = "", ""
+    for text, token_id, is_marked in tokens:
+        if with_ids:  # in front of a line end
+            text = text.removesuffix("\n") + f"[{token_id}]" + "\n" * text.endswith("\n")  # noqa: PLW2901
+        for part in visible(text).replace("\t", "\u2409").replace("\n", end).splitlines(True):
+            shown = part.rstrip("\n")
+            line += f"\x1b[32m{shown}\x1b[39m" if tints and is_marked else shown
+            under += ("~" if is_marked else " ") * cell_len(shown)
+            if part != shown:
+                _print_marked(line, "" if tints else under)
+                line, under = "", ""
+    _print_marked(line, "" if tints else under)
+    print()
+
+
+def _print_marked(line: str, under: str) -> None:
+    for each in (line, under.rstrip()):
+        if each:
+            print(encodable(each, sys.stdout))
 
 
 def drop_stdout() -> None:

@@ -127,7 +127,7 @@ def _open_checkpoint(checkpoint: Checkpoint, **options: Any) -> OpenedModel:
             path=checkpoint.directory,
             checkpoint=checkpoint,
             end_ids=read_end_ids(checkpoint.directory),
-            template=_template_in(checkpoint.directory),
+            template=template_in(checkpoint.directory),
             notes=checkpoint.skipped,
         )
 
@@ -140,7 +140,7 @@ def _open_folder(folder: Path, name: str, **options: Any) -> OpenedModel:
         name=name,
         path=folder,
         end_ids=read_end_ids(folder),
-        template=_template_in(folder),
+        template=template_in(folder),
     )
 
 
@@ -264,7 +264,7 @@ def _fetched(name: str) -> Path:
     return folder
 
 
-def _template_in(folder: Path) -> str | None:
+def template_in(folder: Path) -> str | None:
     """The chat template of a folder: a file of its own, or in the tokenizer's settings."""
     if (text := _text(folder / TEMPLATE)) is not None:
         return text
