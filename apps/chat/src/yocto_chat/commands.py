@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from yocto_cli.arguments import Flag, flags_of, suggestion
-from yocto_cli.command import UsageError
+from yocto_cli.command import UsageError, next_command
 from yocto_cli.model_arguments import SamplingArguments
 from yocto_cli.screen.terminal import counted
 
@@ -21,6 +21,7 @@ from yocto_chat.screen import Writer
 from yocto_chat.transcript import Transcript
 
 _MOST_COMPARED = 6
+_GOOD = "good-chats.jsonl"
 _RANDOM = "random"
 #: Every setting that is one value.
 SETTINGS = {name: flag for name, flag in flags_of(SamplingArguments).items() if name != "stop"}
@@ -268,6 +269,15 @@ def save(chat: Chat, text: str) -> None:
         path, Transcript(chat.conversation, chat.settings, model.name, model.step, model.sha256)
     )
     chat.screen.notice(f"saved to {path}")
+
+
+@Command("good", usage="[file]", needs=needs_reply, takes_path=True)
+def keep(chat: Chat, text: str) -> None:
+    """Add the conversation to a file of chats to train on."""
+    path = Path(text or _GOOD).expanduser()
+    transcript.add_messages(path, chat.conversation)
+    command = next_command("yocto-train", "--text_path", str(path))
+    chat.screen.notice(f"added to {path}; to train on it: {command}")
 
 
 @Command("load", usage="file", takes_path=True)

@@ -93,6 +93,47 @@ def save(path: Path, transcript: Transcript) -> None:
         raise UsageError(f"cannot write {path}: {reason}") from error
 
 
+def messages_of(conversation: Conversation) -> list[dict[str, Any]]:
+    """The conversation as `messages`, which many programs train on; no cut reply is to be learned.
+
+    Raises:
+        UsageError: no reply ended by itself.
+    """
+    messages: list[dict[str, Any]] = []
+    if system := conversation.system.strip():
+        messages.append({"role": "system", "content": system})
+    for turn in conversation.turns:
+        if turn.reply and turn.answered:
+            weight = {} if turn.reply.finish == "stop" else {"weight": 0}
+            messages.append({"role": "user", "content": turn.message})
+            messages.append({"role": "assistant", "content": turn.reply.text, **weight})
+    if all("weight" in message for message in messages if message["role"] == "assistant"):
+        raise UsageError("no reply ended by itself, so there is none to learn from; use /continue")
+    return messages
+
+
+def add_messages(path: Path, conversation: Conversation) -> None:
+    """Append a conversation to a file of chats, in one piece; a new file only its owner can read.
+
+    Raises:
+        UsageError: it is no regular file, or the system refuses; or as `messages_of` does.
+    """
+    line = json.dumps({"messages": messages_of(conversation)}) + "\n"
+    try:
+        if path.exists() and not path.is_file():  # a FIFO would block
+            raise UsageError(f"{path} is not a regular file; give another name")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "rb+", buffering=0) as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # what stands there was left without a line end
+                    line = f"\n{line}"
+            file.write(line.encode("ascii"))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot write {path}: {reason}") from error
+
+
 def load(path: Path) -> Transcript:
     """Read what `save` wrote.
 

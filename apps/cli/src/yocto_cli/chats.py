@@ -66,6 +66,8 @@ class ChatEncoder:
         Raises:
             TokenizerError: the template or the vocabulary cannot write this conversation.
         """
+        if chat[0].role == "system" and not chat[0].content.strip():
+            chat = chat[1:]  # as yocto-chat asks without a system text
         segments = self.segments(chat)
         ids: list[int] = []
         learned: list[bool] = []

@@ -287,10 +287,9 @@ def _named_tokenizer(command: str, arguments: PrepareArguments) -> "Tokenizer | 
     tokenizer = named_tokenizer(arguments.tokenizer_path, arguments.vocab_path)
     if tokenizer is None:
         return None
-    if command == "chat":
-        command = getattr(arguments, "tokenizer", None) or kind_of(tokenizer)
-    if tokenizer.kind not in KINDS[command]:
-        right = kind_of(tokenizer)
+    right = kind_of(tokenizer)
+    wanted = getattr(arguments, "tokenizer", None) or right if command == "chat" else command
+    if wanted != right:
         raise UsageError(f"the named tokenizer has the kind {tokenizer.kind}; use {PROG} {right}")
     given = arguments.learning_flags()
     if given.get("vocab_size") == tokenizer.vocab_size:

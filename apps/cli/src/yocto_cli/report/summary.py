@@ -57,7 +57,7 @@ def _details(trainer: Trainer, data_dir: Path) -> dict[str, str]:
 def _chats(data: TokenDataset) -> dict[str, str]:
     if not isinstance(data, ChatDataset):
         return {}
-    cut = f"; {counted(data.n_cut, 'conversation')} longer than the context" if data.n_cut else ""
+    cut = f"; {counted(data.n_cut, 'document')} longer than the context" if data.n_cut else ""
     learned = data.chats.trained
     return {
         "chats": f"{learned:,} of these tokens are learned ({learned / data.n_tokens:.0%}){cut}"
