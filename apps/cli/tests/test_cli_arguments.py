@@ -275,7 +275,10 @@ def test_defaults_give_way_to_the_file_and_the_file_to_flags(
     assert replaced(base, in_file) == load(cls, config, prog="x")
     name = data.draw(st.sampled_from(changed))
     on_top = data.draw(value(flags[name]))
-    words = [f"--{name}={text}" for text in (on_top if flags[name].many else (on_top,))]
+    words = [
+        f"--{name}={text}".replace("\\", "\\\\" if flags[name].notes.get("escapes") else "\\")
+        for text in (on_top if flags[name].many else (on_top,))
+    ]
     expected = replaced(base, {**in_file, name: on_top})
     assert expected == load(cls, [*config, *words], prog="x")
     assert expected == load(cls, [*words, *config], prog="x")

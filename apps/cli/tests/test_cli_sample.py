@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yocto_model.fast.inference
 from yocto_cli import models, sample
+from yocto_cli.arguments import load
 from yocto_cli.model_arguments import ModelArguments, SamplingArguments
-from yocto_cli.sample import main, stats_line
+from yocto_cli.sample import SampleArguments, main, stats_line
 from yocto_model import SamplingOptions, TextGenerator, Token
 
 Pipe = Callable[[bytes], None]
@@ -94,6 +95,16 @@ def test_a_prompt_can_be_piped_or_in_a_file(
         assert expected == run(main, words).out
         assert expected == run(main, [*words, f"--prompt_file={path}"]).out
     assert "are" not in run(main, [*words, "--prompt=wh"]).out  # a flag wins over a pipe
+
+
+def test_line_ends_can_be_typed(run: Any, runs: Path) -> None:
+    r"""`\n`, `\t` and `\\` in --prompt and --stop; what a file or a pipe holds stays as it is."""
+    words = [f"--ckpt={runs / 'char'}", "--max_new_tokens=30", "--seed=3"]
+    typed = run(main, [*words, r"--prompt=we\nare", r"--stop=\n"]).out
+    assert typed == run(main, [*words, "--prompt=we\nare", "--stop=\n"]).out
+    assert typed.startswith("we\nare")
+    found = load(SampleArguments, [r"--prompt=a\\nb\tc\d\\"], prog="x")
+    assert ("a\\nb\tc\\d\\",) == found.prompt
 
 
 def test_a_stop_text_ends_the_sample_and_is_not_shown(run: Any, runs: Path) -> None:

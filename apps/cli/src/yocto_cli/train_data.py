@@ -32,7 +32,7 @@ from yocto_cli.train_settings import DEFAULT_TEXT, DataFlags
 
 _SHORTEST_CONTEXT = 8
 _VAL_RATIO = 0.1
-_UNITS = {"char": "in characters", "word": "in words", "bpe": "in pieces of words"}
+_UNITS = {"char": "at character level", "word": "in words", "bpe": "in pieces of words"}
 
 
 def data_directory(flags: DataFlags) -> Path:
