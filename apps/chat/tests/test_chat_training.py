@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import groupby
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ said = texts.filter(str.strip)
 
 
 @st.composite
-def chats(draw: Callable[..., str]) -> tuple[Message, ...]:
+def chats(draw: Callable[..., Any]) -> tuple[Message, ...]:
     """Perhaps a system text, then one to three questions with their answers."""
     chat = [Message("system", text) for text in draw(st.lists(said, max_size=1))]
     for question, answer in draw(st.lists(st.tuples(texts, said), min_size=1, max_size=3)):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from yocto_chat import transcript
 from yocto_chat.commands import act
@@ -15,7 +15,7 @@ from yocto_chat.conversation import Conversation, Reply, Turn
 from yocto_chat.transcript import Transcript
 from yocto_cli.command import UsageError
 from yocto_cli.model_arguments import SamplingArguments
-from yocto_data import iter_texts
+from yocto_data import Message, iter_chats, iter_texts
 
 texts = st.text(min_size=1)
 turns = st.builds(Turn, message=texts, reply=st.builds(Reply, text=texts, finish=..., seeds=...))
@@ -175,3 +175,54 @@ def test_a_loaded_conversation_cannot_drive_the_terminal(make_talk: Any, tmp_pat
     assert "> ␛[2J\n<009B><202E>\n" in talk.shown
     assert talk.chat.conversation.turns[0].message == "\x1b[2J"
     assert "saved with another model" in talk.shown
+
+
+# --- /good: chats to train on --------------------------------------------------------------------
+
+
+@pytest.mark.property
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(transcripts, min_size=1, max_size=3), st.booleans())
+def test_good_chats_are_read_by_training(
+    tmp_path: Path, kept: list[Transcript], torn: bool
+) -> None:
+    """Every message comes back, one conversation a line; a reply that was cut is not learned."""
+    path = tmp_path / "good.jsonl"
+    path.unlink(missing_ok=True)
+    expected: list[list[Message]] = []
+    for each in kept:
+        replies = [turn.reply for turn in each.conversation.turns if turn.reply]
+        if not any(reply.finish == "stop" for reply in replies):
+            with pytest.raises(UsageError, match="no reply ended by itself"):
+                transcript.add_messages(path, each.conversation)
+            continue
+        assume(all(reply.text.strip() for reply in replies))
+        transcript.add_messages(path, each.conversation)
+        if torn:  # as an editor may leave it
+            path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+        system = each.conversation.system.strip()
+        expected.append([Message("system", system)] if system else [])
+        for turn in each.conversation.turns:
+            if turn.reply:
+                expected[-1] += [
+                    Message("user", turn.message),
+                    Message("assistant", turn.reply.text, turn.reply.finish == "stop"),
+                ]
+    if expected:
+        assert list(map(tuple, expected)) == list(iter_chats(path))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_good_says_how_to_train_on_it(
+    make_talk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice appends twice; what is no file is refused."""
+    monkeypatch.chdir(tmp_path)
+    talk = make_talk(" One.\n\n")
+    talk.do("first", "/good", "/good")
+    assert 2 == (tmp_path / "good-chats.jsonl").read_text().count('"One."')
+    assert "train: uv run yocto-train --text_path good-chats.jsonl\n" in talk.shown
+    os.mkfifo("fifo")
+    for name in ("fifo", ".", "none/x", "nul\0"):
+        with pytest.raises(UsageError, match=r"give another name|cannot write"):
+            talk.do(f"/good {name}")

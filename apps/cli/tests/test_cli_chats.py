@@ -120,8 +120,9 @@ def test_texts_between_chats_are_learned_whole(prepared: Any, home: Path) -> Non
 def test_a_conversation_ends_as_its_turns_do(home: Path) -> None:
     """In a plain layout the next speaker's name, or a blank line, is what ends a reply."""
     tokenizer = CharTokenizer.train(DIALOGUES)
-    chat = [Message(role, text) for pair in SAID[:2]
-            for role, text in zip(("user", "assistant"), pair, strict=True)]  # fmt: skip
+    (q1, a1), (q2, a2) = SAID[:2]
+    chat = [Message("user", q1), Message("assistant", a1)]
+    chat += [Message("user", q2), Message("assistant", a2)]
     ids, mask = ChatEncoder(PLAIN, tokenizer)(chat)
     said = tokenizer.decode([i for i, is_on in zip(ids, mask, strict=True) if is_on])
     assert said == f" {SAID[0][1]}\nUser: {SAID[1][1]}\n\n"
@@ -239,7 +240,7 @@ def test_marks_stand_under_what_is_marked(tokens: list[tuple[str, int, bool]]) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", out)
         show_marked(tokens, with_ids=False)
-    text = out.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    text = out.buffer.getvalue().decode()
     assert all(character.isprintable() or character == "\n" or character >= "\x80"
                for character in text)  # fmt: skip
     n_ends = sum(text.count("\n") for text, _, _ in tokens)

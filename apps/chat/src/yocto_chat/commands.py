@@ -276,8 +276,8 @@ def keep(chat: Chat, text: str) -> None:
     """Add the conversation to a file of chats to train on."""
     path = Path(text or _GOOD).expanduser()
     transcript.add_messages(path, chat.conversation)
-    command = next_command("yocto-train", "--text_path", str(path))
-    chat.screen.notice(f"added to {path}; to train on it: {command}")
+    chat.screen.notice(f"added to {path}")
+    chat.screen.remark(f"train: {next_command('yocto-train', '--text_path', str(path))}")
 
 
 @Command("load", usage="file", takes_path=True)
