@@ -221,7 +221,7 @@ def test_learned_tokens_are_marked(prepared: Any, home: Path) -> None:
     """Each line with a line of marks under it, and a number behind each token on request."""
     Path("chats.jsonl").write_text(messages(("Hi\x1b[2J", "A lamp.\n\u706f!")) * 20)
     _, result = prepared("--text_path chats.jsonl --show")
-    assert result.out.endswith(
+    assert result.out.startswith(
         "<|user|>Hi\u241b[2J<|im_end|><|assistant|>A lamp.\u23ce\n" + " " * 37 + "~" * 8 + "\n"
         "\u706f!<|im_end|>\n" + "~" * 13 + "\n\n"
     )

@@ -7,7 +7,7 @@ by the functions that use them, after the flags have been parsed.
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -157,7 +157,7 @@ def _main(argv: list[str]) -> None:
     command, arguments = load_one_of(COMMANDS, argv, prog=PROG, example=example)
     if isinstance(arguments, ImportArguments):
         import_files(arguments)
-    elif isinstance(arguments, PrepareArguments):
+    elif isinstance(arguments, CharArguments | ChatArguments):
         prepare_files(command, arguments)
 
 
@@ -177,7 +177,7 @@ def in_flags(message: str) -> str:
 # --- the work ------------------------------------------------------------------------------------
 
 
-def prepare_files(command: str, arguments: PrepareArguments) -> None:
+def prepare_files(command: str, arguments: "CharArguments | ChatArguments") -> None:
     """yocto-prepare char, word, bpe and chat."""
     if not arguments.text_path:
         raise UsageError("--text_path is empty; name a text file, a directory or a glob")
@@ -189,22 +189,22 @@ def prepare_files(command: str, arguments: PrepareArguments) -> None:
     options["workers"] = arguments.workers or os.cpu_count() or 1
     with ProgressBar() as progress:
         options |= {"tokenizer": named, "progress": progress.update}
-        if isinstance(arguments, ChatArguments):
-            meta, tokenizer = _prepare_chats(arguments, **options)
-        else:
+        if isinstance(arguments, CharArguments):
             meta, tokenizer = prepare_texts(
                 arguments.text_path, arguments.out_dir, learn=_learner(arguments),
-                text_field=getattr(arguments, "text_field", "text"), **options,
+                text_field=arguments.text_field, **options,
             )  # fmt: skip
-    _say(
-        arguments.out_dir, meta, unknown=_unknown_rate(arguments.out_dir, meta, tokenizer),
-        losses=None if named is None else _losses(arguments, named),
-    )  # fmt: skip
-    if isinstance(arguments, ChatArguments) and arguments.show > 0:
+            losses = None if named is None else _losses(arguments, named)
+        else:
+            meta, tokenizer = _prepare_chats(arguments, **options)
+            losses = None  # yocto-train says them of every tokenizer
+    if isinstance(arguments, ChatArguments) and arguments.show:
         from yocto_cli.chats import shown  # noqa: PLC0415 - brings NumPy in
 
         for document in shown(Path(arguments.out_dir), meta, arguments.show):
             show_marked(document, with_ids=arguments.show_ids)
+    unknown = _unknown_rate(arguments.out_dir, meta, tokenizer)
+    _say(arguments.out_dir, meta, unknown=unknown, losses=losses)
 
 
 def _prepare_chats(arguments: ChatArguments, **options: Any) -> "tuple[DataMeta, Tokenizer]":
@@ -220,12 +220,13 @@ def _prepare_chats(arguments: ChatArguments, **options: Any) -> "tuple[DataMeta,
     )  # fmt: skip
 
 
-def _losses(arguments: PrepareArguments, tokenizer: "Tokenizer") -> str | None:
+def _losses(arguments: CharArguments, tokenizer: "Tokenizer") -> str | None:
     """What a tokenizer that learned from other texts loses of these, if anything, in numbers."""
+    from yocto_data import iter_texts  # noqa: PLC0415 - brings NumPy in
     from yocto_tokenizers import round_trip  # noqa: PLC0415 - brings NumPy in
 
-    sample = ""
-    for piece in _texts(arguments):
+    sample, reading = "", {name: getattr(arguments, name) for name in READING}
+    for piece in iter_texts(arguments.text_path, text_field=arguments.text_field, **reading):
         sample += piece
         if len(sample) >= _SAMPLE_CHARACTERS:
             break
@@ -233,23 +234,7 @@ def _losses(arguments: PrepareArguments, tokenizer: "Tokenizer") -> str | None:
     return None if found.exact else found.summary()
 
 
-def _texts(arguments: PrepareArguments) -> "Iterable[str]":
-    """All that is said in the files, in pieces."""
-    from yocto_data import TextPart, iter_chats, iter_texts  # noqa: PLC0415 - brings NumPy in
-
-    reading = {name: getattr(arguments, name) for name in READING}
-    if not isinstance(arguments, ChatArguments):
-        field = getattr(arguments, "text_field", "text")
-        return iter_texts(arguments.text_path, text_field=field, **reading)
-    found = iter_chats(arguments.text_path, me=arguments.me, max_bad=arguments.max_bad, **reading)
-    return (
-        text
-        for each in found
-        for text in ([each.text] if isinstance(each, TextPart) else [m.content for m in each])
-    )
-
-
-def _learner(arguments: PrepareArguments) -> Learn:
+def _learner(arguments: CharArguments) -> Learn:
     size = getattr(arguments, "vocab_size", None)
     if isinstance(arguments, BpeArguments):
         return learner(
