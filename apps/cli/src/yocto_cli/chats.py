@@ -82,7 +82,7 @@ class ChatEncoder:
                 if self._end_id is not None:
                     n_learned = part.index(self._end_id) + 1 if self._end_id in part else 0
             ids += part
-            learned += [i < n_learned for i in range(len(part))]
+            learned += [True] * n_learned + [False] * (len(part) - n_learned)
         return ids, learned
 
     def segments(self, chat: Sequence[Message]) -> list[Segment]:
@@ -229,7 +229,7 @@ def prepare_conversations(
         tokenizer = learn(watched(said, sources, progress))
     meta = prepare_chats(
         list(sources), out_dir, tokenizer=tokenizer, encode=ChatEncoder(source, tokenizer),
-        template=source, workers=1 if tokenizer.kind == "char" else workers,
+        template=source, workers=workers,
         progress=lambda done, total, _: progress(ENCODING, done, total), **options,
     )  # fmt: skip
     return meta, tokenizer
