@@ -338,7 +338,8 @@ def write_gguf(
     Args:
         path: the file.
         model: of a family that llama.cpp knows.
-        kind: of its matrices; norms and biases stay float32.
+        kind: of its matrices; norms and biases stay float32. In q8_0, 32 numbers of a row share a
+            scale: a matrix whose rows 32 does not divide is stored as f16.
         fields: the tokenizer's fields and others: texts, numbers, truth values, lists of them.
         name: what the model is called.
 
@@ -359,11 +360,8 @@ def write_gguf(
         described["tokenizer.ggml.suppress_tokens"] = padding
     tensors = list(_tensors(model, arch, n_tokens, fields.get("tokenizer.ggml.unknown_token_id")))
     types = {name: _type_of(name, weight, kind) for name, weight, _ in tensors}
-    narrow = {w.shape[1] for name, w, _ in tensors if types[name] == "q8_0" and w.shape[1] % 32}
-    if narrow:
-        raise InputError(
-            f"q8_0 needs widths that 32 divides, but this model has {sorted(narrow)}; take f16"
-        )
+    if kind == "q8_0" and kind not in types.values():
+        raise InputError(f"q8_0 needs widths that 32 divides, not n_embd {config.n_embd}; take f16")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     writer = gguf.GGUFWriter(temporary, arch)
     for key, value in described.items():
@@ -429,7 +427,10 @@ def _tensors(
 
 
 def _type_of(name: str, weight: Tensor, kind: str) -> str:
-    return kind if weight.dim() == 2 and name != "position_embd.weight" else "f32"
+    """How a tensor is stored: as llama.cpp's own programs do it, and as float16 if it must."""
+    if weight.dim() == 1 or name == "position_embd.weight":
+        return "f32"
+    return "f16" if kind == "q8_0" and weight.shape[1] % 32 else kind
 
 
 def _packed(gguf: Any, name: str, weight: Tensor, n_heads: int, kind: str) -> Any:
