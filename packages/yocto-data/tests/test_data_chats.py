@@ -291,9 +291,10 @@ def test_what_is_said_twice_over(tmp_path: Path) -> None:
 
 def test_none_is_never_a_text(tmp_path: Path) -> None:
     """An absent input or system text, or null, adds nothing."""
-    records = [{"instruction": "q", "input": None, "output": "a", "system": None}]
-    (chat,) = iter_chats(write(tmp_path, "a.json", records))
-    assert (Message("user", "q"), Message("assistant", "a")) == chat
+    records = [{"instruction": "q", "input": None, "output": "a", "system": None},
+               {"instruction": "q", "output": "a", "system": ""}]  # fmt: skip
+    chat = (Message("user", "q"), Message("assistant", "a"))
+    assert [chat, chat] == list(iter_chats(write(tmp_path, "a.json", records)))
 
 
 # --- files that are no JSON ---
@@ -358,6 +359,7 @@ def test_golden_dialogues(text: str, expected: list[Any]) -> None:
 @pytest.mark.property
 @given(sizes=st.lists(st.integers(1, 90_000), min_size=1, max_size=8), last=st.booleans())
 @example(sizes=[3_000_000, 1, 70_000], last=True)
+@example(sizes=[1_099_999], last=True)  # a block ends between two line ends
 def test_long_texts_come_in_parts(sizes: list[int], last: bool) -> None:
     """Joined they are the text, the last one ends it, and none is much longer than a paragraph."""
     text = "".join("a" * size + "\n\n" for size in sizes) + "User: a\nAssistant: b\n\n" * last
@@ -414,7 +416,7 @@ def test_whatsapp(entries: list[Any], stamp: str) -> None:
 )
 def test_the_apps_own_words_go(said: str, expected: str | None) -> None:
     """What stands for an attachment or a deleted message was never said."""
-    lines = ["12/03/24, 21:15 - Ben: hi", "12/03/24, 21:15 - ~\u202fAnna: yes",
+    lines = ["12/03/24, 21:15 - Ben: hi", "12/03/24, 21:15 - ~\u202f\u202aAnna\u202c: yes",
              f"12/03/24, 21:16 - Ben: {said}"]  # fmt: skip
     (chat,) = whatsapp_chats(lines, "Anna", "a.txt")
     assert ([] if expected is None else [expected]) == [m.content for m in chat[2:]]
@@ -608,6 +610,35 @@ def test_what_is_refused(tmp_path: Path, refused: Refused, case: Any) -> None:
     records, options, kind, says = case
     path = write(tmp_path, "a.jsonl", records)
     assert says in refused(kind, lambda: prepared(path, tmp_path / "out", **options))
+
+
+def test_reasons_are_told_apart_up_to_ten(tmp_path: Path) -> None:
+    """A file of another kind may hold any number of them."""
+    records = [{f"key{n}": 1} for n in range(30)] + [GOOD] * 3
+    meta = prepared(write(tmp_path, "a.jsonl", records), tmp_path / "out", max_bad=1)
+    assert meta.chats is not None
+    assert [1] * 10 + [20] == [each.count for each in meta.chats.dropped]
+    assert "other reasons" == meta.chats.dropped[-1].what
+
+
+@pytest.mark.parametrize(
+    ("options", "before", "after"),
+    [({}, [], [260]), ({"separator": 7}, [], [7]), ({"separator": None}, [], []),
+     ({"separator": 7, "separator_position": "before"}, [7], [])],
+)  # fmt: skip
+def test_a_document_has_one_separator(
+    tmp_path: Path, options: Any, before: list[int], after: list[int]
+) -> None:
+    """It stands at one end of a document, however many parts that has, and nowhere in chats."""
+    (tmp_path / "a.txt").write_text("a" * 70_000 + "\n\nb\n\nUser: q\nAssistant: a\n\nend")
+    (tmp_path / "b.txt").write_text("\n")
+    meta = prepared([tmp_path / "a.txt", tmp_path / "b.txt"], tmp_path / "out", **options)
+    found = [ids for name in ("train", "val") for ids, _ in documents_of(tmp_path / "out", name)]
+    chat, _ = tokens_of((Message("user", "q"), Message("assistant", "a")))
+    texts = [[*before, *text, *after] for text in (b"b\n\n", b"end")]
+    assert sorted([[*b"a" * 70_000, 10, 10], *texts, chat]) == sorted(found)
+    assert meta.text is not None
+    assert 1 == meta.text.empty_documents
 
 
 def test_a_source_that_changes(tmp_path: Path) -> None:
