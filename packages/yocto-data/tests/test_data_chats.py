@@ -127,15 +127,15 @@ def write(folder: Path, name: str, records: Iterable[object], **options: Any) ->
     form=st.sampled_from(sorted(FORMATS)),
     ending=st.sampled_from(["jsonl", "json", "jsonl.gz", "json.gz"]),
 )
-@example(chat=(Message("user", "\u2028None"), Message("assistant", "\x85")), form="saved",
+@example(chat=(Message("user", "\u2028None"), Message("assistant", "\x85a")), form="saved",
          ending="jsonl")  # fmt: skip
+@example(chat=(Message("user", ""), Message("assistant", "a")), form="ShareGPT", ending="json")
 def test_one_conversation_in_every_format(
     new_directory: NewDirectory, chat: Chat, form: str, ending: str
 ) -> None:
     """Whatever its keys and its file are, a conversation is read as it was said."""
     if form in SHORT:
         chat = tuple(m for m in chat if m.role == "system") + chat[-2:]
-    assume(all(m.content.strip() for m in chat))
     path = write(new_directory(), f"a.{ending}", [FORMATS[form](chat)] * 2, ensure_ascii=False)
     assert [chat, chat] == list(iter_chats(path))
 
@@ -306,9 +306,12 @@ PROSE = st.text(alphabet="ab: \t\u2028", min_size=1, max_size=9).filter(str.stri
 @given(
     parts=st.lists(PROSE | chats(words=st.sampled_from(["a", "b: c", "None", "d\ne"])), max_size=8),
     newline=st.sampled_from(["\n", "\r\n"]),
+    blank=st.integers(1, 3),
     cuts=st.lists(st.integers(1, 20), max_size=30),
 )
-def test_dialogues_and_texts(parts: list[Any], newline: str, cuts: list[int]) -> None:
+@example(parts=[(Message("user", "a"), Message("assistant", "b")), "a"], newline="\n", blank=2,
+         cuts=[22])  # fmt: skip
+def test_dialogues_and_texts(parts: list[Any], newline: str, blank: int, cuts: list[int]) -> None:
     """Paragraphs with speakers are conversations; the rest is text, to the character."""
     text = ""
     expected: list[Any] = []
@@ -316,14 +319,14 @@ def test_dialogues_and_texts(parts: list[Any], newline: str, cuts: list[int]) ->
         if isinstance(part, str):
             if not expected or not isinstance(expected[-1], str):
                 expected.append("")
-            expected[-1] += f"{part}{newline}{newline}"
-            text += f"{part}{newline}{newline}"
+            expected[-1] += part + newline * (1 + blank)
+            text += part + newline * (1 + blank)
         else:
             part = part[part[0].role == "system" :]  # noqa: PLW2901 - texts have no system lines
             expected.append(part)
             names = {"user": "User: ", "assistant": "Assistant: "}
             lines = "\n".join(names[m.role] + m.content for m in part)
-            text += lines.replace("\n", newline) + newline * 2
+            text += lines.replace("\n", newline) + newline * (1 + blank)
     blocks, at = [], 0
     for size in cuts:
         blocks.append(text[at : at + size])
