@@ -83,8 +83,9 @@ def gguf_fields(tokenizer: BaseTokenizer) -> dict[str, Any]:
     elif isinstance(tokenizer, SentencePieceTokenizer):
         tokens, fields = _pieces(tokenizer)
     elif isinstance(tokenizer, VocabularyTokenizer):
-        # `llama` reads U+2581 as a space, and a NUL as the end of a token's text.
-        plain = isinstance(tokenizer, CharTokenizer) and not {SPACE_MARK, "\0"} & {*tokenizer.itos}
+        # `llama` takes U+2581 and a space for one another, and a NUL for the end of a token.
+        usual = {" ", SPACE_MARK, "\0"} & {*tokenizer.itos} == {" "}
+        plain = usual and isinstance(tokenizer, CharTokenizer)
         tokens, fields = _characters(tokenizer) if plain else _longest_match(tokenizer)
     else:
         raise TokenizerError(
@@ -113,10 +114,13 @@ def gguf_fields(tokenizer: BaseTokenizer) -> dict[str, Any]:
 
 
 def _id_or_new(tokens: _Tokens, token_id: int | None, name: str, kind: PieceType) -> int:
-    if token_id is None:
-        token_id = len(tokens)
+    """The id, or where there is none that of a token of this name, past the model's own rows."""
+    if token_id is not None:
+        return token_id
+    if name not in (texts := [text for text, _ in tokens]):
         tokens.append((name, kind))
-    return token_id
+        return len(tokens) - 1
+    return texts.index(name)
 
 
 def _characters(tokenizer: VocabularyTokenizer) -> tuple[_Tokens, _Fields]:
@@ -176,14 +180,13 @@ def _foreign(tokenizer: HuggingFaceTokenizer) -> tuple[_Tokens, _Fields]:
     if "merges" not in model:
         raise _no_such(f"its model is {shown(model.get('type'))}")
     texts = {token_id: text for text, token_id in model["vocab"].items()}
-    unknown = model.get("unk_token")
     byte_fallback = model.get("byte_fallback", False)
 
     def token(i: int) -> tuple[str, PieceType]:
         text = added[i]["content"] if i in added else texts.get(i)
         if text is None:
             return f"[PAD{i}]", PieceType.UNUSED
-        if byte_fallback and text == unknown:
+        if byte_fallback and i == tokenizer.unk_id:
             return text, PieceType.UNKNOWN
         if i in added:
             return text, PieceType.CONTROL if added[i]["special"] else PieceType.USER_DEFINED
@@ -356,14 +359,9 @@ def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
     pre = ggml.get("pre")
     if not isinstance(pre, str) or pre not in _PRE:
         raise _damaged(f"that splits text by {shown(pre)}, expected one of {', '.join(_PRE)}")
-    keys = {
-        "bos_token": "bos_token_id",
-        "eos_token": "eos_token_id",
-        "pad_token": "padding_token_id",
-    }
-    names = {
-        key: tokens[ggml[id_key]][0] if id_key in ggml else None for key, id_key in keys.items()
-    }
+    roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    ids = {f"{role}_token": ggml.get(f"{key}_token_id") for role, key in roles.items()}
+    names = {key: None if i is None else tokens[i][0] for key, i in ids.items()}
     bos = names["bos_token"] if ggml.get("add_bos_token") else None
     content = document(
         [
@@ -371,8 +369,9 @@ def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
             for i, (text, kind) in enumerate(tokens)
             if kind in (PieceType.CONTROL, PieceType.USER_DEFINED)
         ],
+        indent=None,
         pre_tokenizer={"type": "Sequence", "pretokenizers": _PRE[pre]},
-        post_processor=None if bos is None else _in_front(bos, ggml["bos_token_id"]),
+        post_processor=None if bos is None else _in_front(bos, ids["bos_token"]),
         decoder=_byte_level(use_regex=True),
         model=bpe(
             {text: i for i, (text, _) in enumerate(tokens)},
@@ -380,12 +379,11 @@ def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
             ignore_merges=pre == "llama-bpe",
         ),
     )
-    config = config_bytes(names)
     source = f"the tokenizer in {_SOURCE}"
-    return HuggingFaceTokenizer(content, config, source=source)
+    return HuggingFaceTokenizer(content, config_bytes(names), source=source)
 
 
-def _in_front(name: str, token_id: int) -> dict[str, Any]:
+def _in_front(name: str, token_id: int | None) -> dict[str, Any]:
     """A post-processor that puts one token in front of every text."""
     token = {"SpecialToken": {"id": name, "type_id": 0}}
     text, other = ({"Sequence": {"id": sequence, "type_id": 0}} for sequence in "AB")
