@@ -556,6 +556,7 @@ def test_what_meta_says(tmp_path: Path) -> None:
     records: list[Any] = [GOOD] * 9
     records += [{"text": "User: q\nAssistant: a\n\nmore"}, {"a": 1}, {"b": 1}, {"a": 1}]
     records += [{"messages": [{"role": "user", "content": "q"}]}, {"question": "x", "answer": "a"}]
+    records += [{"text": " \n"}]
 
     def encode(chat: Sequence[Message]) -> ChatTokens:
         if chat[0].content == "x":
@@ -566,8 +567,10 @@ def test_what_meta_says(tmp_path: Path) -> None:
                     max_bad=0.3, template="{{ a }}\r\n\u20ac", val_ratio=0.5)  # fmt: skip
     assert meta.chats is not None
     assert meta.chats.template is not None
+    assert meta.text is not None
+    assert 1 == meta.text.empty_documents
     found = meta.chats
-    assert [("question/answer", 10), ("text", 1), ("messages", 1)] == [
+    assert [("question/answer", 10), ("text", 2), ("messages", 1)] == [
         (form.what, form.count) for form in found.formats
     ]
     assert [
