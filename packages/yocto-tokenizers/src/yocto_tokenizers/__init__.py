@@ -19,8 +19,10 @@ from yocto_tokenizers.formats.chat_template import (
     encode_segments,
     template_for,
 )
+from yocto_tokenizers.formats.gguf import gguf_fields, tokenizer_from_gguf
 from yocto_tokenizers.formats.hugging_face import HuggingFaceTokenizer
 from yocto_tokenizers.formats.loading import load_tokenizer
+from yocto_tokenizers.formats.losses import RoundTrip, round_trip
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
 from yocto_tokenizers.word_level import WordLevelTokenizer
 
@@ -39,6 +41,7 @@ __all__ = [
     "ChatTemplate",
     "ChatTemplateError",
     "HuggingFaceTokenizer",
+    "RoundTrip",
     "Segment",
     "SentencePieceTokenizer",
     "StreamDecoder",
@@ -48,6 +51,9 @@ __all__ = [
     "UnknownCharacterError",
     "WordLevelTokenizer",
     "encode_segments",
+    "gguf_fields",
     "load_tokenizer",
+    "round_trip",
     "template_for",
+    "tokenizer_from_gguf",
 ]

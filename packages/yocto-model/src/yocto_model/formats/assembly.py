@@ -39,12 +39,12 @@ class Entry:
     Attributes:
         dtype: the smallest that holds its values exactly.
         shape: its shape in the file.
-        read: gives its values.
+        read: copies its values into a tensor of that shape, of any dtype and memory order.
     """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
-    read: Callable[[], Tensor]
+    read: Callable[[Tensor], object]
 
 
 def check_is_file(path: Path) -> None:
@@ -111,8 +111,7 @@ def assemble(
         weights[name] = torch.empty(shapes[name], device=device, dtype=dtype)
         places = weights[name].split_with_sizes(stored.rows)
         for place, key in zip(places, stored.names, strict=True):
-            tensor = entries[key].read()
-            place.copy_(tensor.t() if stored.transposed else tensor)
+            entries[key].read(place.t() if stored.transposed else place)
             # Both are NaN if any value is: testing two numbers is cheaper than testing every value.
             if not all(math.isfinite(bound) for bound in place.aminmax()):
                 kind = "" if dtype == entries[key].dtype else f" as {dtype}"

@@ -159,10 +159,10 @@ def load_model(
     )
 
 
-def _read(path: Path, key: str) -> Tensor:
-    """A tensor in a file, which is mapped anew each time so that read pages are freed."""
+def _read(path: Path, key: str, target: Tensor) -> None:
+    """Copy a tensor of a file, which is mapped anew each time so that read pages are freed."""
     with _opened(path) as file:
-        return file.get_tensor(key)
+        target.copy_(file.get_tensor(key))
 
 
 @contextlib.contextmanager

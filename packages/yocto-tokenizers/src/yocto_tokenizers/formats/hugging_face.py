@@ -20,7 +20,8 @@ from yocto_tokenizers.fast.checks import (
 )
 from yocto_tokenizers.formats.vocabulary import canonical_sha256, parse_json
 
-_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+#: How a piece of byte fallback spells its byte.
+BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def is_hugging_face(document: Mapping[str, Any]) -> bool:
@@ -258,7 +259,7 @@ def _piece_decoder(decoder: object) -> Callable[[str], bytes] | None:
             return None
 
     def to_bytes(piece: str) -> bytes:
-        if byte_fallback and (match := _BYTE_PIECE.fullmatch(piece)):
+        if byte_fallback and (match := BYTE_PIECE.fullmatch(piece)):
             return bytes.fromhex(match[1])
         for old, new in replacements:
             piece = piece.replace(old, new)

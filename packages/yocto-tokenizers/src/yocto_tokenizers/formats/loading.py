@@ -15,7 +15,8 @@ from yocto_tokenizers.formats.vocabulary import parse_json
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
 from yocto_tokenizers.word_level import WordLevelTokenizer
 
-_FILE_NAMES = ("vocab.json", "tokenizer.json", "tokenizer.model")
+#: What a folder calls the files of a tokenizer.
+FILE_NAMES = ("vocab.json", "tokenizer.json", "tokenizer.model")
 
 
 def load_tokenizer(path: str | PathLike[str]) -> BaseTokenizer:
@@ -30,21 +31,21 @@ def load_tokenizer(path: str | PathLike[str]) -> BaseTokenizer:
     """
     file = _the_file(path)
     content = read_bytes(file)
-    cls = _class_for(file, content)
+    cls = class_for(file, content, source=shown(file))
     # Only this class looks at a second file.
     if cls is HuggingFaceTokenizer:
         return cls.load(file)
     return cls.from_bytes(content, source=shown(file))
 
 
-def _class_for(file: Path, content: bytes) -> type[BaseTokenizer]:
+def class_for(file: Path, content: bytes, *, source: str) -> type[BaseTokenizer]:
     """The class that reads this content; the name only tells what damaged content should be.
 
     Files of words and of Hugging Face share name and layout; ours says by a key that it is ours.
     """
     if file.suffix == ".model" or (file.suffix != ".json" and content.lstrip()[:1] != b"{"):
         return SentencePieceTokenizer
-    document = parse_json(content, shown(file))
+    document = parse_json(content, source)
     if marker_of(document).get("kind") == WordLevelTokenizer.kind:
         return WordLevelTokenizer
     if is_hugging_face(document):
@@ -52,20 +53,20 @@ def _class_for(file: Path, content: bytes) -> type[BaseTokenizer]:
     if document.get("kind") == CharTokenizer.kind:
         return CharTokenizer
     raise TokenizerFileError(
-        f"{shown(file)} is not a tokenizer of a known kind (its kind is "
+        f"{source} is not a tokenizer of a known kind (its kind is "
         f"{shown(document.get('kind'))}); name a tokenizer's file, or upgrade yocto-tokenizers"
     )
 
 
 def _the_file(path: str | PathLike[str]) -> Path:
     """The path itself, or the tokenizer file in it; of several, the one that says most."""
-    files = [file_at(path, name) for name in _FILE_NAMES]
+    files = [file_at(path, name) for name in FILE_NAMES]
     if files[0] == Path(path):  # not a directory
         return files[0]
     found = [file for file in files if file.exists()]
     if not found:
         raise TokenizerFileError(
-            f"{shown(path)} holds no tokenizer; expected one of {', '.join(_FILE_NAMES)}"
+            f"{shown(path)} holds no tokenizer; expected one of {', '.join(FILE_NAMES)}"
         )
     vocabulary, document, model = files
     if len(found) == 1 or (vocabulary in found and _is_ours(vocabulary)):
