@@ -13,7 +13,7 @@ from yocto_chat.generation import ChatModel
 from yocto_chat.screen import Screen
 from yocto_cli.model_arguments import SamplingArguments
 from yocto_model import TextGenerator, Token
-from yocto_tokenizers import PLAIN, CharTokenizer, ChatTemplate
+from yocto_tokenizers import PLAIN, TURNS, CharTokenizer, ChatTemplate
 
 ALPHABET = "\n" + "".join(map(chr, range(0x20, 0x7F)))
 
@@ -156,6 +156,23 @@ def terminal_out(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     return TerminalIO()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory, chat_tokenizer: CharTokenizer) -> Path:
+    """A model from elsewhere: a Hugging Face folder whose template brings a system text with it."""
+    import torch
+    from yocto_model import GPT, GPTConfig
+
+    path = tmp_path_factory.mktemp("elsewhere") / "speaker"
+    config = GPTConfig(
+        vocab_size=chat_tokenizer.vocab_size, block_size=128, n_layer=1, n_head=2, n_embd=16
+    )
+    GPT(config, generator=torch.Generator().manual_seed(0)).save(path)
+    chat_tokenizer.save(path)
+    default = "{% if messages[0].role != 'system' %}<|system|>Be kind.<|im_end|>{% endif %}"
+    (path / "chat_template.jinja").write_text(default + TURNS)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from yocto_chat.conversation import Conversation
+from yocto_chat.conversation import Conversation, Reply
 from yocto_cli.command import UsageError
 from yocto_model import SamplingError
 from yocto_tokenizers import PLAIN, TURNS, CharTokenizer, TokenizerError
@@ -57,6 +57,11 @@ def test_a_message_that_the_template_refuses_is_not_sent(make_talk: Any) -> None
     assert talk.chat.conversation == Conversation()
     talk.do("m")
     assert talk.said == ["ok"]
+    talk.chat.resume(Conversation().asked("7").answered(Reply(text="loaded")).asked("m"))
+    assert talk.chat.context_tokens > 0
+    talk.chat.resume(Conversation().asked("m").answered(Reply(text="loaded")).asked("7"))
+    with pytest.raises(TokenizerError, match="refuses"):
+        talk.chat.retry()
 
 
 def test_old_turns_drop_visibly_and_once(make_talk: Any) -> None:
@@ -215,7 +220,7 @@ def test_a_system_text_that_does_not_fit_is_refused(make_talk: Any) -> None:
         with pytest.raises(UsageError, match="too small to talk in"):
             make_talk(block_size=block_size)
     talk = make_talk(block_size=256, system="short")
-    with pytest.raises(UsageError, match="has room for 93; shorten it"):
+    with pytest.raises(UsageError, match="has room for 92; shorten it"):
         talk.chat.set_system("x" * 200)
     assert talk.chat.conversation.system == "short"
 

@@ -7,6 +7,7 @@ from functools import cache
 
 import jinja2
 import pytest
+import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 from jinja2.ext import loopcontrols
@@ -97,7 +98,6 @@ CHARS = CharTokenizer(ALPHABET, special_tokens=NAMES)
 @cache
 def byte_level() -> HuggingFaceTokenizer:
     """A byte-level BPE as Llama 3's, with names of turns."""
-    tokenizers = pytest.importorskip("tokenizers")
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     pattern = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     model.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
@@ -264,7 +264,7 @@ def test_ids_are_those_of_the_whole_text(
     tokenizer, template = make(), template_of(name)
     segments = template.segments(messages, tokenizer, add_generation_prompt=True)
     ids = [token for part in encode_segments(segments, tokenizer) for token in part]
-    library = pytest.importorskip("tokenizers").Tokenizer.from_str(tokenizer.to_bytes().decode())
+    library = tokenizers.Tokenizer.from_str(tokenizer.to_bytes().decode())
     assert library.encode(joined(segments), add_special_tokens=False).ids == ids
 
 

@@ -6,6 +6,7 @@ here they meet. Every method leaves a conversation that can go on, whatever went
 
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 
@@ -16,12 +17,12 @@ from yocto_model import ModelError, Token
 from yocto_tokenizers import ChatTemplateError
 
 from yocto_chat.conversation import (
+    SHORTEST,
     Conversation,
     Finish,
     Layout,
     Prompt,
     Reply,
-    Turn,
     build_prompt,
     encode_known,
     known_part,
@@ -91,10 +92,12 @@ class Chat:
 
     @property
     def context_tokens(self) -> int:
-        """How much of the window is taken, a frame for the next message included."""
+        """How much of the window is taken; before a message, what a short one would take."""
         if self.last:
             return min(self.last.context_tokens, self.window)
-        return len(self.prompt(self.conversation.asked("")).ids)
+        with suppress(ChatTemplateError):  # which is said when a message is sent
+            return len(self.prompt(self.conversation.asked(SHORTEST.message)).ids)
+        return 0
 
     def prompt(self, conversation: Conversation) -> Prompt:
         """What the model is given for a reply to the last turn of a conversation."""
@@ -104,7 +107,7 @@ class Chat:
         """Pin a text in front of the conversation; a `UsageError` if there is no room for it."""
         # However many tokens a reply may take, half of the window is left; a message needs a few.
         room = self.window - self.window // 2 - self.window // 16
-        if len(self.layout.parts("", (), Turn(message="")).ids) >= room:
+        if len(self.layout.parts("", (), SHORTEST).ids) > room:
             larger = " or a larger --max_ctx_tokens" if self.window < self.model.block_size else ""
             raise UsageError(
                 f"a window of {counted(self.window, 'token')} is too small to talk in; "
@@ -112,7 +115,7 @@ class Chat:
             )
         size = len(encode_known(self.model.tokenizer, text))
         try:
-            taken = len(self.layout.parts(text, (), Turn(message="")).ids)
+            taken = len(self.layout.parts(text, (), SHORTEST).ids)
         except ChatTemplateError as error:
             raise UsageError(f"{error}; leave the system text out") from error
         if text and taken > room:

@@ -167,7 +167,9 @@ def system(chat: Chat, text: str) -> None:
     if text:
         chat.set_system("" if text == "-" else text)
     pinned = chat.conversation.system
-    chat.screen.line(f"system text: {pinned}" if pinned else "no system text", dim=True)
+    default = chat.layout.default_system
+    own = f"; the template adds: {default}" if default else ""
+    chat.screen.line(f"system text: {pinned}" if pinned else f"no system text{own}", dim=True)
 
 
 # --- settings ------------------------------------------------------------------------------------

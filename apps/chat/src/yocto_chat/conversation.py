@@ -48,6 +48,10 @@ class Turn:
         return self.reply is not None and self.reply.text != ""
 
 
+#: Stands for a turn that nobody has thought of yet; some templates leave out an empty one.
+SHORTEST = Turn(message="?")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
     """A system text, which stays, and the turns so far."""

@@ -17,7 +17,7 @@ from yocto_data import DataError, DataMeta, load_bin
 from yocto_tokenizers import Tokenizer
 
 from yocto_chat.chat import Chat
-from yocto_chat.conversation import Turn, known_part, unknown_characters
+from yocto_chat.conversation import SHORTEST, known_part, unknown_characters
 from yocto_chat.generation import ChatModel
 from yocto_chat.screen import BOLD, DIM, REVERSE, Piece
 
@@ -78,7 +78,7 @@ def of_text(tokenizer: Tokenizer, text: str) -> TokensView:
 def of_conversation(chat: Chat) -> TokensView:
     """The tokens of all turns as the model is given them, and of those it no longer sees."""
     conversation, tokenizer = chat.conversation, chat.model.tokenizer
-    turns = conversation.turns or (Turn(message=""),)
+    turns = conversation.turns or (SHORTEST,)
     past = [turn for turn in turns[:-1] if turn.answered]
     ids = chat.layout.parts(conversation.system, past, turns[-1]).ids
     n_hidden = chat.prompt(conversation.answered(None)).hidden_turns if past else 0

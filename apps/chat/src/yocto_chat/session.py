@@ -18,7 +18,7 @@ from yocto_chat.screen import Screen
 
 _MAX_STDIN_BYTES = 1 << 20
 #: Below this many weights a model has learned how people talk, not what is true.
-_SMALL_PARAMETERS = 100_000_000
+_SMALL_PARAMETERS = 500_000_000
 
 
 def run(arguments: ChatArguments) -> None:
@@ -76,9 +76,7 @@ def introduce(chat: Chat) -> None:
     if chat.layout.end_id is not None:
         remarks = [f"A {small}chat model: it answers as its text taught it{made_up}."]
     if (said := chat.layout.default_system) and not chat.conversation.system:
-        remarks.append(
-            f"Its template begins with a system text; --system_prompt replaces it: {said}"
-        )
+        remarks.append(f"Its template adds a system text, unless you give one: {said}")
     if model.best_step is not None and model.best_step != model.step:
         best = f"--ckpt {model.run}/best"
         remarks.append(f"Its loss was lowest at step {model.best_step}: {best}")

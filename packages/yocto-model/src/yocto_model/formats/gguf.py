@@ -20,7 +20,14 @@ from torch import Tensor
 
 from yocto_model.config import GPTConfig
 from yocto_model.errors import ConfigError, InputError, ModelFileError, quoted
-from yocto_model.formats.assembly import Entry, assemble, check_is_file, what_it_is
+from yocto_model.formats.assembly import (
+    CHUNK_VALUES,
+    Entry,
+    assemble,
+    check_is_file,
+    read_values,
+    what_it_is,
+)
 from yocto_model.formats.families import (
     ARCHITECTURE_CLASSES,
     absent_biases,
@@ -40,7 +47,6 @@ _LARGEST_HEADER_BYTES = 2**27  # a vocabulary of 262,144 tokens takes about 2^23
 # Types of tensors that are read without the package: their numbers, dtypes, file types.
 _PLAIN = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
 _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
-_CHUNK_VALUES = 2**20  # so many are unpacked at once, as float32
 
 # Our fields and theirs, which follow the architecture's name.
 _FIELDS = {
@@ -289,26 +295,26 @@ def _config(arch: str, fields: Mapping[str, Any], tensors: Mapping[str, _Tensor]
 
 def _read(file: BufferedReader, tensor: _Tensor, n_heads: int, target: Tensor) -> None:
     """Copy a tensor of the file; `n_heads` is 0 if its rows are in our order."""
-    rows = target.view(-1, tensor.shape[-1])
-    step = max(1, _CHUNK_VALUES // rows.shape[1])
-    file.seek(tensor.start)
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        data = bytearray(len(part) * (tensor.n_bytes // len(rows)))
-        if file.readinto(data) != len(data):
-            raise OSError("the file became shorter while it was read")
-        if tensor.kind in _PLAIN:
-            values = torch.frombuffer(data, dtype=_PLAIN[tensor.kind])
-        else:
-            packed = np.frombuffer(data, dtype=np.uint8).reshape(len(part), -1)
-            gguf = _package()
-            kind = gguf.GGMLQuantizationType(tensor.kind)
-            values = torch.from_numpy(gguf.quants.dequantize(packed, kind))
-        part.copy_(values.view(part.shape))
+    if tensor.kind in _PLAIN:
+        read_values(file, tensor.start, _PLAIN[tensor.kind], target)
+    else:
+        _unpack(file, tensor, target)
     if n_heads:
         # The two members of a rotary pair are neighbours there, and half a head apart here.
         pairs = target.view(n_heads, -1, 2, *target.shape[1:])
         target.copy_(pairs.transpose(1, 2).reshape(target.shape))
+
+
+def _unpack(file: BufferedReader, tensor: _Tensor, target: Tensor) -> None:
+    """The same as `read_values` for a type of several values that share their scale."""
+    gguf = _package()
+    kind, rows = gguf.GGMLQuantizationType(tensor.kind), target.view(-1, tensor.shape[-1])
+    row_bytes, step = tensor.n_bytes // len(rows), max(1, CHUNK_VALUES // rows.shape[1])
+    for first in range(0, len(rows), step):
+        part = rows[first : first + step]
+        packed = torch.empty(len(part), row_bytes, dtype=torch.uint8)
+        read_values(file, tensor.start + first * row_bytes, torch.uint8, packed)
+        part.copy_(torch.from_numpy(gguf.quants.dequantize(packed.numpy(), kind)))
 
 
 def write_gguf(

@@ -83,8 +83,9 @@ def gguf_fields(tokenizer: BaseTokenizer) -> dict[str, Any]:
     elif isinstance(tokenizer, SentencePieceTokenizer):
         tokens, fields = _pieces(tokenizer)
     elif isinstance(tokenizer, VocabularyTokenizer):
-        # `llama` reads U+2581 as a space, and a NUL as the end of a token's text.
-        plain = isinstance(tokenizer, CharTokenizer) and not {SPACE_MARK, "\0"} & {*tokenizer.itos}
+        # `llama` takes U+2581 and a space for one another, and a NUL for the end of a token.
+        usual = {" ", SPACE_MARK, "\0"} & {*tokenizer.itos} == {" "}
+        plain = usual and isinstance(tokenizer, CharTokenizer)
         tokens, fields = _characters(tokenizer) if plain else _longest_match(tokenizer)
     else:
         raise TokenizerError(
@@ -356,15 +357,9 @@ def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
     pre = ggml.get("pre")
     if not isinstance(pre, str) or pre not in _PRE:
         raise _damaged(f"that splits text by {shown(pre)}, expected one of {', '.join(_PRE)}")
-    keys = {
-        "bos_token": "bos_token_id",
-        "eos_token": "eos_token_id",
-        "pad_token": "padding_token_id",
-    }
-    names = {
-        key: tokens[ggml[id_key]][0] if id_key in ggml else None for key, id_key in keys.items()
-    }
-    bos = names["bos_token"] if ggml.get("add_bos_token") else None
+    ids = {role: ggml.get(f"{role}_token_id") for role in ("bos", "eos", "padding")}
+    names = {role: None if i is None else tokens[i][0] for role, i in ids.items()}
+    bos = names["bos"] if ggml.get("add_bos_token") else None
     content = document(
         [
             added_token(i, text, special=kind == PieceType.CONTROL)
@@ -372,7 +367,7 @@ def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
             if kind in (PieceType.CONTROL, PieceType.USER_DEFINED)
         ],
         pre_tokenizer={"type": "Sequence", "pretokenizers": _PRE[pre]},
-        post_processor=None if bos is None else _in_front(bos, ggml["bos_token_id"]),
+        post_processor=None if bos is None else _in_front(bos, ids["bos"]),
         decoder=_byte_level(use_regex=True),
         model=bpe(
             {text: i for i, (text, _) in enumerate(tokens)},
@@ -380,12 +375,14 @@ def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
             ignore_merges=pre == "llama-bpe",
         ),
     )
-    config = config_bytes(names)
+    config = config_bytes(
+        {"bos_token": names["bos"], "eos_token": names["eos"], "pad_token": names["padding"]}
+    )
     source = f"the tokenizer in {_SOURCE}"
     return HuggingFaceTokenizer(content, config, source=source)
 
 
-def _in_front(name: str, token_id: int) -> dict[str, Any]:
+def _in_front(name: str, token_id: int | None) -> dict[str, Any]:
     """A post-processor that puts one token in front of every text."""
     token = {"SpecialToken": {"id": name, "type_id": 0}}
     text, other = ({"Sequence": {"id": sequence, "type_id": 0}} for sequence in "AB")
