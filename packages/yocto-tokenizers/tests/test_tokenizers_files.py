@@ -108,6 +108,10 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "special is a word": (words(["<unk>", "abc"], {"abc": 1}), "'abc' is a word"),
     "no word": (words(["<unk>"], {}), "at least one word"),
     "words newer": (WORD.to_bytes().replace(b'version": 1', b'version": 2'), "reads up to 1"),
+    "words by a surrogate": (
+        WORD.to_bytes().replace(b'x": "[', b'x": "\\ud800['),
+        "damaged .*surrog",
+    ),
     "words of other pattern": (
         WORD.to_bytes().replace(b'x": "[', b'x": "[a-b'),
         "damaged or was edited",

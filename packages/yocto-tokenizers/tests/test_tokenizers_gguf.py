@@ -147,6 +147,14 @@ def test_characters_become_ids_or_bytes(text: str, vocabulary: str) -> None:
     assert fields[f"{GGML}eos_token_id"] >= ours.vocab_size
 
 
+def test_a_special_token_may_be_called_unknown() -> None:
+    """A name that llama.cpp needs is not added where there is a token of this name."""
+    ours = CharTokenizer("a b", special_tokens=["<unk>"])
+    fields = gguf_fields(ours)
+    assert ours.special_tokens["<unk>"] == fields[f"{GGML}unknown_token_id"]
+    assert tokenizer_from_gguf(fields).fingerprint() == ours.fingerprint()
+
+
 def test_no_text_forges_a_name() -> None:
     """Where the longest match would find a name, it finds a row that means nothing."""
     ours = WordLevelTokenizer.train("a user", special_tokens=CHAT_TOKENS)
@@ -263,6 +271,15 @@ def test_merges_become_scores(
     assert again.encode(text) == theirs.encode(text)
     assert text == again.decode(again.encode(text))[1:].replace("\u2581", " ") or "\u2581" in text
     assert again.encode(text) == (by_merging(fields, f" {text}") if text else [])
+
+
+def test_the_config_may_name_the_unknown_token(pieces: SentencePieceTokenizer) -> None:
+    """Newer files of Llama's leave it out of the model; one token is unknown all the same."""
+    content = as_llama(pieces, model={"unk_token": None}).to_bytes()
+    theirs = HuggingFaceTokenizer(content, b'{"unk_token": "<unk>"}')
+    fields = gguf_fields(theirs)
+    assert (0, 2) == (fields[f"{GGML}unknown_token_id"], fields[f"{GGML}token_type"][0])
+    assert fields[f"{GGML}token_type"].count(2) == 1
 
 
 NFC = {"type": "NFC"}

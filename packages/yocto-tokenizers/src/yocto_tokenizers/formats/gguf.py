@@ -114,10 +114,13 @@ def gguf_fields(tokenizer: BaseTokenizer) -> dict[str, Any]:
 
 
 def _id_or_new(tokens: _Tokens, token_id: int | None, name: str, kind: PieceType) -> int:
-    if token_id is None:
-        token_id = len(tokens)
+    """The id, or where there is none that of a token of this name, past the model's own rows."""
+    if token_id is not None:
+        return token_id
+    if name not in (texts := [text for text, _ in tokens]):
         tokens.append((name, kind))
-    return token_id
+        return len(tokens) - 1
+    return texts.index(name)
 
 
 def _characters(tokenizer: VocabularyTokenizer) -> tuple[_Tokens, _Fields]:
@@ -177,14 +180,13 @@ def _foreign(tokenizer: HuggingFaceTokenizer) -> tuple[_Tokens, _Fields]:
     if "merges" not in model:
         raise _no_such(f"its model is {shown(model.get('type'))}")
     texts = {token_id: text for text, token_id in model["vocab"].items()}
-    unknown = model.get("unk_token")
     byte_fallback = model.get("byte_fallback", False)
 
     def token(i: int) -> tuple[str, PieceType]:
         text = added[i]["content"] if i in added else texts.get(i)
         if text is None:
             return f"[PAD{i}]", PieceType.UNUSED
-        if byte_fallback and text == unknown:
+        if byte_fallback and i == tokenizer.unk_id:
             return text, PieceType.UNKNOWN
         if i in added:
             return text, PieceType.CONTROL if added[i]["special"] else PieceType.USER_DEFINED
@@ -357,17 +359,19 @@ def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
     pre = ggml.get("pre")
     if not isinstance(pre, str) or pre not in _PRE:
         raise _damaged(f"that splits text by {shown(pre)}, expected one of {', '.join(_PRE)}")
-    ids = {role: ggml.get(f"{role}_token_id") for role in ("bos", "eos", "padding")}
-    names = {role: None if i is None else tokens[i][0] for role, i in ids.items()}
-    bos = names["bos"] if ggml.get("add_bos_token") else None
+    roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    ids = {f"{role}_token": ggml.get(f"{key}_token_id") for role, key in roles.items()}
+    names = {key: None if i is None else tokens[i][0] for key, i in ids.items()}
+    bos = names["bos_token"] if ggml.get("add_bos_token") else None
     content = document(
         [
             added_token(i, text, special=kind == PieceType.CONTROL)
             for i, (text, kind) in enumerate(tokens)
             if kind in (PieceType.CONTROL, PieceType.USER_DEFINED)
         ],
+        indent=None,
         pre_tokenizer={"type": "Sequence", "pretokenizers": _PRE[pre]},
-        post_processor=None if bos is None else _in_front(bos, ids["bos"]),
+        post_processor=None if bos is None else _in_front(bos, ids["bos_token"]),
         decoder=_byte_level(use_regex=True),
         model=bpe(
             {text: i for i, (text, _) in enumerate(tokens)},
@@ -375,11 +379,8 @@ def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
             ignore_merges=pre == "llama-bpe",
         ),
     )
-    config = config_bytes(
-        {"bos_token": names["bos"], "eos_token": names["eos"], "pad_token": names["padding"]}
-    )
     source = f"the tokenizer in {_SOURCE}"
-    return HuggingFaceTokenizer(content, config, source=source)
+    return HuggingFaceTokenizer(content, config_bytes(names), source=source)
 
 
 def _in_front(name: str, token_id: int | None) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from yocto_tokenizers.formats.vocabulary import parse_json
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
 from yocto_tokenizers.word_level import WordLevelTokenizer
 
-#: What a folder calls the files of a tokenizer.
-FILE_NAMES = ("vocab.json", "tokenizer.json", "tokenizer.model")
+_FILE_NAMES = ("vocab.json", "tokenizer.json", "tokenizer.model")
 
 
 def load_tokenizer(path: str | PathLike[str]) -> BaseTokenizer:
@@ -45,6 +44,9 @@ def class_for(file: Path, content: bytes, *, source: str) -> type[BaseTokenizer]
     """
     if file.suffix == ".model" or (file.suffix != ".json" and content.lstrip()[:1] != b"{"):
         return SentencePieceTokenizer
+    # Ours say their kind, spelled like this. Large files of others need not be parsed to see it.
+    if b'"added_tokens"' in content and b'"kind": "' not in content:
+        return HuggingFaceTokenizer
     document = parse_json(content, source)
     if marker_of(document).get("kind") == WordLevelTokenizer.kind:
         return WordLevelTokenizer
@@ -60,13 +62,13 @@ def class_for(file: Path, content: bytes, *, source: str) -> type[BaseTokenizer]
 
 def _the_file(path: str | PathLike[str]) -> Path:
     """The path itself, or the tokenizer file in it; of several, the one that says most."""
-    files = [file_at(path, name) for name in FILE_NAMES]
+    files = [file_at(path, name) for name in _FILE_NAMES]
     if files[0] == Path(path):  # not a directory
         return files[0]
     found = [file for file in files if file.exists()]
     if not found:
         raise TokenizerFileError(
-            f"{shown(path)} holds no tokenizer; expected one of {', '.join(FILE_NAMES)}"
+            f"{shown(path)} holds no tokenizer; expected one of {', '.join(_FILE_NAMES)}"
         )
     vocabulary, document, model = files
     if len(found) == 1 or (vocabulary in found and _is_ours(vocabulary)):

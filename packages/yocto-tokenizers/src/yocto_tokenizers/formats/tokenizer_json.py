@@ -106,8 +106,8 @@ def added_token(token_id: int, content: str, *, special: bool) -> dict[str, Any]
     }
 
 
-def document(added_tokens: list[dict[str, Any]], **parts: Any) -> bytes:
-    """The file, from its parts; those not given are null."""
+def document(added_tokens: list[dict[str, Any]], *, indent: int | None = 1, **parts: Any) -> bytes:
+    """The file, from its parts; those not given are null. Without `indent` it is made faster."""
     nothing = dict.fromkeys(["truncation", "padding", "normalizer", "post_processor"])
     content = {"version": "1.0", **nothing, "added_tokens": added_tokens, **parts}
-    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
+    return (json.dumps(content, ensure_ascii=False, indent=indent) + "\n").encode("utf-8")
