@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from yocto_model.gpt import GPT
 
 _LARGEST_TABLE_BYTES = 2**30  # of rotary positions: two million of them with 64 numbers each
-CHUNK_VALUES = 2**20  # as many are converted at once
+# As many are converted at once. For more, torch uses threads; on a busy machine they wait for each
+# other far longer than the work takes.
+CHUNK_VALUES = 2**15
 _SIGNS = {
     b"version https://git-lfs": "a Git LFS pointer; fetch the real file with `git lfs pull`",
     b"<!doc": "a web page",
@@ -88,6 +90,19 @@ def read_values(file: BufferedReader, start: int, dtype: torch.dtype, target: Te
             part.copy_(buffer)
 
 
+def is_finite(weight: Tensor) -> bool:
+    """Whether none of a contiguous tensor's values is NaN or infinite."""
+    if weight.device.type != "cpu":
+        return all(math.isfinite(bound) for bound in weight.aminmax())  # NaN if any value is
+    # What is not finite has all bits of the exponent set: among numbers of its sign, its bits are
+    # the largest. NumPy finds the largest in one pass, and without threads.
+    n_bits = 8 * weight.dtype.itemsize
+    kind = getattr(torch, f"int{n_bits}")
+    limit = int(torch.tensor(math.inf, dtype=weight.dtype).view(kind))
+    bits = weight.view(kind).numpy()
+    return bits.max() < limit and bits.view(f"u{bits.dtype}").max() < limit + 2 ** (n_bits - 1)
+
+
 def assemble(
     model_class: "type[GPT]",
     where: Path,
@@ -133,8 +148,7 @@ def assemble(
         places = weights[name].split_with_sizes(stored.rows)
         for place, key in zip(places, stored.names, strict=True):
             entries[key].read(place.t() if stored.transposed else place)
-            # Both are NaN if any value is: testing two numbers is cheaper than testing every value.
-            if not all(math.isfinite(bound) for bound in place.aminmax()):
+            if not is_finite(place):
                 kind = "" if dtype == entries[key].dtype else f" as {dtype}"
                 raise ModelFileError(f"{where}: {key} holds NaN or infinite values{kind}")
     if any(bool(weights.pop(bias).any()) for bias in absent):

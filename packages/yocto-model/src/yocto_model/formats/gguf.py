@@ -25,6 +25,7 @@ from yocto_model.formats.assembly import (
     Entry,
     assemble,
     check_is_file,
+    is_finite,
     read_values,
     what_it_is,
 )
@@ -329,14 +330,16 @@ def write_gguf(
 
     There may be more tokens than the model has rows, such as the 256 bytes for characters it never
     saw. Their rows are the mean of the real ones: whatever the context, such a token's logit is the
-    mean of all real logits, which the largest exceeds, and llama.cpp is told to suppress it. Rows
+    mean of all real logits, which the largest exceeds, and llama.cpp is told to suppress it. Where
+    the embedding is not the head too, they are read like the unknown token, if there is one. Rows
     without a token are left out. GGUF has no word for GPT-2's GELU being exact: llama.cpp computes
     the tanh form, which differs by at most 5e-4.
 
     Args:
         path: the file.
         model: of a family that llama.cpp knows.
-        kind: of its matrices; norms and biases stay float32.
+        kind: of its matrices; norms and biases stay float32. In q8_0, 32 numbers of a row share a
+            scale: a matrix whose rows 32 does not divide is stored as f16.
         fields: the tokenizer's fields and others: texts, numbers, truth values, lists of them.
         name: what the model is called.
 
@@ -355,13 +358,10 @@ def write_gguf(
     described = _described(config, arch, kind, n_tokens) | {"general.name": name} | dict(fields)
     if padding:
         described["tokenizer.ggml.suppress_tokens"] = padding
-    tensors = list(_tensors(model, arch, n_tokens))
+    tensors = list(_tensors(model, arch, n_tokens, fields.get("tokenizer.ggml.unknown_token_id")))
     types = {name: _type_of(name, weight, kind) for name, weight, _ in tensors}
-    narrow = {w.shape[1] for name, w, _ in tensors if types[name] == "q8_0" and w.shape[1] % 32}
-    if narrow:
-        raise InputError(
-            f"q8_0 needs widths that 32 divides, but this model has {sorted(narrow)}; take f16"
-        )
+    if kind == "q8_0" and kind not in types.values():
+        raise InputError(f"q8_0 needs widths that 32 divides, not n_embd {config.n_embd}; take f16")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     writer = gguf.GGUFWriter(temporary, arch)
     for key, value in described.items():
@@ -400,7 +400,9 @@ def _described(config: GPTConfig, arch: str, kind: str, n_tokens: int) -> dict[s
     return described | {"general.file_type": _FILE_TYPES[kind], "general.quantization_version": 2}
 
 
-def _tensors(model: GPT, arch: str, n_tokens: int) -> Iterator[tuple[str, Tensor, int]]:
+def _tensors(
+    model: GPT, arch: str, n_tokens: int, unknown: int | None
+) -> Iterator[tuple[str, Tensor, int]]:
     """Each tensor's name, its values, and how many heads have to be reordered in it."""
     config, weights = model.config, model.state_dict()
     absent = absent_biases(config, list(weights)) if arch == "gpt2" else {}
@@ -413,8 +415,11 @@ def _tensors(model: GPT, arch: str, n_tokens: int) -> Iterator[tuple[str, Tensor
             continue
         whole = weight.detach()
         if name in ("token_emb.weight", "head.weight"):
-            mean = whole.float().mean(dim=0).to(whole.dtype)
-            more = mean.expand(max(0, n_tokens - len(whole)), -1)
+            row = whole.float().mean(dim=0).to(whole.dtype)
+            is_input = name == "token_emb.weight" and not config.tie_weights
+            if is_input and unknown is not None and unknown < len(whole):
+                row = whole[unknown]
+            more = row.expand(max(0, n_tokens - len(whole)), -1)
             whole = torch.cat((whole[:n_tokens], more))
         form = stored(config, f"gguf {arch}", name, len(whole))
         turned = heads if ".attn.qkv." in name else [0, 0, 0]
@@ -422,7 +427,10 @@ def _tensors(model: GPT, arch: str, n_tokens: int) -> Iterator[tuple[str, Tensor
 
 
 def _type_of(name: str, weight: Tensor, kind: str) -> str:
-    return kind if weight.dim() == 2 and name != "position_embd.weight" else "f32"
+    """How a tensor is stored: as llama.cpp's own programs do it, and as float16 if it must."""
+    if weight.dim() == 1 or name == "position_embd.weight":
+        return "f32"
+    return "f16" if kind == "q8_0" and weight.shape[1] % 32 else kind
 
 
 def _packed(gguf: Any, name: str, weight: Tensor, n_heads: int, kind: str) -> Any:
@@ -433,11 +441,12 @@ def _packed(gguf: Any, name: str, weight: Tensor, n_heads: int, kind: str) -> An
         weight = pairs.transpose(1, 2).reshape(weight.shape)
     if kind in ("f16", "bf16"):
         weight = weight.to(torch.float16 if kind == "f16" else torch.bfloat16)
-    if not all(math.isfinite(bound) for bound in weight.aminmax()):
+    weight = weight.contiguous()
+    if not is_finite(weight):
         raise InputError(f"{name} has values that {kind} cannot hold, or that are not finite")
     if kind == "q8_0":
         return gguf.quants.quantize(weight.numpy(), gguf.GGMLQuantizationType.Q8_0)
-    return weight.contiguous().view(torch.uint8).numpy()
+    return weight.view(torch.uint8).numpy()
 
 
 def _typed(gguf: Any, value: Any) -> tuple[Any, Any]:
