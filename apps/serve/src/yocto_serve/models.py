@@ -73,13 +73,14 @@ class Library:
 
     def __init__(self, named: ModelArguments, *, template: ChatTemplate | None = None) -> None:
         self._named, self._template = named, template
-        self._open: OrderedDict[Path, Loaded] = OrderedDict()
+        self._open: OrderedDict[tuple[Path, int], Loaded] = OrderedDict()
         self._lock = threading.Lock()
         self.served = self._load(named.ckpt)
         checkpoint = self.served.opened.checkpoint
         self.run = None if checkpoint is None else Run(checkpoint.run)
         self._pointer = self._pointer_of(named.ckpt)
-        self._open[self.served.opened.path] = self.served
+        self._served_key = _key(self.served.opened.path)
+        self._open[self._served_key] = self.served
 
     def _pointer_of(self, ckpt: str | None) -> str | None:
         """`latest` or `best`, whichever is served; None for one step, or a model from elsewhere."""
@@ -137,21 +138,22 @@ class Library:
         """Serve the newest checkpoint; whether there was a newer one."""
         pointer = next((each for each in POINTERS if each == self._pointer), None)
         path = None if self.run is None or pointer is None else self.run.pointed(pointer)
-        if path is None or path.name == self.served.opened.path.name:
+        if path is None or (key := _key(path)) == self._served_key:
             return False
-        self.served = self._get(path)
+        self.served, self._served_key = self._get(path), key
         return True
 
     # --- opening -------------------------------------------------------------------------------
 
     def _get(self, path: Path) -> Loaded:
+        key = _key(path)
         with self._lock:
-            if path not in self._open:
-                self._open[path] = self._load(str(path))
-            self._open.move_to_end(path)
+            if key not in self._open:
+                self._open[key] = self._load(str(path))
+            self._open.move_to_end(key)
             while len(self._open) > _MOST_OPEN:
                 self._open.popitem(last=False)
-            return self._open[path]
+            return self._open[key]
 
     def _load(self, ckpt: str | None) -> Loaded:
         opened, generator = self._named.open(ckpt=ckpt)
@@ -172,6 +174,11 @@ class Library:
             stops=template.stops(tokenizer),
             created=_saved_at(opened.path),
         )
+
+
+def _key(path: Path) -> tuple[Path, int]:
+    """A step that is trained again, after going back, is another."""
+    return path.resolve(), _saved_at(path)
 
 
 def _saved_at(path: Path) -> int:
