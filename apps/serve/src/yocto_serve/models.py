@@ -102,42 +102,30 @@ class Library:
     def _run_name(self) -> str:
         return self.served.opened.name
 
+    def _steps(self) -> dict[str, Path]:
+        """The run's checkpoints by what stands behind the @: pointers, then steps, newest first."""
+        if self.run is None:
+            return {}
+        pointed = [(str(pointer), self.run.pointed(pointer)) for pointer in POINTERS]
+        steps = {str(step_of(path.name)): path for path in self.run.steps()[::-1]}
+        return {name: path for name, path in pointed if path is not None} | steps
+
     def names(self) -> dict[str, int]:
         """All names, what is served first, each with the time of saving."""
-        found = {self.default: self.served.created}
-        if self.run is not None:
-            steps = self.run.steps()[::-1]
-            pointed = {str(pointer): self.run.pointed(pointer) for pointer in POINTERS}
-            paths: dict[str, Path | None] = {
-                **pointed,
-                **{str(step_of(step.name)): step for step in steps},
-            }
-            for part, path in paths.items():
-                if path is not None:
-                    found.setdefault(f"{self._run_name}@{part}", _saved_at(path))
-        return found
+        steps = {f"{self._run_name}@{name}": _saved_at(p) for name, p in self._steps().items()}
+        return {self.default: self.served.created} | steps
 
     def get(self, name: str | None) -> Loaded | None:
         """The model of this name, opened if need be; None if there is none."""
         if not name or name in (self.default, self.served.id, self._run_name):
             return self.served
-        path = self._path(name)
+        run, _, part = name.rpartition("@")
+        path = self._steps().get(part) if run == self._run_name else None
         return None if path is None else self._get(path)
-
-    def _path(self, name: str) -> Path | None:
-        run, at, part = name.rpartition("@")
-        if self.run is None or not at or run != self._run_name:
-            return None
-        for pointer in POINTERS:
-            if part == pointer:
-                return self.run.pointed(pointer)
-        steps = {str(step_of(step.name)): step for step in self.run.steps()}
-        return steps.get(part)
 
     def refresh(self) -> bool:
         """Serve the newest checkpoint; whether there was a newer one."""
-        pointer = next((each for each in POINTERS if each == self._pointer), None)
-        path = None if self.run is None or pointer is None else self.run.pointed(pointer)
+        path = self._steps().get(self._pointer or "")
         if path is None or (key := _key(path)) == self._served_key:
             return False
         self.served, self._served_key = self._get(path), key
