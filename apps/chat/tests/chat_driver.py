@@ -32,6 +32,7 @@ class Actor(Iterator[Token]):
     """Generator and stream in one: answers by the last message of its prompt."""
 
     finish_reason = "eos"
+    end_ids: frozenset[int] = frozenset()
 
     def __init__(self, tokenizer: CharTokenizer) -> None:
         self._tokenizer = tokenizer

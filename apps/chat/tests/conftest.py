@@ -13,7 +13,7 @@ from yocto_chat.generation import ChatModel
 from yocto_chat.screen import Screen
 from yocto_cli.model_arguments import SamplingArguments
 from yocto_model import TextGenerator, Token
-from yocto_tokenizers import CHAT_TOKENS, CharTokenizer
+from yocto_tokenizers import PLAIN, TURNS, CharTokenizer, ChatTemplate
 
 ALPHABET = "\n" + "".join(map(chr, range(0x20, 0x7F)))
 
@@ -38,6 +38,7 @@ class Scripted:
     tokenizer: CharTokenizer
     scripts: list[Sequence[str]]
     calls: list[dict[str, Any]] = field(default_factory=list)  # what it was asked
+    end_ids: frozenset[int | None] = frozenset()
     before_token: Callable[[int], None] = lambda _index: None  # gets the index of each
 
     def stream(self, prompt: Sequence[int], max_new_tokens: int, **options: Any) -> Stream:
@@ -98,7 +99,8 @@ def tokenizer() -> CharTokenizer:
 @pytest.fixture(scope="session")
 def chat_tokenizer() -> CharTokenizer:
     """The same with the tokens of a chat."""
-    return CharTokenizer(ALPHABET, special_tokens=CHAT_TOKENS)
+    names = ["<|system|>", "<|user|>", "<|assistant|>", "<|im_end|>", "<|endoftext|>"]
+    return CharTokenizer(ALPHABET, special_tokens=names)
 
 
 @pytest.fixture(scope="session")
@@ -109,15 +111,19 @@ def make_talk(tokenizer: CharTokenizer) -> Callable[..., Talk]:
         *scripts: Sequence[str],
         block_size: int = 512,
         speaks: CharTokenizer = tokenizer,
+        template: str = PLAIN,
         system: str = "",
         max_ctx_tokens: int = 0,
         out: io.StringIO | None = None,
         **settings: Any,
     ) -> Talk:
-        generator = Scripted(speaks, list(scripts))
+        asked_by = ChatTemplate(template)
+        ends = {speaks.eos_id, asked_by.end_id(speaks)} - {None}
+        generator = Scripted(speaks, list(scripts), end_ids=frozenset(ends))
         model = ChatModel(
             generator=cast("TextGenerator", generator), tokenizer=speaks, block_size=block_size,
             name="test-run", step=7, n_parameters=1234, sha256="ab" * 32,
+            template=asked_by,
         )  # fmt: skip
         out = Utf8IO() if out is None else out
         chat = Chat(
@@ -150,6 +156,23 @@ def terminal_out(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     return TerminalIO()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory, chat_tokenizer: CharTokenizer) -> Path:
+    """A model from elsewhere: a Hugging Face folder whose template brings a system text with it."""
+    import torch
+    from yocto_model import GPT, GPTConfig
+
+    path = tmp_path_factory.mktemp("elsewhere") / "speaker"
+    config = GPTConfig(
+        vocab_size=chat_tokenizer.vocab_size, block_size=128, n_layer=1, n_head=2, n_embd=16
+    )
+    GPT(config, generator=torch.Generator().manual_seed(0)).save(path)
+    chat_tokenizer.save(path)
+    default = "{% if messages[0].role != 'system' %}<|system|>Be kind.<|im_end|>{% endif %}"
+    (path / "chat_template.jinja").write_text(default + TURNS)
+    return path
 
 
 @pytest.fixture(scope="session")

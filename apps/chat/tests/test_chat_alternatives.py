@@ -122,5 +122,5 @@ def test_the_end_token_ends_the_reply(
     talk.do("/alts")
     assert [expected] == talk.said
     assert (talk.chat.last.finish, talk.chat.last.n_drawn) == ("stop", 0)
-    assert "</s>" not in talk.shown
+    assert "<|endoftext|>" not in talk.shown
     assert "never" not in talk.shown

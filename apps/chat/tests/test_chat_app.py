@@ -17,6 +17,7 @@ from yocto_chat.app import ChatArguments, ConversationArguments, main
 from yocto_chat.session import converse, introduce
 from yocto_cli.arguments import load
 from yocto_model import SamplingError
+from yocto_tokenizers import CharTokenizer
 
 Run = Callable[..., "Result"]
 
@@ -91,7 +92,7 @@ def test_what_is_piped_in(run: Run) -> None:
         (["--max_ctx_tokens", "-1"], "--max_ctx_tokens must be at least 0"),
         (["--max_ctx_tokens", "20"], "too small to talk in"),
         (["--temperature", "-1", "--top_p", "3"], "--top_p must be a number above 0"),
-        (["--system_prompt", "x" * 200], "the system text takes 202 tokens"),
+        (["--system_prompt", "x" * 200], "the system text takes 200 tokens"),
         (["--ckpt", "no/such\x1brun"], "does not exist"),
         (["--config", "no.toml"], "no.toml"),
         (["--mode", "token"], "--mode token, but"),
@@ -131,10 +132,45 @@ def test_a_broken_model_is_failed_work(
         raise SamplingError("the model's output is not finite")
 
     talk.generator.before_token = broken
-    monkeypatch.setattr("yocto_chat.session.open_model", lambda _named: talk.chat.model)
+    monkeypatch.setattr("yocto_chat.session.open_model", lambda *_named, **_: talk.chat.model)
     result = run()
     assert result.code == 1
     assert "error: the model could not answer: the model's output is not finite\n" in result.err
+
+
+def test_a_folder_from_elsewhere_comes_with_its_template(run: Run, folder: Path) -> None:
+    """Its prompt is what its template says, unless --template names another."""
+    own = "<|system|>Be kind.<|im_end|><|user|>Hello<|im_end|><|assistant|>"
+    template = folder.parent / "other.jinja"
+    template.write_text(f"{{% for m in messages %}}{{{{ m.content }}}}{{% endfor %}}{own}")
+    for words, n_tokens in (
+        ([], len("Be kind.Hello") + 5),
+        (["--system_prompt", "No."], len("No.Hello") + 5),
+        (["--template", str(template)], len("HelloBe kind.Hello") + 5),
+    ):
+        result = run("--ckpt", str(folder), "--max_new_tokens", "1", *words, ckpt=False)
+        assert result.code == 0
+        assert f" · ctx {n_tokens + 1}/128 · " in result.err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no.jinja: No such file or directory"),
+        (b"{% for", "no.jinja is not a Jinja template"),
+        (b"\xff", "no.jinja is not UTF-8 at byte 0"),
+        (b"silent", "no.jinja leaves out what the user says"),
+        (b"x" * (2 << 20), "no.jinja has 2097152 characters"),
+    ],
+)
+def test_a_template_that_cannot_be_used(
+    run: Run, tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    """One line names the file and what is wrong with it."""
+    path = tmp_path / "no.jinja"
+    if content is not None:
+        path.write_bytes(content)
+    assert message in refused(run("--template", str(path)))
 
 
 def test_a_smaller_window_is_kept_to(run: Run) -> None:
@@ -158,6 +194,21 @@ def test_the_opening_is_short_and_honest(make_talk: Any) -> None:
     object.__setattr__(talk.chat.model, "best_step", 5)
     introduce(talk.chat)
     assert "Its loss was lowest at step 5: --ckpt " in talk.shown
+
+
+def test_the_opening_shows_a_system_text_of_the_template(
+    folder: Path, make_talk: Any, chat_tokenizer: CharTokenizer
+) -> None:
+    """What the model is told besides what one types; a system text takes its place."""
+    template = (folder / "chat_template.jinja").read_text()
+    for system in ("", "Be brief."):
+        talk = make_talk(speaks=chat_tokenizer, template=template, system=system)
+        introduce(talk.chat)
+        assert "A small chat model: it answers as its text taught it" in talk.shown
+        line = "Its template adds a system text, unless you give one: Be kind.\n"
+        assert (line in talk.shown) == (system == "")
+    talk.do("/system -")
+    assert talk.shown.endswith("no system text; the template adds: Be kind.\n")
 
 
 def test_the_loop(make_talk: Any) -> None:

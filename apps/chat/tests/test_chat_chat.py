@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from yocto_chat.conversation import Conversation, Reply
 from yocto_cli.command import UsageError
 from yocto_model import SamplingError
-from yocto_tokenizers import CharTokenizer
+from yocto_tokenizers import PLAIN, TURNS, CharTokenizer, TokenizerError
 
 
 def press_ctrl_c(*, at: int, times: int = 1) -> Callable[[int], None]:
@@ -38,11 +39,29 @@ def test_a_message_and_its_reply(make_talk: Any) -> None:
 
 
 def test_a_chat_model_gets_its_tokens(make_talk: Any, chat_tokenizer: CharTokenizer) -> None:
-    """With tokens for turns there are no stop strings: a reply may hold blank lines."""
-    talk = make_talk(" A\n\nB ", speaks=chat_tokenizer)
+    """Where a token ends a reply there are no stop strings: a reply may hold blank lines."""
+    talk = make_talk(" A\n\nB ", speaks=chat_tokenizer, template=TURNS)
     talk.do("m")
     assert [chat_tokenizer.assistant_id] == talk.generator.calls[0]["prompt"][-1:]
-    assert talk.said == [" A\n\nB"]
+    assert talk.said == ["A\n\nB"]
+
+
+def test_a_message_that_the_template_refuses_is_not_sent(make_talk: Any) -> None:
+    """Nor a system text that it does not take; the conversation stays as it was, and goes on."""
+    refuses = "{% if '7' in messages[-1].content or messages[0].role == 'system' %}"
+    talk = make_talk(" ok\n\n", template=refuses + "{{ raise_exception('no') }}{% endif %}" + PLAIN)
+    with pytest.raises(TokenizerError, match=r"the chat template refuses these messages \('no'\)"):
+        talk.do("77")
+    with pytest.raises(UsageError, match=r"\('no'\); leave the system text out"):
+        talk.do("/system Be brief.")
+    assert talk.chat.conversation == Conversation()
+    talk.do("m")
+    assert talk.said == ["ok"]
+    talk.chat.resume(Conversation().asked("7").answered(Reply(text="loaded")).asked("m"))
+    assert talk.chat.context_tokens > 0
+    talk.chat.resume(Conversation().asked("m").answered(Reply(text="loaded")).asked("7"))
+    with pytest.raises(TokenizerError, match="refuses"):
+        talk.chat.retry()
 
 
 def test_old_turns_drop_visibly_and_once(make_talk: Any) -> None:
@@ -201,7 +220,7 @@ def test_a_system_text_that_does_not_fit_is_refused(make_talk: Any) -> None:
         with pytest.raises(UsageError, match="too small to talk in"):
             make_talk(block_size=block_size)
     talk = make_talk(block_size=256, system="short")
-    with pytest.raises(UsageError, match="has room for 94; shorten it"):
+    with pytest.raises(UsageError, match="has room for 92; shorten it"):
         talk.chat.set_system("x" * 200)
     assert talk.chat.conversation.system == "short"
 

@@ -113,7 +113,7 @@ def test_turns(talk: Any) -> None:
     talk.do("/system Be brief.", "/temp 0.3", "again", "/new")
     assert talk.chat.conversation == Conversation(system="Be brief.")
     assert talk.chat.settings.temperature == 0.3
-    assert talk.chat.context_tokens == len("Be brief.\n\n")
+    assert talk.chat.context_tokens == len("Be brief.\n\nUser: ?\nAssistant:")
     talk.do("/bye")
     assert talk.chat.finished
 
@@ -156,6 +156,13 @@ def test_stats_and_tokens(talk: Any) -> None:
     text = talk.shown.replace("|", "")
     assert "User: first¶\nAssistant: One.¶\nUser: second¶\nAssistant: Two." in text
     assert "\nU|s|e|r|:| |f|i|r|s|t|¶\n" in talk.shown
+
+
+def test_tokens_before_the_first_message(make_talk: Any) -> None:
+    """How a message will be framed, and the system text in front."""
+    talk = make_talk(system="Be brief.")
+    talk.do("/tokens")
+    assert "Be brief.¶\n¶\nUser: ?¶\nAssistant:" in talk.shown.replace("|", "")
 
 
 def test_tokens_draws_where_sight_begins(make_talk: Any) -> None:

@@ -123,7 +123,7 @@ def test_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_toolbar_shows_the_context(talk: Any) -> None:
     """How full the window is, and whose it is."""
     reader = PromptReader(talk.chat, InMemoryHistory())
-    assert reader._toolbar() == "ctx 0/512 · test-run · /help"
+    assert reader._toolbar() == "ctx 18/512 · test-run · /help"
 
 
 def test_plain_input_has_lines_too(talk: Any, monkeypatch: pytest.MonkeyPatch) -> None:

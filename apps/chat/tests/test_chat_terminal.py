@@ -112,7 +112,7 @@ class Terminal:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     """A chat for several tests: starting one takes seconds."""
     with closing(Terminal(tmp_path_factory.mktemp("shared"), TERM="screen-256color")) as terminal:
-        terminal.wait("ctx 0/2000")
+        terminal.wait("ctx 18/2000")
         yield terminal
 
 
@@ -121,7 +121,7 @@ def terminal(shared: Terminal) -> Terminal:
     """An empty window, and nothing said yet."""
     shared.type("/reset")
     shared.press_until("C-l", lambda screen: "/reset" not in screen)
-    shared.wait("ctx 0/2000")
+    shared.wait("ctx 18/2000")
     return shared
 
 
@@ -157,7 +157,7 @@ def test_a_hostile_model_and_a_narrow_window(terminal: Terminal) -> None:
     terminal.resize(1, 24)
     terminal.type("/reset")
     terminal.resize(80, 24)
-    terminal.wait("ctx 0/2000")
+    terminal.wait("ctx 18/2000")
     terminal.type("fine")
     terminal.wait("ctx 36/2000")  # it has answered
 

@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 import yocto_cli
-from yocto_cli import prepare, sample, train
+from yocto_cli import eval as evaluation
+from yocto_cli import export, prepare, sample, train
 
 # Buffered, as for a user: some machines that run tests set PYTHONUNBUFFERED.
 ENVIRONMENT = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
 README = Path(__file__).parent.parent / "README.md"
 COMMANDS = {
     "yocto-prepare": prepare.main, "yocto-train": train.main, "yocto-sample": sample.main,
+    "yocto-eval": evaluation.main, "yocto-export": export.main,
 }  # fmt: skip
 LATE = ("torch", "numpy", "sentencepiece", "prompt_toolkit", "rich.live", "yocto_train.trainer")
 
@@ -43,7 +45,8 @@ def finish(words: Sequence[str | Path], **options: object) -> "subprocess.Comple
     ("prepare --help", 0), ("prepare bpe --help", 0), ("prepare chr", 2),
     ("prepare char --text_pth x", 2), ("train --help", 0), ("train --max_itrs 5", 2),
     ("sample --help", 0), ("sample --temprature 1", 2), ("sample --config nowhere.toml", 2),
-    ("sample --prompt_file nowhere.txt", 2),
+    ("sample --prompt_file nowhere.txt", 2), ("eval --help", 0), ("eval --strid 1", 2),
+    ("export --help", 0), ("export a b.bin", 2),
 ])  # fmt: skip
 def test_help_and_typing_errors_import_nothing_heavy(words: str, exit_code: int) -> None:
     """Torch and its like come in only after the words have been understood."""
@@ -67,7 +70,7 @@ def unread() -> Iterator[dict[str, Any]]:
     os.close(writer)
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "sample"])
+@pytest.mark.parametrize("command", ["prepare", "train", "sample", "eval", "export"])
 def test_help_into_a_closed_pipe_is_quiet(command: str, unread: Any) -> None:
     """As in `yocto-train --help | head -1`."""
     done = finish([*code(command), "--help"], **unread)
@@ -183,7 +186,7 @@ def test_the_commands_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for script in metadata.distribution("yocto-cli").entry_points:
         script.load()()
         assert (f"yocto_cli.{script.name.removeprefix('yocto-')}", script.name) == calls[-1]
-    assert 3 == len(calls)
+    assert 5 == len(calls)
 
 
 def test_the_example_runs(
@@ -194,10 +197,14 @@ def test_the_example_runs(
     poem.rename("book.txt")
     found = re.search(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert found
+    said = {}
     for line in found[1].splitlines():
         program, *words = shlex.split(line)
         result = run(COMMANDS[program], words)
         assert result.code == 0, result.err
-    assert result.out.startswith("The soul")
+        said[program] = result.out
+    assert said["yocto-sample"].startswith("The soul")
+    assert "bits/byte" in said["yocto-eval"]
+    assert Path("book.gguf").is_file()
     assert Path("data/book/vocab.json").is_file()
     assert Path("checkpoints/book").is_dir()

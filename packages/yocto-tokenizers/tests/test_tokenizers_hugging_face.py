@@ -1,107 +1,13 @@
-"""The adapter and the exports: the same ids and text through a second reader."""
+"""The adapter: any tokenizer of a Hugging Face folder behind our methods."""
 
 import json
-import sys
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
-from yocto_tokenizers import (
-    CHAT_TOKENS,
-    HuggingFaceTokenizer,
-    SentencePieceTokenizer,
-    TokenizerFileError,
-    WordLevelTokenizer,
-    load_tokenizer,
-)
-
-tokenizers = pytest.importorskip("tokenizers")
-
-
-@pytest.fixture(scope="module", params=["atomic", "merged"])
-def pair(
-    request: pytest.FixtureRequest, corpus: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[SentencePieceTokenizer, HuggingFaceTokenizer]:
-    ours = SentencePieceTokenizer.train(corpus, vocab_size=420, newline=request.param)
-    return ours, HuggingFaceTokenizer.load(ours.to_hf_json(tmp_path_factory.mktemp("hf")))
-
-
-@pytest.mark.property
-@given(data=st.data())
-def test_bpe_export_is_the_same_tokenizer(
-    pair: tuple[SentencePieceTokenizer, HuggingFaceTokenizer],
-    any_text: SearchStrategy[str],
-    data: st.DataObject,
-) -> None:
-    """Exported BPE has the same ids for texts without U+2581, and the same bytes for all ids."""
-    ours, theirs = pair
-    text = data.draw(any_text).replace("\u2581", " ")
-    assert ours.encode(text) == theirs.encode(text)
-    ids = data.draw(st.lists(st.integers(0, ours.vocab_size - 1)))
-    assert ours.decode_bytes(ids) == theirs.decode_bytes(ids)
-    valid = ours.encode(text)
-    assert theirs._tokenizer.decode(valid, skip_special_tokens=True) == text
-
-
-def test_bpe_export_keeps_size_and_special_tokens(
-    pair: tuple[SentencePieceTokenizer, HuggingFaceTokenizer],
-) -> None:
-    """Size, special tokens and roles survive the export."""
-    ours, theirs = pair
-    assert ours.vocab_size == theirs.vocab_size
-    assert dict(ours.special_tokens) == dict(theirs.special_tokens)
-    assert (ours.bos_id, ours.eos_id, ours.unk_id) == (theirs.bos_id, theirs.eos_id, theirs.unk_id)
-    assert theirs.exact_bytes
-
-
-def test_bare_reader_agrees_on_plain_text(corpus: str, tmp_path: Path) -> None:
-    """The library by itself, without our adapter, gives the same ids for the training text."""
-    ours = SentencePieceTokenizer.train(corpus, vocab_size=420)
-    theirs = tokenizers.Tokenizer.from_file(str(ours.to_hf_json(tmp_path)))
-    assert ours.encode(corpus) == theirs.encode(corpus).ids
-    assert corpus == theirs.decode(theirs.encode(corpus).ids)
-
-
-ASCII_TEXT = st.lists(
-    st.one_of(
-        st.text(st.characters(max_codepoint=127)),
-        st.sampled_from(["What", " ", "\n\n", "<s>", "<unk>", "\x1c ", "is", "'", "1234"]),
-    )
-).map("".join)
-
-
-@pytest.mark.property
-@given(text=ASCII_TEXT)
-def test_word_export_is_the_same_on_ascii(
-    words: tuple[WordLevelTokenizer, HuggingFaceTokenizer], text: str
-) -> None:
-    """Exported words have the same ids and text on ASCII; `<unk>` is shown by both."""
-    ours, theirs = words
-    ids = ours.encode(text)
-    assert ids == theirs.encode(text)
-    assert ours.decode(ids) == theirs.decode(ids)
-    assert theirs._tokenizer.decode(ids, skip_special_tokens=True) == ours.decode(ids)
-
-
-@pytest.fixture(scope="module")
-def words(
-    corpus: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[WordLevelTokenizer, HuggingFaceTokenizer]:
-    text = corpus + "".join(map(chr, range(128)))
-    ours = WordLevelTokenizer.train(text, special_tokens=CHAT_TOKENS)
-    return ours, HuggingFaceTokenizer.load(ours.to_hf_json(tmp_path_factory.mktemp("hf")))
-
-
-def test_word_export_keeps_size_and_special_tokens(
-    words: tuple[WordLevelTokenizer, HuggingFaceTokenizer],
-) -> None:
-    """Size, special tokens and the unknown id survive the export."""
-    ours, theirs = words
-    assert (ours.vocab_size, ours.unk_id) == (theirs.vocab_size, theirs.unk_id)
-    assert dict(ours.special_tokens) == dict(theirs.special_tokens)
+import tokenizers
+from yocto_tokenizers import HuggingFaceTokenizer, TokenizerFileError, load_tokenizer
 
 
 def tokenizer_json(**changes: Any) -> bytes:
@@ -211,15 +117,6 @@ def test_byte_level_pieces_are_exact(corpus: str) -> None:
     }
 
 
-def test_special_names_in_text_stay_text(corpus: str, tmp_path: Path) -> None:
-    """The bare library reads `<|user|>` in a message as the special token; the adapter does not."""
-    ours = SentencePieceTokenizer.train(corpus, vocab_size=400)
-    path = ours.to_hf_json(tmp_path / "bpe.json")
-    bare = tokenizers.Tokenizer.from_file(str(path))
-    assert [ours.user_id] == bare.encode("<|user|>").ids
-    assert load_tokenizer(path).encode("<|user|>") == ours.encode("<|user|>")
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -238,10 +135,57 @@ def test_other_files_are_refused(content: bytes) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without the library, such a file says what to install."""
+@pytest.mark.parametrize(
+    ("config", "bos", "eos"),
+    [
+        (None, None, None),
+        ({}, None, None),
+        ({"bos_token": "a", "eos_token": "c", "add_bos_token": True}, 0, 5),
+        ({"bos_token": {"content": "b", "lstrip": False}, "eos_token": None}, 1, None),
+        ({"bos_token": "no such", "eos_token": 5}, None, None),
+    ],
+)
+def test_the_config_beside_it_names_the_ends(
+    config: dict[str, Any] | None, bos: int | None, eos: int | None, tmp_path: Path
+) -> None:
+    """By a string or an object; both files go, byte for byte, wherever the folder goes."""
     path = tmp_path / "tokenizer.json"
     path.write_bytes(tokenizer_json())
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(TokenizerFileError, match=r"install yocto-tokenizers\[hf\]"):
-        load_tokenizer(path)
+    files = {"tokenizer.json": path.read_bytes()}
+    if config is not None:
+        files["tokenizer_config.json"] = json.dumps(config).encode()
+        (tmp_path / "tokenizer_config.json").write_bytes(files["tokenizer_config.json"])
+    tokenizer = load_tokenizer(tmp_path)
+    assert (bos, eos) == (tokenizer.bos_id, tokenizer.eos_id)
+    assert tokenizer.fingerprint() == load_tokenizer(path).fingerprint()
+    assert tokenizer.fingerprint() == pickle.loads(pickle.dumps(tokenizer)).fingerprint()  # noqa: S301
+    given = tokenizer.folder_files()
+    assert files == {name: given[name] for name in files}
+    (tmp_path / "copy").mkdir()
+    tokenizer.save(tmp_path / "copy")
+    assert files == {file.name: file.read_bytes() for file in (tmp_path / "copy").iterdir()}
+
+
+def test_a_role_wins_over_a_usual_name() -> None:
+    """Usual names are looked for only where a config does not say, even that there is none."""
+    added = [
+        {"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False, "special": True}
+        for i, name in enumerate(["<s>", "</s>"])
+    ]  # fmt: skip
+    content = tokenizer_json(added_tokens=added)
+    guessed = HuggingFaceTokenizer(content)
+    assert (3, 4) == (guessed.bos_id, guessed.eos_id)
+    told = HuggingFaceTokenizer(content, b'{"bos_token": null, "eos_token": "<s>"}')
+    assert (None, 3) == (told.bos_id, told.eos_id)
+    assert told.fingerprint() != guessed.fingerprint()
+
+
+def test_a_damaged_config_is_named(tmp_path: Path) -> None:
+    """A config that is no JSON object is refused by its name, and never passed over."""
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer_json())
+    (tmp_path / "tokenizer_config.json").write_bytes(b"{")
+    with pytest.raises(
+        TokenizerFileError, match=r"^the tokenizer_config\.json beside '.* not valid"
+    ):
+        load_tokenizer(tmp_path)

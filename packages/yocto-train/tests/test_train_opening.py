@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,9 +16,10 @@ from typing import Any
 
 import pytest
 import torch
-from yocto_model import GPT
-from yocto_tokenizers import CharTokenizer
-from yocto_train import CheckpointError, open_model
+from safetensors.torch import load_file
+from yocto_model import GPT, write_gguf
+from yocto_tokenizers import TURNS, CharTokenizer, gguf_fields
+from yocto_train import CheckpointError, open_model, save_checkpoint
 
 COMMIT = "c0ffee" * 6 + "c0ff"  # 40 digits, as git has
 
@@ -129,6 +132,123 @@ def test_a_tokenizer_with_more_ids_than_rows_is_refused(
     larger.save(folder)
     with pytest.raises(CheckpointError, match=rf"has {tokenizer.vocab_size} rows for ids, its"):
         open_model(folder)
+
+
+def test_what_a_foreign_tokenizer_loses_is_noted(
+    tmp_path: Path, make_model: Callable[..., GPT]
+) -> None:
+    """In numbers, as a note; one that keeps every text has none."""
+    import tokenizers
+    from tokenizers import models, normalizers, pre_tokenizers
+
+    inner = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106 - no password
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(initial_alphabet=alphabet, special_tokens=["<unk>"])
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    inner.train_from_iterator(["the sea"], trainer)
+    make_model(vocab_size=inner.get_vocab_size()).save(tmp_path / "theirs")
+    for normalizer, n_notes in ((None, 0), (normalizers.Lowercase(), 1)):
+        if normalizer is not None:
+            inner.normalizer = normalizer
+        inner.save(str(tmp_path / "theirs" / "tokenizer.json"))
+        notes = open_model(tmp_path / "theirs").notes
+        assert n_notes == len(notes)
+    assert re.search(r"does not keep all of a text: .* [0-9]+ letters change case", notes[0])
+
+
+# --- single files --------------------------------------------------------------------------------
+
+
+def test_a_gguf_file(tmp_path: Path, make_model: Callable[..., GPT]) -> None:
+    """Model, tokenizer and template are in the one file; tokens that end a turn are known."""
+    names = ["<s>", "</s>", "<|im_end|>", "<|start|>"]
+    tokenizer = CharTokenizer.train("a text", special_tokens=names)
+    model = make_model("modern", vocab_size=tokenizer.vocab_size)
+    fields = gguf_fields(tokenizer) | {"tokenizer.chat_template": "{{ x }}"}
+    path = tmp_path / "some model.Q8.gguf"
+    write_gguf(path, model, kind="f32", fields=fields, name="x")
+    opened = open_model(path)
+    assert ("some model.Q8", path, "{{ x }}") == (opened.name, opened.path, opened.template)
+    assert opened.tokenizer
+    assert tokenizer.fingerprint() == opened.tokenizer.fingerprint()
+    assert [tokenizer.special_tokens[name] for name in names[1:3]] == [*opened.end_ids]
+    ids = torch.arange(6)[None]
+    ours = opened.model(ids)[..., : tokenizer.vocab_size]
+    assert torch.allclose(model.eval()(ids), ours, atol=1e-6)
+    write_gguf(path, model, kind="f32", fields={}, name="x")
+    assert open_model(path).tokenizer is None
+    path.write_bytes(path.read_bytes()[:99])
+    with pytest.raises(CheckpointError, match=r"some model\.Q8\.gguf is damaged"):
+        open_model(path)
+
+
+def test_a_checkpoint_of_nanogpt(
+    tmp_path: Path, make_model: Callable[..., GPT], tokenizer: CharTokenizer
+) -> None:
+    """Its vocabulary is named with it; it goes by the name of its directory."""
+    model = make_model(activation="gelu").eval()
+    config = model.config.to_dict()
+    args = {name: config[name] for name in ("n_layer", "n_head", "n_embd", "block_size", "bias")}
+    transposed = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+    (tmp_path / "folder").mkdir()
+    model.save(tmp_path / "folder")
+    weights = load_file(tmp_path / "folder" / "model.safetensors")
+    weights = {n: w.t() if n.endswith(transposed) else w for n, w in weights.items()}
+    weights["lm_head.weight"] = weights["transformer.wte.weight"]
+    content = {"model": weights, "model_args": {**args, "vocab_size": tokenizer.vocab_size}}
+    (tmp_path / "out-mine").mkdir()
+    torch.save(content, tmp_path / "out-mine" / "ckpt.pt")
+    opened = open_model(tmp_path / "out-mine" / "ckpt.pt", tokenizer=tokenizer)
+    assert ("out-mine", tokenizer, None) == (opened.name, opened.tokenizer, opened.checkpoint)
+    ids = torch.arange(6)[None]
+    assert torch.allclose(model(ids), opened.model(ids), atol=1e-6)
+    (tmp_path / "model.pt").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"model\.pt is no checkpoint of nanoGPT"):
+        open_model(tmp_path / "model.pt")
+
+
+# --- a step as others see it ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "modern"])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+def test_transformers_opens_a_step(
+    arch: str, dtype: torch.dtype | None, tmp_path: Path, make_model: Callable[..., GPT]
+) -> None:
+    """Model, tokenizer, template and the ids that end a reply, as they are here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about its own dependencies
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    names = ["<s>", "</s>", "<|user|>", "<|assistant|>", "<|im_end|>"]
+    tokenizer = CharTokenizer.train(
+        "Wer nicht fragt,\r\n\tbleibt dumm\u0301.", special_tokens=names
+    )
+    end = tokenizer.special_tokens["<|im_end|>"]
+    model = make_model(arch, vocab_size=tokenizer.vocab_size).eval()
+    save_checkpoint(
+        tmp_path, model, {"step": 7}, tokenizer=tokenizer, data={}, val_loss=None,
+        environment={}, end_ids=[end], template=TURNS, dtype=dtype,
+    )  # fmt: skip
+    opened = open_model(tmp_path)
+    assert ({end, tokenizer.eos_id}, TURNS) == ({*opened.end_ids}, opened.template)
+    theirs = AutoModelForCausalLM.from_pretrained(opened.path)
+    theirs_tokenizer = AutoTokenizer.from_pretrained(opened.path)
+    text = "nicht\r\n\tum\u0301"
+    ids = tokenizer.encode(text)
+    assert ids == theirs_tokenizer.encode(text, add_special_tokens=False)
+    assert text == theirs_tokenizer.decode(ids)
+    assert model.config.block_size == theirs_tokenizer.model_max_length
+    assert TURNS == theirs_tokenizer.chat_template
+    assert {end, tokenizer.eos_id} == {*theirs.generation_config.eos_token_id}
+    with torch.no_grad():
+        logits = theirs.float()(torch.tensor([ids[:8]])).logits
+        assert torch.allclose(opened.model.float()(torch.tensor([ids[:8]])), logits, atol=1e-5)
+    state = opened.checkpoint and opened.checkpoint.load_state()
+    whole = {n: w for n, w in model.state_dict().items() if n != "head.weight"}
+    kept = {} if dtype is None else whole
+    assert state
+    assert all(torch.equal(state["weights"].pop(name), weight) for name, weight in kept.items())
 
 
 # --- the hub -------------------------------------------------------------------------------------

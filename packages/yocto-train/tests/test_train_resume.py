@@ -23,6 +23,7 @@ KINDS: list[dict[str, Any]] = [
     {"arch": "modern", "optimizer": "muon", "sampling": "epoch", "schedule": "wsd"},
     {"arch": "gpt2", "optimizer": "muon", "sampling": "random", "schedule": "cosine"},
     {"arch": "modern", "optimizer": "adamw", "sampling": "epoch", "schedule": "wsd"},
+    {"arch": "modern", "optimizer": "muon", "save_dtype": "bfloat16", "sample_interval": 4},
 ]
 
 
@@ -41,7 +42,7 @@ def assert_equal_state(expected: Trainer, actual: Trainer) -> None:
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
 def test_resumed_at_every_step(
     kind: dict[str, Any], make_trainer: MakeTrainer, story: Story, run: Run
 ) -> None:

@@ -22,6 +22,9 @@ class ConversationArguments:
     """The conversation."""
 
     system_prompt: str = flag("", "a text that stays in front of the conversation")
+    template: str | None = flag(
+        None, "a file with a chat template (Jinja) to ask by", shown="the model's own"
+    )
     max_ctx_tokens: int = flag(
         0, "the most tokens that the model sees at once; 0 means as many as it can"
     )

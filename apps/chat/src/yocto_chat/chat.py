@@ -6,23 +6,26 @@ here they meet. Every method leaves a conversation that can go on, whatever went
 
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache, partial
 
 from yocto_cli.command import UsageError
 from yocto_cli.model_arguments import SamplingArguments
 from yocto_cli.screen.terminal import counted
 from yocto_model import ModelError, Token
+from yocto_tokenizers import ChatTemplateError
 
 from yocto_chat.conversation import (
+    SHORTEST,
     Conversation,
     Finish,
+    Layout,
     Prompt,
     Reply,
-    Turn,
     build_prompt,
+    encode_known,
     known_part,
-    layout_for,
-    seen_turns,
     unknown_characters,
 )
 from yocto_chat.generation import ChatModel, Generation
@@ -55,7 +58,8 @@ class Chat:
         system: a text that stays in front of the conversation.
 
     Raises:
-        UsageError: the window is too small, or the system text too long for it.
+        UsageError: the window is too small, the system text too long for it, or not taken.
+        ChatTemplateError: the model's chat template cannot be used.
     """
 
     def __init__(
@@ -68,7 +72,7 @@ class Chat:
         system: str = "",
     ) -> None:
         self.model, self.settings, self.screen = model, settings, screen
-        self.layout = layout_for(model.tokenizer)
+        self.layout = Layout(model.template, model.tokenizer)
         self.window = min(model.block_size, max_ctx_tokens or model.block_size)
         self.conversation = Conversation()
         self.last: Generation | None = None  # how the last reply was drawn, if in this session
@@ -78,41 +82,46 @@ class Chat:
         self.finished = False  # whether the user wants to leave
         self.choose: Chooser | None = None  # shows alternatives; None where the terminal cannot
         self._hidden_said = 0
+        # The screen asks for its size at every key that is pressed.
+        self._built = lru_cache(maxsize=2)(
+            partial(build_prompt, layout=self.layout, window=self.window)
+        )
         self.set_system(system)
 
     # --- what the model sees ---------------------------------------------------------------------
 
     @property
     def context_tokens(self) -> int:
-        """How much of the window is taken."""
+        """How much of the window is taken; before a message, what a short one would take."""
         if self.last:
             return min(self.last.context_tokens, self.window)
-        head = len(self.layout.opening(self.conversation.system))
-        seen = seen_turns(self.conversation.turns, self.layout, self.window - head)
-        return head + sum(map(len, seen))
+        with suppress(ChatTemplateError):  # which is said when a message is sent
+            return len(self.prompt(self.conversation.asked(SHORTEST.message)).ids)
+        return 0
 
     def prompt(self, conversation: Conversation) -> Prompt:
         """What the model is given for a reply to the last turn of a conversation."""
-        limit = self.settings.max_new_tokens
-        return build_prompt(conversation, self.layout, window=self.window, max_new_tokens=limit)
+        return self._built(conversation, max_new_tokens=self.settings.max_new_tokens)
 
     def set_system(self, text: str) -> None:
         """Pin a text in front of the conversation; a `UsageError` if there is no room for it."""
-        opening = len(self.layout.opening(""))
-        frame = opening + len(self.layout.past(Turn(message="")))
         # However many tokens a reply may take, half of the window is left; a message needs a few.
-        room = self.window - self.window // 2 - frame
-        if room < self.window // 16 + 1:
+        room = self.window - self.window // 2 - self.window // 16
+        if len(self.layout.parts("", (), SHORTEST).ids) > room:
             larger = " or a larger --max_ctx_tokens" if self.window < self.model.block_size else ""
             raise UsageError(
                 f"a window of {counted(self.window, 'token')} is too small to talk in; "
                 f"use a model with a larger block_size{larger}"
             )
-        size = len(self.layout.opening(text)) - opening
-        if size > (allowed := room - self.window // 16):
+        size = len(encode_known(self.model.tokenizer, text))
+        try:
+            taken = len(self.layout.parts(text, (), SHORTEST).ids)
+        except ChatTemplateError as error:
+            raise UsageError(f"{error}; leave the system text out") from error
+        if text and taken > room:
             raise UsageError(
                 f"the system text takes {size} tokens, and this window of {self.window} has room "
-                f"for {max(0, allowed)}; shorten it"
+                f"for {max(0, size + room - taken)}; shorten it"
             )
         self._tell_unknown(text)
         self.conversation = replace(self.conversation, system=text)

@@ -167,7 +167,9 @@ def system(chat: Chat, text: str) -> None:
     if text:
         chat.set_system("" if text == "-" else text)
     pinned = chat.conversation.system
-    chat.screen.line(f"system text: {pinned}" if pinned else "no system text", dim=True)
+    default = chat.layout.default_system
+    own = f"; the template adds: {default}" if default else ""
+    chat.screen.line(f"system text: {pinned}" if pinned else f"no system text{own}", dim=True)
 
 
 # --- settings ------------------------------------------------------------------------------------
@@ -292,8 +294,10 @@ def stats(chat: Chat, _text: str) -> None:
     """Model, context, speed and settings."""
     model, last = chat.model, chat.last
     drawn = counted(chat.tokens_drawn, "token")
+    step = "" if model.step is None else f" step {model.step}"
     rows = [
-        ("model", f"{model.name} step {model.step}, {model.n_parameters:,} parameters"),
+        ("model", f"{model.name}{step}, {model.n_parameters:,} parameters"),
+        ("asked by", model.template.name),
         ("context", f"{chat.context_tokens} of {chat.window} tokens"),
         ("turns", f"{len(chat.conversation.turns)}, {drawn} drawn"),
     ]

@@ -3,8 +3,8 @@
 Nothing here prints, draws or remembers. A command such as /undo makes a new `Conversation` from the
 old one, and what the model sees is computed afresh from it for every reply.
 
-A model that was trained on chats knows tokens that begin a message and a reply. Any other model
-only continues text; it is given a dialogue to continue, in the form that data/philosophy.txt has:
+A model is asked as its chat template says. One without a template only continues text; it is given
+a dialogue to continue, in the form that data/philosophy.txt has:
 
     User: What is time?
     Assistant: What the baker has too little of at four in the morning.
@@ -13,11 +13,14 @@ one line per speaker, and a blank line where the conversation ends. Characters t
 never seen are left out.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from itertools import chain
 from typing import Literal
 
-from yocto_tokenizers import Tokenizer
+from yocto_tokenizers import ChatTemplate, Segment, Tokenizer, encode_segments
 
 #: Why a reply ended: the model ended it; the limit of new tokens; no room left; the user.
 Finish = Literal["stop", "limit", "window", "stopped"]
@@ -45,6 +48,10 @@ class Turn:
         return self.reply is not None and self.reply.text != ""
 
 
+#: Stands for a turn that nobody has thought of yet; some templates leave out an empty one.
+SHORTEST = Turn(message="?")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
     """A system text, which stays, and the turns so far."""
@@ -67,9 +74,9 @@ class Conversation:
 
 @dataclass(frozen=True, kw_only=True)
 class TurnParts:
-    """The ids of the turn to be answered, in four parts, so that it can be shortened."""
+    """The ids of a prompt in four parts, so that the turn to be answered can be shortened."""
 
-    before: list[int]  # announces the message; never cut
+    before: list[int]  # all that was said, and what announces the message; never cut
     message: list[int]  # loses its beginning first
     between: list[int]  # announces the reply; never cut
     reply: list[int]  # as far as it goes; loses its beginning last
@@ -90,85 +97,64 @@ class TurnParts:
 # --- how turns become ids ------------------------------------------------------------------------
 
 
-class TurnTokens:
-    """`[bos] system, then [user] message [assistant] reply [eos]` for each turn."""
+class Layout:
+    """How a model is asked: its chat template, and what follows from it.
 
-    stops: tuple[str, ...] = ()
-    has_turn_tokens = True
+    Args:
+        template: of the model.
+        tokenizer: of the model.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    Attributes:
+        stops: strings that end a reply.
+        end_id: id that ends a reply; None where only strings do, as in plain text.
+        default_system: the system text that the template writes where there is none.
+
+    Raises:
+        ChatTemplateError: the template cannot be used; its methods raise the same.
+    """
+
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
+        self._template, self._tokenizer = template, tokenizer
+        self.stops = template.stops(tokenizer)
+        self.end_id = template.end_id(tokenizer)
+        self.default_system = template.default_system(tokenizer)
+        # For every reply, the messages before it are encoded again.
+        self._encode = lru_cache(maxsize=1024)(partial(encode_known, tokenizer))
+        exchange = [_message("user", "?"), _message("assistant", "!")]
+        begins = template.segments(exchange[:1], tokenizer, add_generation_prompt=True)[-1].text
+        # A space goes with the word after it: where it is no part of the prompt, the reply has it.
+        spoken = template.segments(exchange, tokenizer)[-2].text
+        self._lead = " " if spoken.startswith(" ") and not begins.endswith(" ") else ""
 
     def shown(self, message: str) -> str:
         """A message as the model sees it."""
-        return message
+        segments = self._template.segments([_message("user", message)], self._tokenizer)
+        return next(segment.text for segment in segments if segment.message == 0)
 
-    def opening(self, system: str) -> list[int]:
-        """The ids in front of the first turn."""
-        return _one(self._tokenizer.bos_id) + encode_known(self._tokenizer, system)
-
-    def past(self, turn: Turn) -> list[int]:
-        """The ids of a turn that is over."""
-        return self.last(turn).ids + _one(self._tokenizer.eos_id)
-
-    def last(self, turn: Turn) -> TurnParts:
-        """The ids of the turn whose reply comes next."""
+    def parts(self, system: str, past: Sequence[Turn], last: Turn) -> TurnParts:
+        """The ids of a conversation whose `last` turn is to be answered, or its reply continued."""
+        messages = [_message("system", system)] if system.strip() else []
+        for turn in past:
+            reply = turn.reply.text if turn.reply else ""
+            messages += [_message("user", turn.message), _message("assistant", reply)]
+        messages.append(_message("user", last.message))
+        segments = self._template.segments(messages, self._tokenizer, add_generation_prompt=True)
+        at = [segment.message for segment in segments].index(len(messages) - 1)
+        if last.answered and last.reply:
+            segments.append(Segment(self._lead + last.reply.text, len(messages)))
+        else:
+            segments.append(Segment("", len(messages)))
+        ids = encode_segments(segments, self._tokenizer, encode=self._encode)
         return TurnParts(
-            before=_one(self._tokenizer.user_id),
-            message=encode_known(self._tokenizer, turn.message),
-            between=_one(self._tokenizer.assistant_id),
-            reply=encode_known(self._tokenizer, turn.reply.text if turn.reply else ""),
+            before=[*chain(*ids[:at])],
+            message=ids[at],
+            between=[*chain(*ids[at + 1 : -1])],
+            reply=ids[-1],
         )
 
 
-class PlainText:
-    """`User: message` and `Assistant: reply`, a line each.
-
-    A message is put on one line, and so is a reply that holds a stop string (a loaded one may):
-    nobody's text can end the dialogue, or speak in somebody else's name.
-    """
-
-    # A blank line ends the conversation, and a name says that somebody else is speaking. A single
-    # line break ends nothing: a model of verse may answer in several lines.
-    stops: tuple[str, ...] = ("\n\n", "\nUser:", "\nAssistant:")
-    has_turn_tokens = False
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-
-    def shown(self, message: str) -> str:
-        return joined_lines(message)
-
-    def opening(self, system: str) -> list[int]:
-        return encode_known(self._tokenizer, f"{system}\n\n") if system else []
-
-    def past(self, turn: Turn) -> list[int]:
-        if turn.reply is not None and turn.reply.text.endswith("\n"):
-            # With the break that ends its line, it would make the blank line that ends a dialogue.
-            turn = replace(turn, reply=replace(turn.reply, text=turn.reply.text.rstrip("\n")))
-        return self.last(turn).ids + encode_known(self._tokenizer, "\n")
-
-    def last(self, turn: Turn) -> TurnParts:
-        reply = turn.reply.text if turn.reply else ""
-        if any(stop in reply for stop in self.stops):
-            reply = joined_lines(reply)
-        # A space goes with the word after it, as in tokenizers that learn words.
-        return TurnParts(
-            before=encode_known(self._tokenizer, "User:"),
-            message=encode_known(self._tokenizer, f" {self.shown(turn.message)}"),
-            between=encode_known(self._tokenizer, "\nAssistant:"),
-            reply=encode_known(self._tokenizer, f" {reply}") if reply else [],
-        )
-
-
-Layout = TurnTokens | PlainText
-
-
-def layout_for(tokenizer: Tokenizer) -> Layout:
-    """The layout of a model with this tokenizer."""
-    if tokenizer.user_id is not None and tokenizer.assistant_id is not None:
-        return TurnTokens(tokenizer)
-    return PlainText(tokenizer)
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
 
 
 # --- what the model is given ---------------------------------------------------------------------
@@ -195,33 +181,25 @@ def build_prompt(
     Prompt and reply together take at most `window` tokens.
     """
     budget = window - min(max_new_tokens, window // 2)  # at most half is reserved
-    head = layout.opening(conversation.system)
     *past, last = conversation.turns
-    tail, cut_tokens = layout.last(last).fitted(budget - len(head))
-    seen = seen_turns(past, layout, budget - len(head) - len(tail))
-    ids = head + [token for part in seen for token in part] + tail
+    past = [turn for turn in past if turn.answered]
+
+    def parts(n_turns: int) -> TurnParts:
+        return layout.parts(conversation.system, past[len(past) - n_turns :], last)
+
+    n_seen = len(past)
+    if len(parts(n_seen).ids) > budget:
+        sizes = range(n_seen)
+        n_seen = max(0, bisect_right(sizes, budget, key=lambda n: len(parts(n).ids)) - 1)
+    ids, cut_tokens = parts(n_seen).fitted(budget)
     left = window - len(ids)
     return Prompt(
         ids=ids,
         room=min(max_new_tokens, left),
         room_is_window=left <= max_new_tokens,
-        hidden_turns=sum(turn.answered for turn in past) - len(seen),
+        hidden_turns=len(past) - n_seen,
         cut_tokens=cut_tokens,
     )
-
-
-def seen_turns(turns: Sequence[Turn], layout: Layout, n_tokens: int) -> list[list[int]]:
-    """The ids of the newest whole turns that fit into `n_tokens`, in order."""
-    seen: list[list[int]] = []
-    # From the newest backwards, and no further than needed: a long past costs nothing.
-    for turn in reversed(turns):
-        if turn.answered:
-            ids = layout.past(turn)
-            n_tokens -= len(ids)
-            if n_tokens < 0:
-                break
-            seen.insert(0, ids)
-    return seen
 
 
 def joined_lines(text: str) -> str:
@@ -246,7 +224,3 @@ def known_part(tokenizer: Tokenizer, text: str) -> str:
 def encode_known(tokenizer: Tokenizer, text: str) -> list[int]:
     """The ids of everything in `text` that can be encoded."""
     return tokenizer.encode(known_part(tokenizer, text))
-
-
-def _one(token: int | None) -> list[int]:
-    return [] if token is None else [token]

@@ -2,21 +2,24 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import cast
 
+from yocto_cli.command import UsageError
 from yocto_cli.model_arguments import ModelArguments, SamplingArguments
 from yocto_cli.models import replaced_dtype
+from yocto_data.prep.files import open_regular
 from yocto_model import StopFilter, TextGenerator, Token
-from yocto_tokenizers import Tokenizer
+from yocto_tokenizers import PLAIN, ChatTemplate, Tokenizer, template_for
 from yocto_train import Run, step_of
 
 from yocto_chat.conversation import Finish, Layout, Prompt
 
 #: How many of the likeliest tokens are kept at each place of a reply.
 ALTERNATIVES = 8
+_LARGEST_TEMPLATE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +29,10 @@ class ChatModel:
     generator: TextGenerator
     tokenizer: Tokenizer
     block_size: int
-    name: str  # of its run
-    step: int
+    name: str  # of its run, its folder or its file
     n_parameters: int
+    step: int | None = None  # None for a model that comes from elsewhere
+    template: ChatTemplate = field(default_factory=lambda: ChatTemplate(PLAIN))
     val_loss: float | None = None  # in nats per token at this step, if it was measured
     best_step: int | None = None  # the step that the run's `best` points to
     run: Path | None = None
@@ -37,26 +41,60 @@ class ChatModel:
     remarks: tuple[str, ...] = ()  # on how it was opened
 
 
-def open_model(named: ModelArguments) -> ChatModel:
-    """The model that the flags name; raises as `ModelArguments.open` does."""
-    checkpoint, generator = named.open()
-    best = Run(checkpoint.run).pointed("best")
+def open_model(named: ModelArguments, *, template: str | None = None) -> ChatModel:
+    """The model that the flags name.
+
+    Args:
+        named: the flags.
+        template: a file with a chat template to use instead of the model's own.
+
+    Raises:
+        UsageError: the file cannot be read; or as `ModelArguments.open` does.
+        ChatTemplateError: it, or the model's own, is no template, or one that cannot be used.
+    """
+    own = None if template is None else read_template(Path(template).expanduser())
+    opened, generator = named.open()
+    # The generator's type asks less of a tokenizer than those of yocto_tokenizers offer.
+    tokenizer = cast("Tokenizer", generator.tokenizer)
+    checkpoint = opened.checkpoint
+    own = own or template_for(opened.template, tokenizer, pretrained=checkpoint is None)
+    end_id = own.end_id(tokenizer)
+    ends = (*generator.end_ids, *opened.end_ids, *([] if end_id is None else [end_id]))
     replaced = replaced_dtype(named.dtype, generator)
-    return ChatModel(
-        generator=generator,
-        # The generator's type asks less of a tokenizer than those of yocto_tokenizers offer.
-        tokenizer=cast("Tokenizer", generator.tokenizer),
+    model = ChatModel(
+        generator=TextGenerator(generator.model, tokenizer, end_ids=ends),
+        tokenizer=tokenizer,
         block_size=generator.model.config.block_size,
-        name=checkpoint.run.name,
-        step=checkpoint.step,
+        name=opened.name,
         n_parameters=generator.model.config.n_parameters,
+        template=own,
+        weights=getattr(generator.model, "kind", "float32"),
+        remarks=(*opened.notes, *([replaced] if replaced else [])),
+    )
+    if checkpoint is None:
+        return model
+    best = Run(checkpoint.run).pointed("best")
+    return replace(
+        model,
+        step=checkpoint.step,
         val_loss=checkpoint.val_loss,
         best_step=step_of(best.name) if best else None,
         run=checkpoint.run,
         sha256=checkpoint.manifest.files["model.safetensors"].sha256,
-        weights=getattr(generator.model, "kind", "float32"),
-        remarks=(*checkpoint.skipped, *([replaced] if replaced else [])),
     )
+
+
+def read_template(path: Path) -> ChatTemplate:
+    """The chat template in a file; a `UsageError` if that cannot be read."""
+    try:
+        with open_regular(path) as file:
+            # A larger one is refused by its length.
+            source = file.read(_LARGEST_TEMPLATE_BYTES).decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"cannot read --template {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--template {path} is not UTF-8 at byte {error.start}") from error
+    return ChatTemplate(source, name=str(path))
 
 
 class Generation:
@@ -99,8 +137,8 @@ class Generation:
         self.seconds_to_first: float | None = None
         self._filter = StopFilter((*layout.stops, *settings.stop))
         # A plain-text model writes a space after the colon, which is not a part of its answer.
-        self._trims_front = not before and not layout.has_turn_tokens
-        self._eos_id = model.tokenizer.eos_id
+        self._trims_front = not before
+        self._end_ids = model.generator.end_ids
         self._kept = list(kept)
         self._stream = model.generator.stream(
             [*prompt.ids, *(token.id for token in kept)],
@@ -144,7 +182,7 @@ class Generation:
         try:
             for token in chain(self._kept, self._stream):
                 self._show(self._filter.push(token), write)
-                if ended := self._filter.stopped or token.id == self._eos_id:
+                if ended := self._filter.stopped or token.id in self._end_ids:
                     break
                 if interrupted():
                     return

@@ -17,7 +17,7 @@ from yocto_data import DataError, DataMeta, load_bin
 from yocto_tokenizers import Tokenizer
 
 from yocto_chat.chat import Chat
-from yocto_chat.conversation import known_part, unknown_characters
+from yocto_chat.conversation import SHORTEST, known_part, unknown_characters
 from yocto_chat.generation import ChatModel
 from yocto_chat.screen import BOLD, DIM, REVERSE, Piece
 
@@ -77,14 +77,15 @@ def of_text(tokenizer: Tokenizer, text: str) -> TokensView:
 
 def of_conversation(chat: Chat) -> TokensView:
     """The tokens of all turns as the model is given them, and of those it no longer sees."""
-    conversation, layout, tokenizer = chat.conversation, chat.layout, chat.model.tokenizer
-    ids, hidden = layout.opening(conversation.system), range(0)
-    if conversation.turns:
-        *past, last = conversation.turns
-        parts = [layout.past(turn) for turn in past if turn.answered]
-        n_hidden = chat.prompt(conversation.answered(None)).hidden_turns
-        hidden = range(len(ids), len(ids) + sum(map(len, parts[:n_hidden])))
-        ids = [*ids, *(token for part in parts for token in part), *layout.last(last).ids]
+    conversation, tokenizer = chat.conversation, chat.model.tokenizer
+    turns = conversation.turns or (SHORTEST,)
+    past = [turn for turn in turns[:-1] if turn.answered]
+    ids = chat.layout.parts(conversation.system, past, turns[-1]).ids
+    n_hidden = chat.prompt(conversation.answered(None)).hidden_turns if past else 0
+    seen = chat.layout.parts(conversation.system, past[n_hidden:], turns[-1]).ids
+    # Both end alike: what is hidden stands in front of that.
+    end = next((i for i in range(len(seen)) if seen[-1 - i] != ids[-1 - i]), len(seen))
+    hidden = range(len(seen) - end, len(ids) - end)
     return TokensView(
         pieces=_pieces(tokenizer, ids), characters=len(tokenizer.decode(ids)), hidden=hidden
     )

@@ -18,7 +18,7 @@ from yocto_chat.screen import Screen
 
 _MAX_STDIN_BYTES = 1 << 20
 #: Below this many weights a model has learned how people talk, not what is true.
-_SMALL_PARAMETERS = 100_000_000
+_SMALL_PARAMETERS = 500_000_000
 
 
 def run(arguments: ChatArguments) -> None:
@@ -29,7 +29,7 @@ def run(arguments: ChatArguments) -> None:
     message = "" if interactive else read_message(screen)
     if problems := sampling.problems():
         raise UsageError("; ".join(problems))
-    opened = open_model(arguments.model)
+    opened = open_model(arguments.model, template=talk.template)
     for remark in opened.remarks:
         screen.notice(remark)
     if (asked := talk.max_ctx_tokens) > opened.block_size:
@@ -63,7 +63,7 @@ def introduce(chat: Chat) -> None:
     model = chat.model
     parts = [
         model.name,
-        f"step {model.step}",
+        "" if model.step is None else f"step {model.step}",
         f"{model.n_parameters / 1e6:.2f}M parameters",
         "" if model.val_loss is None else f"val {model.val_loss:.3f}",
         f"window {chat.window}" + f" of {model.block_size}" * (chat.window < model.block_size),
@@ -73,8 +73,10 @@ def introduce(chat: Chat) -> None:
     is_small = model.n_parameters < _SMALL_PARAMETERS
     small, made_up = ("small ", ", and makes things up") if is_small else ("", "")
     remarks = [f"A {small}plain-text model: it continues a dialogue{made_up}."]
-    if chat.layout.has_turn_tokens:
+    if chat.layout.end_id is not None:
         remarks = [f"A {small}chat model: it answers as its text taught it{made_up}."]
+    if (said := chat.layout.default_system) and not chat.conversation.system:
+        remarks.append(f"Its template adds a system text, unless you give one: {said}")
     if model.best_step is not None and model.best_step != model.step:
         best = f"--ckpt {model.run}/best"
         remarks.append(f"Its loss was lowest at step {model.best_step}: {best}")

@@ -32,7 +32,7 @@ class Transcript:
     conversation: Conversation
     settings: SamplingArguments
     run: str
-    step: int
+    step: int | None  # None for a model that comes from elsewhere
     sha256: str | None
 
     def record(self) -> dict[str, Any]:
@@ -151,6 +151,6 @@ def _transcript_of(record: dict[str, Any]) -> Transcript:
         conversation=Conversation(system=str(record["system"]), turns=tuple(turns)),
         settings=SamplingArguments(**settings),
         run=str(model["run"]),
-        step=int(model["step"]),
+        step=None if model["step"] is None else int(model["step"]),
         sha256=model["sha256"] and str(model["sha256"]),
     )

@@ -36,7 +36,7 @@ def sample_command() -> None:
 
 def eval_command() -> None:
     """yocto-eval."""
-    start("yocto_cli.evaluate", "yocto-eval")
+    start("yocto_cli.eval", "yocto-eval")
 
 
 def export_command() -> None:

@@ -41,6 +41,7 @@ def flag(
     *,
     shown: str | None = None,
     bare: str | None = None,
+    word: str | None = None,
     in_files: bool = True,
 ) -> Any:
     """A field of a command's dataclass.
@@ -50,9 +51,10 @@ def flag(
         help: one line for --help.
         shown: what --help shows as the default, if that depends on other things.
         bare: the value of a flag that is given without one, as in `--resume`.
+        word: what usage calls it, if it may be given without its name, in the order of such fields.
         in_files: False for a flag of a single invocation, which no TOML file may hold.
     """
-    metadata = {"help": help, "shown": shown, "bare": bare, "in_files": in_files}
+    metadata = {"help": help, "shown": shown, "bare": bare, "word": word, "in_files": in_files}
     return dataclasses.field(default=default, compare=in_files, metadata=metadata)
 
 
@@ -253,8 +255,12 @@ class _Parser(argparse.ArgumentParser):
     """An ArgumentParser with the flags of a dataclass."""
 
     def __init__(self, cls: type = CommandArguments, **options: Any) -> None:
+        self._words = [f for f in flags_of(cls).values() if f.notes.get("word")]
+        usage = " ".join(
+            ["%(prog)s", *(f.notes["word"] for f in self._words), "[--flag VALUE ...]"]
+        )
         super().__init__(
-            **{"usage": "%(prog)s [--flag VALUE ...]", **options},
+            **{"usage": usage, **options},
             formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=30),
             allow_abbrev=False,
             exit_on_error=False,
@@ -277,6 +283,9 @@ class _Parser(argparse.ArgumentParser):
             if problem.startswith("expected"):
                 problem = f"needs a value; one that begins with - must be written {name}=..."
             raise UsageError(f"{name} {problem}") from error
+        for each in self._words:
+            if each.name not in namespace and unknown and not unknown[0].startswith("-"):
+                setattr(namespace, each.name, each.parse(unknown.pop(0)))
         if unknown:
             word = unknown[0].partition("=")[0]
             kind, hint = "unexpected argument", ""
@@ -287,7 +296,11 @@ class _Parser(argparse.ArgumentParser):
         given = {n: tuple(v) if isinstance(v, list) else v for n, v in vars(namespace).items()}
         in_file = _read_toml(str(given["config"]), flags) if given.get("config") else {}
         values = {f.name: f.default for f in flags.values()} | in_file | given
-        missing = [f"--{name}" for name in flags if values[name] is REQUIRED]
+        missing = [
+            f.notes.get("word") or f"--{f.name}"
+            for f in flags.values()
+            if values[f.name] is REQUIRED
+        ]
         if missing:
             raise UsageError(f"missing {' and '.join(missing)}; see {self.prog} --help")
         return _filled(cls, values)

@@ -30,6 +30,7 @@ PROG = "yocto-prepare"
 VOCAB_SIZE = 8000
 LEARNING = "learning the vocabulary"
 ENCODING = "encoding"
+_SAMPLE_CHARACTERS = 1_000_000  # on which a named tokenizer is tried
 _READING = ("encoding", "errors", "text_field")  # options that say how texts are read
 _OPTIONS = (*_READING, "val_ratio", "seed", "force")
 _KINDS = {"char": ("char",), "word": ("word",), "bpe": ("sentencepiece", "huggingface")}
@@ -157,14 +158,33 @@ def prepare_files(command: str, arguments: PrepareArguments) -> None:
     if arguments.workers < 0:
         raise UsageError(f"--workers must be 0 (one per core) or more, not {arguments.workers}")
     check_target(arguments.out_dir, val_ratio=arguments.val_ratio, force=arguments.force)
+    named = _named_tokenizer(command, arguments)
     with ProgressBar() as progress:
         meta, tokenizer = prepare_texts(
             arguments.text_path, arguments.out_dir, learn=_learner(arguments),
-            tokenizer=_named_tokenizer(command, arguments), progress=progress.update,
+            tokenizer=named, progress=progress.update,
             workers=arguments.workers or os.cpu_count() or 1,
             **{name: getattr(arguments, name) for name in _OPTIONS},
         )  # fmt: skip
-    _say(arguments.out_dir, meta, _unknown_rate(arguments.out_dir, meta, tokenizer))
+    _say(
+        arguments.out_dir, meta, unknown=_unknown_rate(arguments.out_dir, meta, tokenizer),
+        losses=None if named is None else _losses(arguments, named),
+    )  # fmt: skip
+
+
+def _losses(arguments: PrepareArguments, tokenizer: "Tokenizer") -> str | None:
+    """What a tokenizer that learned from other texts loses of these, if anything, in numbers."""
+    from yocto_data import iter_texts  # noqa: PLC0415 - brings NumPy in
+    from yocto_tokenizers import round_trip  # noqa: PLC0415 - brings NumPy in
+
+    reading = {name: getattr(arguments, name) for name in _READING}
+    sample = ""
+    for piece in iter_texts(arguments.text_path, **reading):
+        sample += piece
+        if len(sample) >= _SAMPLE_CHARACTERS:
+            break
+    found = round_trip(tokenizer, sample[:_SAMPLE_CHARACTERS])
+    return None if found.exact else found.summary()
 
 
 def _learner(arguments: PrepareArguments) -> Learn:
@@ -225,7 +245,9 @@ def import_files(arguments: ImportArguments) -> None:
     _say(arguments.out_dir, meta)
 
 
-def _say(out_dir: str, meta: "DataMeta", unknown: float | None = None) -> None:
+def _say(
+    out_dir: str, meta: "DataMeta", *, unknown: float | None = None, losses: str | None = None
+) -> None:
     """What was made, what is worth knowing about it, and the next command."""
     unit = {"char": "character", "word": "word"}.get(meta.tokenizer.kind or "", "token")
     tokens = counted(meta.train.tokens, "token")
@@ -237,6 +259,9 @@ def _say(out_dir: str, meta: "DataMeta", unknown: float | None = None) -> None:
         flags += ["--tokenizer_path", "TOKENIZER"]
     if unknown:
         say(f"note: {unknown:.2%} of the tokens are words outside the vocabulary (<unk>)")
+    if losses:
+        say(f"note: the tokenizer loses a part of the text: at its beginning, {losses}")
+        say("note: so do not compare bits per byte with those of other tokenizers")
     if (text := meta.text) is not None:
         found = (
             (text.boms_dropped, "byte order mark", "dropped"),

@@ -20,6 +20,7 @@ from yocto_data.prep.sources import expand_sources
 from yocto_model import GPT
 from yocto_tokenizers import CharTokenizer, Tokenizer, load_tokenizer
 from yocto_train import Checkpoint, Run, StepDone, Stopped, Trainer, World, joined
+from yocto_train.runs.opening import tokenizer_note
 
 from yocto_cli.arguments import dump_toml
 from yocto_cli.command import UsageError, WorkFailedError, describe_error, handling, next_command
@@ -115,6 +116,8 @@ def _recorded(
     world = trainer.world
     with world.lock(run), contextlib.ExitStack() as stack:
         lines = [summary(trainer, run, data_dir)]
+        if note := tokenizer_note(trainer.tokenizer):
+            lines.append(f"note: {note} Its bits per byte do not compare with those of others.")
         if resume:
             checkpoint = run.latest() if resume == run.path else Checkpoint.open(resume)
             changes = trainer.restore(checkpoint)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from yocto_model.fast.running import Job, RunningBatch
     from yocto_model.fast.training import ParameterRoles
     from yocto_model.formats.folder import read_end_ids
+    from yocto_model.formats.gguf import GGUFKind, read_gguf, write_gguf
     from yocto_model.formats.nanogpt import read_nanogpt
     from yocto_model.generate import window_start
     from yocto_model.gpt import GPT
@@ -39,7 +40,7 @@ __version__ = version("yocto-model")
 # Where names are looked for, in this order: the first two modules do not need torch.
 _MODULES = (
     "errors", "config", "generate", "gpt", "text", "fast.inference", "fast.running",
-    "fast.training", "formats.folder", "formats.nanogpt",
+    "fast.training", "formats.folder", "formats.nanogpt", "formats.gguf",
 )  # fmt: skip
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "INFERENCE_KINDS",
     "Completion",
     "ConfigError",
+    "GGUFKind",
     "GPTConfig",
     "InferenceGPT",
     "InferenceKind",
@@ -67,8 +69,10 @@ __all__ = [
     "Token",
     "inference_copy",
     "read_end_ids",
+    "read_gguf",
     "read_nanogpt",
     "window_start",
+    "write_gguf",
 ]
 
 

@@ -139,15 +139,9 @@ class BaseTokenizer(ABC):
         """
         names = {token_id: name for name, token_id in self.special_tokens.items()}
         ends = {"bos_token": self.bos_id, "eos_token": self.eos_id, "unk_token": self.unk_id}
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,
-            "model_max_length": model_max_length,
-            **{key: names.get(i) for key, i in ends.items() if i is not None},
-        }
-        given = {key: value for key, value in config.items() if value is not None}
-        content = (json.dumps(given, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
-        return {self.file_name: self.to_bytes(), CONFIG_NAME: content}
+        named = {key: None if i is None else names.get(i) for key, i in ends.items()}
+        config = config_bytes(named, model_max_length=model_max_length)
+        return {self.file_name: self.to_bytes(), CONFIG_NAME: config}
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
@@ -194,6 +188,18 @@ class BaseTokenizer(ABC):
 
 
 Tokenizer: TypeAlias = BaseTokenizer
+
+
+def config_bytes(names: Mapping[str, str | None], *, model_max_length: int | None = None) -> bytes:
+    """A `tokenizer_config.json`: the names of `bos_token` and so on; what is None is left out."""
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": model_max_length,
+        **names,
+    }
+    given = {key: value for key, value in config.items() if value is not None}
+    return (json.dumps(given, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
 
 
 class StreamDecoder:

@@ -3,6 +3,7 @@
 ```
 TokenizerError (ValueError)     a text, an id, a vocabulary or a name cannot be used
 ├── UnknownCharacterError       a text holds characters that the vocabulary lacks
+├── ChatTemplateError           a chat template is damaged, or refuses a conversation
 └── TokenizerFileError          a file is missing, damaged, or of another kind
 ```
 
@@ -21,6 +22,10 @@ class TokenizerError(ValueError):
 
 class TokenizerFileError(TokenizerError):
     """A tokenizer file is missing, damaged, or not what it says it is."""
+
+
+class ChatTemplateError(TokenizerError):
+    """A chat template is damaged, or refuses a conversation."""
 
 
 class UnknownCharacterError(TokenizerError):

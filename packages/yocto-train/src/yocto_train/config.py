@@ -12,6 +12,7 @@ from yocto_train.errors import TrainConfigError
 OptimizerName = Literal["adamw", "muon"]
 ScheduleName = Literal["cosine", "wsd"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+SaveDtype = Literal["float32", "bfloat16", "float16"]
 Sampling = Literal["random", "epoch"]
 Compile = Literal["auto", "on", "off"]
 
@@ -89,6 +90,11 @@ class TrainConfig:
     save_interval: int = _count(0, "steps between checkpoints; 0 saves at each evaluation")
     keep: int = _count(
         3, "newest checkpoints to keep, in addition to the best one; at least two stay", low=1
+    )
+    save_dtype: SaveDtype = setting(
+        "float32",
+        "type of the weights in model.safetensors; half precision halves what is given away, and "
+        "opt.safetensors keeps them whole for resuming",
     )
     patience: int = _count(
         0, "stop after this many evaluations in a row without a new best; 0 never stops"

@@ -114,6 +114,7 @@ def evaluate_ids(
     *,
     window: int,
     stride: int | None = None,
+    vocab_size: int | None = None,
     tokens_at_once: int = 4096,
 ) -> Evaluation:
     """Mean loss over the ids of a text; every token but the first is a target exactly once.
@@ -129,6 +130,8 @@ def evaluate_ids(
         ids: (N,), of at least two tokens.
         window: tokens that the model sees at once, at most its `block_size`.
         stride: at most `window`, which is the default.
+        vocab_size: how many ids there are, if fewer than the model has rows: the others, which only
+            pad it, are never drawn, and so have no probability.
         tokens_at_once: how many are read in one forward pass; more need more memory.
     """
     begun, device, total = time.perf_counter(), model.token_emb.weight.device, 0.0
@@ -142,7 +145,7 @@ def evaluate_ids(
             # Logits of a few tokens at a time: a vocabulary may have a hundred thousand entries.
             states, targets = hidden.flatten(0, 1), y.to(device).flatten()
             for at in range(0, len(targets), 256):
-                logits = model.logits(states[None, at : at + 256])
+                logits = model.logits(states[None, at : at + 256])[..., :vocab_size]
                 total += float(cross_entropy(logits, targets[at : at + 256], reduction="sum"))
     return Evaluation(
         loss=total / last, tokens=last, whole=True, seconds=time.perf_counter() - begun

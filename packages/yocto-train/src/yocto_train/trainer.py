@@ -6,7 +6,7 @@ for event in Trainer(model, train_data, val_data, config).run():
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,9 @@ class Trainer:
         config: how to train.
         run: where checkpoints go; the caller holds its lock. None saves nothing.
         tokenizer: saved with the model; needed for samples and bits per byte.
+        end_ids: ids that end a text besides the tokenizer's, of a model that comes from elsewhere;
+            saved with it.
+        template: how the model is asked, in Jinja; saved with it.
         device: "auto" or a device's name.
         world: the processes that train together, from `joined`; None for this one alone. The batch
             of a step is the same for any number of them: each takes its share of the rows.
@@ -61,6 +64,8 @@ class Trainer:
         *,
         run: Run | None = None,
         tokenizer: Tokenizer | None = None,
+        end_ids: Sequence[int] = (),
+        template: str | None = None,
         device: str = "auto",
         world: World | None = None,
     ) -> None:
@@ -68,6 +73,7 @@ class Trainer:
         self.world = world or World()
         self.config, self.run_directory, self.tokenizer = config, run, tokenizer
         self.train_data, self.val_data = train_data, val_data
+        self._end_ids, self._template = end_ids, template
         self.placement = place(self.world.device(device), config.precision)
         check_world(config, self.world, self.placement.autocast)
         self.model = model.to(self.placement.device)
@@ -318,6 +324,7 @@ class Trainer:
             put_aside = save_checkpoint(
                 run.path, *content, tokenizer=self.tokenizer, data=self._fingerprints,
                 val_loss=progress.loss_here, environment=state.environment_of(self.machine),
+                end_ids=self._end_ids, template=self._template, dtype=self._save_dtype,
             )  # fmt: skip
             if put_aside is not None:
                 notes.append(f"{directory} already existed; it is now {put_aside}")
@@ -351,6 +358,12 @@ class Trainer:
             self.world.on_main(lambda: run.prune(self.config.keep))  # a crash may have prevented it
             self._saved_step, self._best_pointed = progress.step, progress.best_step
         return changes
+
+    @property
+    def _save_dtype(self) -> torch.dtype | None:
+        """The type of the weights that others open; None as they are trained."""
+        name = self.config.save_dtype
+        return None if name == "float32" else getattr(torch, name)
 
     @property
     def _fingerprints(self) -> dict[str, str]:

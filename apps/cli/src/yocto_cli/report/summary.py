@@ -24,7 +24,7 @@ _STATES = {
 # Changing these does not change a single bit of a run's weights.
 _HARMLESS = {
     "log_interval", "eval_interval", "eval_iters", "save_interval", "keep", "patience",
-    "sample_interval", "sample_prompt", "sample_tokens",
+    "sample_interval", "sample_prompt", "sample_tokens", "save_dtype",
 }  # fmt: skip
 _MARKS = ("config.toml", "metrics.jsonl", "latest")  # every run has at least one of these
 

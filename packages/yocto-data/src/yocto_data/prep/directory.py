@@ -21,7 +21,10 @@ from yocto_data.prep.meta import META_NAME, DataMeta
 
 # Only these may be in a directory that is replaced, and a tokenizer's file of another name.
 OUR_FILES = frozenset(
-    {META_NAME, "train.bin", "val.bin", "vocab.json", "tokenizer.json", "tokenizer.model"}
+    {
+        *(META_NAME, "train.bin", "val.bin"),
+        *("vocab.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
+    }
 )
 
 

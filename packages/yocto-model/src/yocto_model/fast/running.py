@@ -267,11 +267,9 @@ class RunningBatch:
         self._rows.remove(job)
         new = _Held(job.window[: job.cache.length], job.cache)
         job.cache = self._new_cache(0)
-        if job.error is None:
+        if job.error is None and self._n_held() + new.cache.capacity <= self.max_tokens:
             self._kept = [held for held in self._kept if held.ids != new.ids[: len(held.ids)]]
             self._kept.append(new)
-        while self._kept and self._n_held() > self.max_tokens:
-            del self._kept[0]
 
     def _make_room(self, job: Job) -> bool:
         """Give a running text's cache room for its window; False if it has to wait instead."""

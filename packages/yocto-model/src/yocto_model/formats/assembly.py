@@ -8,6 +8,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from yocto_model.gpt import GPT
 
 _LARGEST_TABLE_BYTES = 2**30  # of rotary positions: two million of them with 64 numbers each
+# As many are converted at once. For more, torch uses threads; on a busy machine they wait for each
+# other far longer than the work takes.
+CHUNK_VALUES = 2**15
 _SIGNS = {
     b"version https://git-lfs": "a Git LFS pointer; fetch the real file with `git lfs pull`",
     b"<!doc": "a web page",
@@ -39,12 +43,12 @@ class Entry:
     Attributes:
         dtype: the smallest that holds its values exactly.
         shape: its shape in the file.
-        read: gives its values.
+        read: copies its values into a tensor of that shape, of any dtype and memory order.
     """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
-    read: Callable[[], Tensor]
+    read: Callable[[Tensor], object]
 
 
 def check_is_file(path: Path) -> None:
@@ -63,6 +67,40 @@ def what_it_is(path: Path, expected: bytes = b"") -> str:
     looks = (what for sign, what in _SIGNS.items() if begin.startswith(sign))
     damaged = "cut off or damaged"
     return damaged if expected and head.startswith(expected) else next(looks, damaged)
+
+
+def read_values(file: BufferedReader, start: int, dtype: torch.dtype, target: Tensor) -> None:
+    """Copy numbers that lie in a file, row after row from byte `start`, into `target`.
+
+    They are read, not mapped: a mapped file's memory has no fixed alignment, on which the last bits
+    of a product may depend, and a file that is cut ends the program. What needs no conversion goes
+    straight to where it belongs, anything else a few rows at a time.
+    """
+    file.seek(start)
+    is_alike = target.is_contiguous() and target.dtype == dtype and target.device.type == "cpu"
+    rows = target.view(-1, target.shape[-1])
+    step = len(rows) if is_alike else max(1, CHUNK_VALUES // rows.shape[1])
+    for first in range(0, len(rows), step):
+        part = rows[first : first + step]
+        buffer = part if is_alike else torch.empty(part.shape, dtype=dtype)
+        data = buffer.view(torch.uint8).numpy().data
+        if file.readinto(data) != data.nbytes:
+            raise OSError("the file became shorter while it was read")
+        if not is_alike:
+            part.copy_(buffer)
+
+
+def is_finite(weight: Tensor) -> bool:
+    """Whether none of a contiguous tensor's values is NaN or infinite."""
+    if weight.device.type != "cpu":
+        return all(math.isfinite(bound) for bound in weight.aminmax())  # NaN if any value is
+    # What is not finite has all bits of the exponent set: among numbers of its sign, its bits are
+    # the largest. NumPy finds the largest in one pass, and without threads.
+    n_bits = 8 * weight.dtype.itemsize
+    kind = getattr(torch, f"int{n_bits}")
+    limit = int(torch.tensor(math.inf, dtype=weight.dtype).view(kind))
+    bits = weight.view(kind).numpy()
+    return bits.max() < limit and bits.view(f"u{bits.dtype}").max() < limit + 2 ** (n_bits - 1)
 
 
 def assemble(
@@ -106,21 +144,18 @@ def assemble(
         dtype = functools.reduce(torch.promote_types, (entry.dtype for entry in entries.values()))
     weights = {}
     for name, stored in forms.items():
-        # Copied even if there is only one part: a mapped file's memory has no fixed alignment, on
-        # which the last bits of a product may depend, and a file that is cut ends the program.
         weights[name] = torch.empty(shapes[name], device=device, dtype=dtype)
         places = weights[name].split_with_sizes(stored.rows)
         for place, key in zip(places, stored.names, strict=True):
-            tensor = entries[key].read()
-            place.copy_(tensor.t() if stored.transposed else tensor)
-            # Both are NaN if any value is: testing two numbers is cheaper than testing every value.
-            if not all(math.isfinite(bound) for bound in place.aminmax()):
+            entries[key].read(place.t() if stored.transposed else place)
+            if not is_finite(place):
                 kind = "" if dtype == entries[key].dtype else f" as {dtype}"
                 raise ModelFileError(f"{where}: {key} holds NaN or infinite values{kind}")
     if any(bool(weights.pop(bias).any()) for bias in absent):
         raise ModelFileError(f"{where} has biases, but its settings say it has none")
-    head = weights.setdefault("head.weight", weights["token_emb.weight"])
-    if config.tie_weights and not head.equal(weights["token_emb.weight"]):
+    table = weights["token_emb.weight"]
+    head = weights.setdefault("head.weight", table)
+    if config.tie_weights and head is not table and not head.equal(table):
         raise ModelFileError(
             f"{where}: {head_key} is not the embedding, but its settings say it is"
         )

@@ -1,4 +1,4 @@
-"""Hugging Face's names for our settings and weights: gpt2, llama, qwen2 and qwen3.
+"""Others' names for our settings and weights: Hugging Face's gpt2, llama, qwen2, qwen3, and GGUF's.
 
 A config that none of them expresses, such as rotary positions with LayerNorm, is written as
 model_type "yocto": settings and weights under our own names, for this package only.
@@ -45,6 +45,30 @@ _LLAMA_NAMES = {
     "mlp.up": [f"model.layers.{{n}}.mlp.{part}_proj" for part in ("gate", "up")],
     "mlp.proj": ["model.layers.{n}.mlp.down_proj"],
 }
+# In GGUF files the families share their names, but for gpt2's fused parts.
+_GGUF_NAMES = {
+    "token_emb": ["token_embd"],
+    "pos_emb": ["position_embd"],
+    "ln_f": ["output_norm"],
+    "head": ["output"],
+    "ln_1": ["blk.{n}.attn_norm"],
+    "attn.qkv": [f"blk.{{n}}.attn_{part}" for part in "qkv"],
+    "attn.q_norm": ["blk.{n}.attn_q_norm"],
+    "attn.k_norm": ["blk.{n}.attn_k_norm"],
+    "attn.proj": ["blk.{n}.attn_output"],
+    "ln_2": ["blk.{n}.ffn_norm"],
+    "mlp.up": [f"blk.{{n}}.ffn_{part}" for part in ("gate", "up")],
+    "mlp.proj": ["blk.{n}.ffn_down"],
+}
+_GGUF_GPT2_NAMES = _GGUF_NAMES | {
+    "attn.qkv": ["blk.{n}.attn_qkv"],
+    "mlp.up": ["blk.{n}.ffn_up"],
+}
+_NAMES = {
+    "gpt2": _GPT2_NAMES, "nanogpt": _GPT2_NAMES, "gguf gpt2": _GGUF_GPT2_NAMES,
+    "llama": _LLAMA_NAMES, "qwen2": _LLAMA_NAMES, "qwen3": _LLAMA_NAMES,
+    "gguf llama": _GGUF_NAMES, "gguf qwen2": _GGUF_NAMES, "gguf qwen3": _GGUF_NAMES,
+}  # fmt: skip
 # Tables that old programs stored with the weights.
 COMPUTED = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
 PREFIXES = {"gpt2": "transformer.", "yocto": ""}  # of all others: "model."
@@ -239,24 +263,22 @@ class Stored:
 
 
 def stored(config: GPTConfig, family: str, name: str, n_rows: int) -> Stored:
-    """How a family's file holds our weight `name`, which has `n_rows` rows."""
+    """How a family's file holds our weight `name`, which has `n_rows` rows.
+
+    Beside the families of Hugging Face, there are "nanogpt", and "gguf gpt2" and so on.
+    """
     if family == "yocto":
         return Stored([name], [n_rows], False)
     module, _, kind = name.rpartition(".")  # kind: weight or bias
     layer = ""
     if module.startswith("blocks."):
         _, layer, module = module.split(".", 2)
-    table = _GPT2_NAMES if family in ("gpt2", "nanogpt") else _LLAMA_NAMES
-    names = [f"{theirs.format(n=layer)}.{kind}" for theirs in table[module]]
+    names = [f"{theirs.format(n=layer)}.{kind}" for theirs in _NAMES[family][module]]
     rows = [n_rows // len(names)] * len(names)
     if len(names) == 3:
         rows = [heads * config.head_width for heads in (config.n_head, *[config.kv_heads] * 2)]
-    return Stored(names, rows, transposed=family == "gpt2" and is_matrix(name))
-
-
-def is_matrix(name: str) -> bool:
-    """Whether our weight of this name multiplies the stream inside a block."""
-    return name.endswith(("attn.qkv.weight", ".proj.weight", "mlp.up.weight"))
+    is_matrix = module in ("attn.qkv", "attn.proj", "mlp.up", "mlp.proj") and kind == "weight"
+    return Stored(names, rows, transposed=family == "gpt2" and is_matrix)
 
 
 def absent_biases(config: GPTConfig, names: list[str]) -> dict[str, str]:

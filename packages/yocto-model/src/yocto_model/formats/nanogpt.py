@@ -60,7 +60,8 @@ def read_nanogpt(
         if not COMPUTED.search(key):
             if not tensor.is_floating_point():
                 raise ModelFileError(f"{path}: {quoted(key)} is not an array of floats")
-            entries[key] = Entry(tensor.dtype, tuple(tensor.shape), tensor.detach)
+            read = functools.partial(Tensor.copy_, other=tensor)
+            entries[key] = Entry(tensor.dtype, tuple(tensor.shape), read)
     n_bytes = sum(w.element_size() * w.numel() for w in weights.values())
     if n_bytes > path.stat().st_size:
         raise ModelFileError(f"{path} is damaged: its weights are larger than the file")

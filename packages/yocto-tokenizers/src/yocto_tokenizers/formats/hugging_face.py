@@ -1,6 +1,5 @@
 """Any tokenizer of a Hugging Face folder as one of ours: tokenizer.json, tokenizer_config.json."""
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -20,7 +19,8 @@ from yocto_tokenizers.fast.checks import (
 )
 from yocto_tokenizers.formats.vocabulary import canonical_sha256, parse_json
 
-_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+#: How a piece of byte fallback spells its byte.
+BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def is_hugging_face(document: Mapping[str, Any]) -> bool:
@@ -64,7 +64,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
                 f"{source} has no model and added_tokens; it is not a Hugging Face tokenizer"
             )
         self._document |= {"truncation": None, "padding": None}
-        self._tokenizer = _open(self._document, source)
+        self._tokenizer = _open(self._content, source)
         self._pieces: dict[int, str] = {
             token_id: text for text, token_id in self._tokenizer.get_vocab().items()
         }
@@ -95,7 +95,9 @@ class HuggingFaceTokenizer(BaseTokenizer):
     @property
     def unk_id(self) -> int | None:
         unknown = self._document["model"].get("unk_token")
-        token_id: int | None = self._tokenizer.token_to_id(unknown) if unknown else None
+        if not unknown:
+            return self._id_named("unk_token", None)
+        token_id: int | None = self._tokenizer.token_to_id(unknown)
         return token_id
 
     @property
@@ -208,16 +210,18 @@ class _SubtractingDecoder(StreamDecoder):
         return new
 
 
-def _open(document: dict[str, Any], source: str) -> Any:
+def _open(content: bytes, source: str) -> Any:
     import tokenizers  # noqa: PLC0415 - slow to import
 
     try:
-        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(document))
+        tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
     except Exception as error:
         raise TokenizerFileError(
             f"{source} is not a tokenizer.json that tokenizers {tokenizers.__version__} reads "
             f"({shown(str(error))}); restore the file or upgrade tokenizers"
         ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     # Otherwise a user could forge a turn by typing <|assistant|>. Files do not store this switch.
     tokenizer.encode_special_tokens = True
     return tokenizer
@@ -258,7 +262,7 @@ def _piece_decoder(decoder: object) -> Callable[[str], bytes] | None:
             return None
 
     def to_bytes(piece: str) -> bytes:
-        if byte_fallback and (match := _BYTE_PIECE.fullmatch(piece)):
+        if byte_fallback and (match := BYTE_PIECE.fullmatch(piece)):
             return bytes.fromhex(match[1])
         for old, new in replacements:
             piece = piece.replace(old, new)

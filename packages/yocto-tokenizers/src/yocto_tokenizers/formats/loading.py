@@ -30,21 +30,24 @@ def load_tokenizer(path: str | PathLike[str]) -> BaseTokenizer:
     """
     file = _the_file(path)
     content = read_bytes(file)
-    cls = _class_for(file, content)
+    cls = class_for(file, content, source=shown(file))
     # Only this class looks at a second file.
     if cls is HuggingFaceTokenizer:
         return cls.load(file)
     return cls.from_bytes(content, source=shown(file))
 
 
-def _class_for(file: Path, content: bytes) -> type[BaseTokenizer]:
+def class_for(file: Path, content: bytes, *, source: str) -> type[BaseTokenizer]:
     """The class that reads this content; the name only tells what damaged content should be.
 
     Files of words and of Hugging Face share name and layout; ours says by a key that it is ours.
     """
     if file.suffix == ".model" or (file.suffix != ".json" and content.lstrip()[:1] != b"{"):
         return SentencePieceTokenizer
-    document = parse_json(content, shown(file))
+    # Ours say their kind, spelled like this. Large files of others need not be parsed to see it.
+    if b'"added_tokens"' in content and b'"kind": "' not in content:
+        return HuggingFaceTokenizer
+    document = parse_json(content, source)
     if marker_of(document).get("kind") == WordLevelTokenizer.kind:
         return WordLevelTokenizer
     if is_hugging_face(document):
@@ -52,7 +55,7 @@ def _class_for(file: Path, content: bytes) -> type[BaseTokenizer]:
     if document.get("kind") == CharTokenizer.kind:
         return CharTokenizer
     raise TokenizerFileError(
-        f"{shown(file)} is not a tokenizer of a known kind (its kind is "
+        f"{source} is not a tokenizer of a known kind (its kind is "
         f"{shown(document.get('kind'))}); name a tokenizer's file, or upgrade yocto-tokenizers"
     )
 

@@ -15,7 +15,7 @@ from yocto_tokenizers.base import BOS, EOS, UNK
 from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
 from yocto_tokenizers.fast.characters import additive_parts
 from yocto_tokenizers.fast.checks import checked_names, each_text
-from yocto_tokenizers.formats.tokenizer_json import added_token, document
+from yocto_tokenizers.formats.tokenizer_json import added_token, bpe, document
 from yocto_tokenizers.formats.vocabulary import canonical_sha256
 
 #: What sentencepiece writes in place of a space.
@@ -67,6 +67,8 @@ class ModelContent:
         is_bpe: whether text is split by merges (the other types have no merge ranks).
         byte_fallback: whether a character that is not a piece becomes its UTF-8 bytes.
         unknown_surface: what the unknown piece decodes to in a model without byte fallback.
+        adds_space: whether a space is put in front of every text.
+        normalizes: whether a text is otherwise changed before it is split.
         lossless: whether every text survives encoding and decoding.
 
     Raises:
@@ -80,13 +82,13 @@ class ModelContent:
         self.is_bpe: bool = trainer.model_type == trainer.BPE
         self.byte_fallback: bool = trainer.byte_fallback
         self.unknown_surface: str = trainer.unk_surface
-        self.lossless: bool = (
-            self.byte_fallback
-            and not self._normalizer.precompiled_charsmap
-            and self._normalizer.escape_whitespaces
-            and not self._normalizer.add_dummy_prefix
-            and not self._normalizer.remove_extra_whitespaces
+        self.adds_space: bool = self._normalizer.add_dummy_prefix
+        self.normalizes: bool = (
+            bool(self._normalizer.precompiled_charsmap)
+            or not self._normalizer.escape_whitespaces
+            or self._normalizer.remove_extra_whitespaces
         )
+        self.lossless = self.byte_fallback and not self.normalizes and not self.adds_space
         if problem := self._problem(model):
             raise damaged(source, problem)
 
@@ -135,18 +137,12 @@ class ModelContent:
             added,
             pre_tokenizer=None,
             decoder={"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
-            model={
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": texts[self.ids_of(PieceType.UNKNOWN)[0]],
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
-                "fuse_unk": True,
-                "byte_fallback": True,
-                "ignore_merges": False,
-                "vocab": vocabulary,
-                "merges": _merges([texts[i] for i in self.ids_of(PieceType.NORMAL)]),
-            },
+            model=bpe(
+                vocabulary,
+                _merges([texts[i] for i in self.ids_of(PieceType.NORMAL)]),
+                unknown=texts[self.ids_of(PieceType.UNKNOWN)[0]],
+                byte_fallback=True,
+            ),
         )
 
     def _problem(self, model: Any) -> str | None:

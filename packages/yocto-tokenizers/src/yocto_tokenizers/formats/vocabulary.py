@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from yocto_tokenizers.base import UNK, BaseTokenizer
-from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
+from yocto_tokenizers.errors import TokenizerFileError, shown
 from yocto_tokenizers.formats.tokenizer_json import whole_tokens
 
 FORMAT_VERSION = 1
@@ -79,7 +79,7 @@ class VocabularyTokenizer(BaseTokenizer):
             itos, names = cls._strings(document)
             tokenizer = _rebuilt(cls, _without(itos, names), names)
             same = tokenizer._bytes_like(document) == content  # noqa: SLF001 - its own
-        except (KeyError, TypeError, TokenizerError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise TokenizerFileError(f"{source} is damaged ({error}); restore the file") from error
         # Stricter than checking field by field: not even a blank may differ from what was written,
         # and the content must match its own sha256.

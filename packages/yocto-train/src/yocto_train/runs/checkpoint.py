@@ -1,10 +1,13 @@
 """Checkpoint: a step directory, written whole or not at all, and verified when it is read.
 
-    step-00001000/  config.json  model.safetensors  <tokenizer>  opt.safetensors  manifest.json
+    step-00001000/
+      config.json  model.safetensors  generation_config.json  chat_template.jinja
+      tokenizer.json  tokenizer_config.json  vocab.json | tokenizer.model
+      opt.safetensors  manifest.json
 
-It is filled under a temporary name, every file is forced to the disk, the manifest is written last;
-then it is renamed, and the rename forced to the disk as well. Without opt.safetensors and manifest
-it is a Hugging Face model folder. run.py finds checkpoints and keeps `latest` and `best`.
+It is a Hugging Face model folder, with what resuming needs beside it. It is filled under a
+temporary name, every file is forced to the disk, the manifest is written last; then it is renamed,
+and the rename forced to the disk as well. run.py finds checkpoints and keeps `latest` and `best`.
 """
 
 import contextlib
@@ -18,7 +21,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,18 +30,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from yocto_data.prep import files
-from yocto_model import GPT, ModelFileError
+from yocto_model import GPT, ModelError
 from yocto_tokenizers import Tokenizer, TokenizerError, load_tokenizer
 
 from yocto_train.errors import CheckpointError, SaveError, TrainError, reason
 
 MANIFEST, STATE = "manifest.json", "opt.safetensors"
 MODEL_FILES = ("config.json", "model.safetensors")
+TEMPLATE, TOKENIZER_CONFIG = "chat_template.jinja", "tokenizer_config.json"
 _VERSION = 1
 _MAX_BYTES = 1 << 20
 _STEP_NAME = re.compile(r"step-([0-9]{8})")
 _FILE_NAME = re.compile(r"[a-z_]+\.(safetensors|json|model|jinja)")
 _METADATA = "yocto"  # the key in opt.safetensors for everything that is not a tensor
+_WEIGHTS = "weights."  # in there, before the names of weights that the model file only rounds
 
 
 @contextlib.contextmanager
@@ -48,7 +53,7 @@ def failing_as(kind: type[TrainError], what: str, advice: str = "") -> Iterator[
         yield
     except kind:
         raise
-    except (ModelFileError, TokenizerError) as error:
+    except (ModelError, TokenizerError) as error:
         raise kind(str(error)) from error
     except (OSError, RuntimeError, ValueError) as error:
         raise kind(f"{what}: {reason(error)}{advice}") from error
@@ -225,7 +230,10 @@ class Checkpoint:
         return tokenizer
 
     def load_state(self) -> dict[str, Any]:
-        """What `save_checkpoint` was given as `state`, its tensors on the CPU."""
+        """What `save_checkpoint` was given as `state`, its tensors on the CPU.
+
+        With `weights`, as they were trained, where model.safetensors holds them in a smaller type.
+        """
         self._verify(STATE)
         path = self.directory / STATE
         try:
@@ -233,12 +241,14 @@ class Checkpoint:
                 text = (file.metadata() or {}).get(_METADATA, "")
                 # Copies: the file is mapped into memory, and may be pruned.
                 moments = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
+            names = [name for name in moments if name.startswith(_WEIGHTS)]
+            weights = {name.removeprefix(_WEIGHTS): moments.pop(name) for name in names}
             state = json.loads(text)
         except (SafetensorError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{path} does not hold the state of a training run") from error
         if not isinstance(state, dict) or state.get("step") != self.step:
             raise CheckpointError(f"{path} belongs to another step")
-        return {**state, "moments": moments}
+        return {**state, "moments": moments, "weights": weights}
 
     def _verify(self, *names: str) -> None:
         """Refuse files whose content is not what the manifest records."""
@@ -267,6 +277,9 @@ def save_checkpoint(
     data: Mapping[str, str],
     val_loss: float | None,
     environment: Mapping[str, str | int],
+    end_ids: Iterable[int] = (),
+    template: str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Path | None:
     """Write a step directory; on return it is on the disk, whole.
 
@@ -275,10 +288,14 @@ def save_checkpoint(
         model: the model, without wrappers.
         state: what resuming needs: "step", tensors by name under "moments", and whatever JSON
             can hold.
-        tokenizer: saved with the model, if there is one.
+        tokenizer: saved with the model, if there is one, as Hugging Face's libraries open it.
         data: sha256 of the splits by name.
         val_loss: loss at this very step, if known.
         environment: what exact resuming depends on.
+        end_ids: ids that end a text or a turn, besides the tokenizer's `eos_id`.
+        template: Jinja source of how the model is asked, if it was trained on chats.
+        dtype: of the weights that others open; they then are in opt.safetensors, too, as they were
+            trained. None keeps their type.
 
     Returns:
         Where a different checkpoint of that step is now, if there was one.
@@ -291,10 +308,12 @@ def save_checkpoint(
     temporary = files.temporary_for(final)
     try:
         with files.new_directory(temporary):
-            model.save(temporary)
-            if tokenizer is not None:
-                tokenizer.save(temporary)
-            _save_state(temporary / STATE, state)
+            eos_id = None if tokenizer is None else tokenizer.eos_id
+            ends = {*end_ids, *(() if eos_id is None else (eos_id,))}
+            model.save(temporary, end_ids=ends, dtype=dtype)
+            for name, content in _other_files(tokenizer, template, model.config.block_size):
+                (temporary / name).write_bytes(content)
+            _save_state(temporary / STATE, state, weights={} if dtype is None else trained(model))
             records = {}
             for path in sorted(temporary.iterdir()):
                 files.sync_file(path)
@@ -317,13 +336,31 @@ def save_checkpoint(
         ) from error
 
 
-def _save_state(path: Path, state: Mapping[str, Any]) -> None:
+def _other_files(
+    tokenizer: Tokenizer | None, template: str | None, block_size: int
+) -> Iterator[tuple[str, bytes]]:
+    """The files of the tokenizer and of the template, by name."""
+    found = {} if tokenizer is None else tokenizer.folder_files(model_max_length=block_size)
+    if template is not None:
+        yield TEMPLATE, template.encode()
+        if TOKENIZER_CONFIG in found:  # where older readers look for it
+            config = {"chat_template": template, **json.loads(found[TOKENIZER_CONFIG])}
+            found[TOKENIZER_CONFIG] = (json.dumps(config, indent=1) + "\n").encode()
+    yield from found.items()
+
+
+def trained(model: GPT) -> dict[str, torch.Tensor]:
+    """The weights by name, each tensor once."""
+    tied = "head.weight" if model.config.tie_weights else None
+    return {name: weight for name, weight in model.state_dict().items() if name != tied}
+
+
+def _save_state(path: Path, state: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
     rest = {name: value for name, value in state.items() if name != "moments"}
-    moments = {
-        name: value.detach().cpu().contiguous() for name, value in state.get("moments", {}).items()
-    }
+    tensors = {**state.get("moments", {}), **{_WEIGHTS + n: w for n, w in weights.items()}}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     # Only one entry of metadata: several would be written in no fixed order.
-    save_file(moments, path, metadata={_METADATA: json.dumps(rest, sort_keys=True)})
+    save_file(tensors, path, metadata={_METADATA: json.dumps(rest, sort_keys=True)})
     shutil.copymode(path.with_name("config.json"), path)  # safetensors lets only us read it
 
 

@@ -4,20 +4,22 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from yocto_data.prep import files
-from yocto_model import GPT, read_end_ids
-from yocto_tokenizers import Tokenizer, load_tokenizer
+from yocto_model import GPT, read_end_ids, read_gguf, read_nanogpt
+from yocto_tokenizers import Tokenizer, load_tokenizer, round_trip, tokenizer_from_gguf
 
 from yocto_train.errors import CheckpointError, RunError, reason
 from yocto_train.runs.checkpoint import (
     MANIFEST,
     STATE,
+    TEMPLATE,
+    TOKENIZER_CONFIG,
     Checkpoint,
     is_directory,
     reading,
@@ -25,15 +27,22 @@ from yocto_train.runs.checkpoint import (
 )
 from yocto_train.runs.run import POINTERS, Run
 
-TEMPLATE = "chat_template.jinja"
 _TOKENIZER_FILES = ("vocab.json", "tokenizer.json", "tokenizer.model")
 _PARTS = (".safetensors", ".json", ".model", ".jinja")  # of a model's folder
 _HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 # All that is ever fetched: weights and settings, no code and no pickle.
 _HUB_FILES = (
     "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
-    "model-*.safetensors", "tokenizer_config.json", TEMPLATE, *_TOKENIZER_FILES,
+    "model-*.safetensors", TOKENIZER_CONFIG, TEMPLATE, *_TOKENIZER_FILES,
 )  # fmt: skip
+# Of special tokens in a GGUF file, whose type is this number there.
+_CONTROL = 3
+_ENDS = {
+    "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<|eot_id|>", "<|eom_id|>",
+    "<end_of_turn>", "</s>",
+}  # fmt: skip
+# What normalizers of tokenizers change.
+_PROBE = 'Aa Éé e\u0301 \ufb01 \u2460\t  "x"\u00a0\u2581\u3000\r\n\n b'
 _LARGEST_TEXT_BYTES = 8 << 20  # of a template, or of the settings of a tokenizer
 T = TypeVar("T")
 
@@ -74,9 +83,9 @@ def open_model(
     """Read the model that a person means, with its tokenizer.
 
     Args:
-        source: a run, a step, or what else `find_checkpoint` takes; or a Hugging Face folder, or
-            a file in one; or `hf:owner/name`, perhaps with `@revision`, which huggingface_hub
-            fetches. None for the newest run in `root`.
+        source: a run, a step, or what else `find_checkpoint` takes; a Hugging Face folder, or a
+            file in one; a `.gguf`; a `ckpt.pt` of nanoGPT; `hf:owner/name`, perhaps with
+            `@revision`, which huggingface_hub fetches. None for the newest run in `root`.
         root: where runs are.
         device: where the weights go.
         dtype: convert the weights; None keeps them as they were saved.
@@ -88,26 +97,39 @@ def open_model(
     options = {"device": device, "dtype": dtype}
     if source is not None:
         with reading(source):
-            from_hub = str(source).startswith("hf:")
-            folder = _fetched(str(source)) if from_hub else _model_folder(Path(source))
-            if folder is not None:
-                name = str(source) if from_hub else folder.resolve().name
-                return _checked(_open_folder(folder, name, **options), tokenizer)
+            if (opened := _open_foreign(str(source), **options)) is not None:
+                return _checked(opened, tokenizer)
     return _checked(_again(lambda: _open_checkpoint(_find(source, root), **options)), tokenizer)
+
+
+def _open_foreign(source: str, **options: Any) -> OpenedModel | None:
+    """A model that is no step of a run; None if the source means a run or a step."""
+    if source.startswith("hf:"):
+        return _open_folder(_fetched(source), source, **options)
+    path = Path(source)
+    if path.suffix == ".pt" and path.is_file():
+        model = read_nanogpt(path, **options)
+        return OpenedModel(model=model, tokenizer=None, name=path.resolve().parent.name, path=path)
+    if path.suffix.lower() == ".gguf" and not path.is_dir():
+        return _open_gguf(path, **options)
+    if (folder := _model_folder(path)) is None:
+        return None
+    return _open_folder(folder, folder.resolve().name, **options)
 
 
 def _open_checkpoint(checkpoint: Checkpoint, **options: Any) -> OpenedModel:
     has_tokenizer = checkpoint.manifest.tokenizer is not None
-    return OpenedModel(
-        tokenizer=checkpoint.load_tokenizer() if has_tokenizer else None,
-        model=checkpoint.load_model(**options),
-        name=checkpoint.run.name,
-        path=checkpoint.directory,
-        checkpoint=checkpoint,
-        end_ids=read_end_ids(checkpoint.directory),
-        template=_template_in(checkpoint.directory),
-        notes=checkpoint.skipped,
-    )
+    with reading(checkpoint.directory):
+        return OpenedModel(
+            tokenizer=checkpoint.load_tokenizer() if has_tokenizer else None,
+            model=checkpoint.load_model(**options),
+            name=checkpoint.run.name,
+            path=checkpoint.directory,
+            checkpoint=checkpoint,
+            end_ids=read_end_ids(checkpoint.directory),
+            template=_template_in(checkpoint.directory),
+            notes=checkpoint.skipped,
+        )
 
 
 def _open_folder(folder: Path, name: str, **options: Any) -> OpenedModel:
@@ -120,6 +142,29 @@ def _open_folder(folder: Path, name: str, **options: Any) -> OpenedModel:
         end_ids=read_end_ids(folder),
         template=_template_in(folder),
     )
+
+
+def _open_gguf(path: Path, **options: Any) -> OpenedModel:
+    model, fields = read_gguf(path, **options)
+    tokenizer = tokenizer_from_gguf(fields) if "tokenizer.ggml.model" in fields else None
+    template = fields.get("tokenizer.chat_template")
+    return OpenedModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=path.stem,
+        path=path,
+        end_ids=() if tokenizer is None else _gguf_end_ids(fields),
+        template=template if isinstance(template, str) else None,
+    )
+
+
+def _gguf_end_ids(fields: Mapping[str, Any]) -> tuple[int, ...]:
+    """Ids that end a text or a turn: llama.cpp, too, knows most of them by their names alone."""
+    named = [fields.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")]
+    kinds = fields.get("tokenizer.ggml.token_type", [])
+    tokens = zip(fields["tokenizer.ggml.tokens"], kinds, strict=False)
+    ids = [i for i, (text, kind) in enumerate(tokens) if kind == _CONTROL and text in _ENDS]
+    return tuple(sorted({i for i in [*named, *ids] if type(i) is int and i >= 0}))
 
 
 def _checked(opened: OpenedModel, named: Tokenizer | None) -> OpenedModel:
@@ -136,7 +181,18 @@ def _checked(opened: OpenedModel, named: Tokenizer | None) -> OpenedModel:
             f"{opened.path} has {rows} rows for ids, its tokenizer {tokenizer.vocab_size} ids; "
             "use the tokenizer that the model was trained with"
         )
-    return dataclasses.replace(opened, tokenizer=tokenizer)
+    note = tokenizer_note(tokenizer)
+    notes = opened.notes if note is None else (*opened.notes, note)
+    return dataclasses.replace(opened, tokenizer=tokenizer, notes=notes)
+
+
+def tokenizer_note(tokenizer: Tokenizer | None) -> str | None:
+    """What a tokenizer that learned elsewhere does to texts, in numbers; None if it keeps all."""
+    if tokenizer is None or tokenizer.kind not in ("huggingface", "sentencepiece"):
+        return None
+    found = round_trip(tokenizer, _PROBE)
+    lost = f"in a line with capitals, accents, tabs and line ends {found.summary()}"
+    return None if found.exact else f"its tokenizer does not keep all of a text: {lost}"
 
 
 # --- folders -------------------------------------------------------------------------------------
@@ -212,7 +268,7 @@ def _template_in(folder: Path) -> str | None:
     """The chat template of a folder: a file of its own, or in the tokenizer's settings."""
     if (text := _text(folder / TEMPLATE)) is not None:
         return text
-    path = folder / "tokenizer_config.json"
+    path = folder / TOKENIZER_CONFIG
     if (text := _text(path)) is None:
         return None
     try:

@@ -13,7 +13,7 @@ from yocto_tokenizers import Tokenizer
 
 from yocto_train.config import TrainConfig
 from yocto_train.errors import CheckpointError
-from yocto_train.runs.checkpoint import STATE, Checkpoint
+from yocto_train.runs.checkpoint import STATE, Checkpoint, trained
 from yocto_train.scale.machine import Machine
 
 Changes = dict[str, tuple[object, object]]
@@ -140,7 +140,12 @@ def restore(
         raise CheckpointError(f"{where} holds the state of another model: {error}") from error
     if state["scaler"] and machine.scaler.is_enabled():
         machine.scaler.load_state_dict(state["scaler"])
-    machine.world.load_weights(machine.model, model.state_dict())
+    weights = model.state_dict()
+    if saved.save_dtype != "float32":  # the model's file has them rounded
+        if set(state["weights"]) != set(trained(model)):
+            raise CheckpointError(f"{where} lacks the weights; use another step's checkpoint")
+        weights = {"head.weight": state["weights"]["token_emb.weight"], **state["weights"]}
+    machine.world.load_weights(machine.model, weights)
     return Progress(**values), changes
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from yocto_cli.evaluate import main
+from yocto_cli.eval import main
 from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import WordLevelTokenizer
 from yocto_train import evaluate_ids, open_model

@@ -116,7 +116,8 @@ def _measured(ckpt: str | None, pieces: list[str], arguments: EvalArguments) -> 
         raise UsageError(f"--stride {stride} is longer than the windows of {window} tokens")
     ids, n_bytes, exact = _encoded(tokenizer, pieces, str(opened.path))
     model = inference_copy(opened.model, "float32" if flags.dtype == "auto" else flags.dtype)
-    found = evaluate_ids(model, ids, window=window, stride=stride or None)
+    n_ids = tokenizer.vocab_size
+    found = evaluate_ids(model, ids, window=window, stride=stride or None, vocab_size=n_ids)
     return Row(
         model=str(opened.path), loss=found.loss, exact=exact, tokens=found.tokens, window=window,
         bits_per_byte=bits_per_byte(found.loss, n_bytes / found.tokens), seconds=found.seconds,

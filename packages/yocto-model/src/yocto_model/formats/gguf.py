@@ -1,0 +1,465 @@
+"""GGUF, the file that llama.cpp and its kin run: settings, tokenizer and weights in one.
+
+Format: docs/gguf.md of github.com/ggml-org/ggml. The package `gguf` writes, and knows quantized
+types. Headers are read here: its reader takes seconds and 160 MB for a vocabulary of 49,152.
+"""
+
+import functools
+import math
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yocto_model.config import GPTConfig
+from yocto_model.errors import ConfigError, InputError, ModelFileError, quoted
+from yocto_model.formats.assembly import (
+    CHUNK_VALUES,
+    Entry,
+    assemble,
+    check_is_file,
+    is_finite,
+    read_values,
+    what_it_is,
+)
+from yocto_model.formats.families import (
+    ARCHITECTURE_CLASSES,
+    absent_biases,
+    family_of,
+    stored,
+)
+from yocto_model.gpt import GPT
+
+GGUFKind = Literal["f32", "f16", "bf16", "q8_0"]
+
+# What a number in a header is, as `struct` calls it. The other two kinds are texts and lists.
+_NUMBERS = {
+    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
+}  # fmt: skip
+_FLOAT32, _TEXT, _LIST = 6, 8, 9
+_LARGEST_HEADER_BYTES = 2**27  # a vocabulary of 262,144 tokens takes about 2^23
+# Types of tensors that are read without the package: their numbers, dtypes, file types.
+_PLAIN = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
+_FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
+
+# Our fields and theirs, which follow the architecture's name.
+_FIELDS = {
+    "block_size": "context_length", "n_layer": "block_count", "n_head": "attention.head_count",
+    "n_embd": "embedding_length", "n_hidden": "feed_forward_length",
+}  # fmt: skip
+_LLAMA_FIELDS = {
+    "n_kv_head": "attention.head_count_kv", "head_dim": "attention.key_length",
+    "rotary_base": "rope.freq_base",
+}  # fmt: skip
+_NORM_EPS = {"gpt2": "attention.layer_norm_epsilon"}  # of all others:
+_RMS_EPS = "attention.layer_norm_rms_epsilon"
+# The only values of these fields that leave the computation as it is here.
+_KNOWN: dict[str, tuple[Any, ...]] = {
+    "expert_count": (0,),
+    "attention.sliding_window": (0,),
+    "attention.causal": (True,),
+    "rope.scaling.type": ("none",),
+    "rope.scaling.factor": (0, 1),
+    "rope.scale_linear": (0, 1),
+}
+
+
+def read_gguf(
+    path: str | os.PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> tuple[GPT, dict[str, Any]]:
+    """Read a GGUF file of a gpt2, llama, qwen2 or qwen3; the model is in evaluation mode.
+
+    Weights are unpacked a few rows at a time, straight to where they belong.
+
+    Args:
+        path: the file.
+        device: where the weights go.
+        dtype: convert the weights; None keeps the smallest type that holds all of them exactly,
+            which is float32 for quantized ones.
+
+    Returns:
+        The model, and all fields of the file as plain values, the tokenizer's among them.
+
+    Raises:
+        ModelFileError: not such a file, damaged, or not a model that this package can compute; or
+            the package `gguf` is needed and missing.
+        OSError: the file could not be read.
+    """
+    path = Path(path)
+    check_is_file(path)
+    with path.open("rb") as file:
+        fields, tensors = _Header(path, file).read()
+        arch = fields.get("general.architecture")
+        if not isinstance(arch, str) or arch not in ARCHITECTURE_CLASSES:
+            known = ", ".join(ARCHITECTURE_CLASSES)
+            raise ModelFileError(f"{path} holds a {quoted(arch)}; this package supports {known}")
+        try:
+            config = _config(arch, fields, tensors)
+        except (ConfigError, ModelFileError) as error:
+            raise ModelFileError(f"{path}: {error}") from error
+        # Only llama's heads are stored in another order than ours.
+        heads = {"attn_q": config.n_head, "attn_k": config.kv_heads} if arch == "llama" else {}
+        entries = {}
+        for name, tensor in tensors.items():
+            n_heads = heads.get(name.split(".")[-2], 0) if name.startswith("blk.") else 0
+            read = functools.partial(_read, file, tensor, n_heads)
+            kind = _PLAIN.get(tensor.kind, torch.float32)
+            entries[name] = Entry(kind, tensor.shape, read)
+        form = functools.partial(stored, config, f"gguf {arch}")
+        model = assemble(GPT, path, config, entries, form, device=device, dtype=dtype)
+    return model, fields
+
+
+# --- the header ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """Where a tensor is: its type's number, its shape, and its bytes in the file."""
+
+    kind: int
+    shape: tuple[int, ...]
+    start: int
+    n_bytes: int
+
+
+class _Header:
+    """Everything before the weights. No size in it is believed before the file has that much."""
+
+    def __init__(self, path: Path, file: BufferedReader) -> None:
+        self.path, self.file = path, file
+        self.size = os.fstat(file.fileno()).st_size
+
+    def read(self) -> tuple[dict[str, Any], dict[str, _Tensor]]:
+        """All fields, and where each tensor is."""
+        if self.file.read(4) != b"GGUF":
+            raise ModelFileError(f"{self.path} is no GGUF file: it is {what_it_is(self.path)}")
+        [version] = self._numbers("I", 1)
+        if version not in (2, 3):
+            raise ModelFileError(
+                f"{self.path} is GGUF of version {version}, or of another byte order; this package "
+                "reads 2 and 3"
+            )
+        n_tensors, n_fields = self._numbers("Q", 2)
+        fields: dict[str, Any] = {}
+        for _ in range(n_fields):
+            name = self._text()
+            if name in fields:
+                raise self._damage(f"it has two fields {quoted(name)}")
+            fields[name] = self._value(*self._numbers("I", 1))
+        if fields.get("split.count", 1) not in (0, 1):
+            raise ModelFileError(
+                f"{self.path} is one of {quoted(fields['split.count'])} parts; join them first "
+                "(llama.cpp: llama-gguf-split --merge)"
+            )
+        alignment = fields.get("general.alignment", 32)
+        if type(alignment) is not int or alignment < 1:
+            raise self._damage(f"general.alignment is {quoted(alignment)}")
+        return fields, self._tensors(n_tensors, alignment)
+
+    def _tensors(self, n_tensors: int, alignment: int) -> dict[str, _Tensor]:
+        infos: dict[str, tuple[int, tuple[int, ...], int]] = {}
+        for _ in range(n_tensors):
+            name = self._text()
+            if name in infos:
+                raise self._damage(f"it has two tensors {quoted(name)}")
+            [n_axes] = self._numbers("I", 1)
+            shape = self._numbers("Q", n_axes)[::-1]  # the fastest axis comes first
+            infos[name] = (*self._numbers("I", 1), shape, *self._numbers("Q", 1))
+        found, end = {}, -(-self.file.tell() // alignment) * alignment
+        begin = end
+        for name, (kind, shape, offset) in infos.items():
+            n_values, n_bytes = _block(self.path, kind)
+            if not shape or 0 in shape or shape[-1] % n_values:
+                raise self._damage(f"tensor {quoted(name)} has shape {shape}")
+            found[name] = _Tensor(kind, shape, end, math.prod(shape) // n_values * n_bytes)
+            # Each begins where the one before ends, so that together they fit into the file.
+            if begin + offset != end or end + found[name].n_bytes > self.size:
+                raise self._damage(f"tensor {quoted(name)} does not lie where it should")
+            end += -(-found[name].n_bytes // alignment) * alignment
+        return found
+
+    def _value(self, kind: int) -> Any:
+        if kind == _LIST:
+            [kind], [count] = self._numbers("I", 1), self._numbers("Q", 1)
+            if kind in _NUMBERS:
+                return list(self._numbers(_NUMBERS[kind], count))
+            if kind == _TEXT and count <= self.size:
+                return [self._text() for _ in range(count)]
+            raise self._damage(f"it has a list of {count} values of kind {kind}")
+        if kind == _TEXT:
+            return self._text()
+        if kind not in _NUMBERS:
+            raise self._damage(f"it has a value of kind {kind}")
+        [number] = self._numbers(_NUMBERS[kind], 1)
+        # 1e-5 as a float32, not the digits that follow from making it a float64.
+        return float(str(np.float32(number))) if kind == _FLOAT32 else number
+
+    def _text(self) -> str:
+        try:
+            return self._bytes(*self._numbers("Q", 1)).decode()
+        except UnicodeDecodeError as error:
+            raise self._damage("it has a text that is not UTF-8") from error
+
+    def _numbers(self, code: str, count: int) -> tuple[Any, ...]:
+        return struct.unpack(f"<{count}{code}", self._bytes(count * struct.calcsize(f"<{code}")))
+
+    def _bytes(self, count: int) -> bytes:
+        if count > min(self.size, _LARGEST_HEADER_BYTES) - self.file.tell():
+            raise self._damage("it ends within its header, or that is far too long")
+        return self.file.read(count)
+
+    def _damage(self, what: str) -> ModelFileError:
+        return ModelFileError(f"{self.path} is damaged or cut off: {what}")
+
+
+@functools.cache
+def _block(path: Path, kind: int) -> tuple[int, int]:
+    """How many values of a type of tensor are stored together, and in how many bytes."""
+    if kind in _PLAIN:
+        return 1, _PLAIN[kind].itemsize
+    gguf = _package()
+    try:
+        name = gguf.GGMLQuantizationType(kind)
+        sizes: tuple[int, int] = gguf.GGML_QUANT_SIZES[name]
+        gguf.quants.dequantize(np.zeros((1, sizes[1]), dtype=np.uint8), name)
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise ModelFileError(
+            f"{path} has tensors of a type that cannot be read: {error}"
+        ) from error
+    return sizes
+
+
+def _package() -> Any:
+    """The package gguf, which takes a while to import and is not always installed."""
+    try:
+        import gguf  # noqa: PLC0415 - see above
+    except ImportError as error:
+        raise ModelFileError(
+            "this needs the package gguf: pip install 'yocto-model[gguf]'"
+        ) from error
+    return gguf
+
+
+def _config(arch: str, fields: Mapping[str, Any], tensors: Mapping[str, _Tensor]) -> GPTConfig:
+    """What the fields of a file mean; a ModelFileError names those that we do not support."""
+    own = {key.removeprefix(f"{arch}."): value for key, value in fields.items()}
+    refused = [name for name, fine in _KNOWN.items() if own.get(name, fine[0]) not in fine]
+    names = {**_FIELDS, "norm_eps": _NORM_EPS.get(arch, _RMS_EPS)}
+    missing = [f"{arch}.{name}" for name in names.values() if name not in own]
+    missing += [name for name in ("token_embd.weight",) if name not in tensors]
+    if missing:
+        raise ModelFileError(f"{', '.join(missing)} is missing")
+    settings = {ours: own[theirs] for ours, theirs in names.items()}
+    settings |= {"vocab_size": tensors["token_embd.weight"].shape[0]}
+    settings |= {"tie_weights": "output.weight" not in tensors}
+    if arch == "gpt2":
+        config = GPTConfig.from_arch("gpt2", **settings)
+    else:
+        settings |= {ours: own[theirs] for ours, theirs in _LLAMA_FIELDS.items() if theirs in own}
+        config = GPTConfig(
+            **settings,
+            norm="rmsnorm",
+            positions="rotary",
+            activation="swiglu",
+            bias=arch == "llama" and "blk.0.attn_output.bias" in tensors,
+            qkv_bias=arch == "qwen2",
+            qk_norm=arch == "qwen3",
+        )
+    widths = () if arch == "gpt2" else ("rope.dimension_count", "attention.value_length")
+    width = config.head_width
+    refused += [name for name in widths if own.get(name, width) != width]
+    refused = [f"{arch}.{name} {quoted(own[name])}" for name in refused]
+    refused += [name for name in tensors if name.startswith("rope_")]  # scaled wave lengths
+    if refused:
+        raise ModelFileError(f"this package does not support {', '.join(refused)}")
+    tokens = fields.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list) and len(tokens) != config.vocab_size:
+        raise ModelFileError(
+            f"it has {len(tokens)} tokens, but {config.vocab_size} rows of token_embd.weight"
+        )
+    return config
+
+
+# --- weights -------------------------------------------------------------------------------------
+
+
+def _read(file: BufferedReader, tensor: _Tensor, n_heads: int, target: Tensor) -> None:
+    """Copy a tensor of the file; `n_heads` is 0 if its rows are in our order."""
+    if tensor.kind in _PLAIN:
+        read_values(file, tensor.start, _PLAIN[tensor.kind], target)
+    else:
+        _unpack(file, tensor, target)
+    if n_heads:
+        # The two members of a rotary pair are neighbours there, and half a head apart here.
+        pairs = target.view(n_heads, -1, 2, *target.shape[1:])
+        target.copy_(pairs.transpose(1, 2).reshape(target.shape))
+
+
+def _unpack(file: BufferedReader, tensor: _Tensor, target: Tensor) -> None:
+    """The same as `read_values` for a type of several values that share their scale."""
+    gguf = _package()
+    kind, rows = gguf.GGMLQuantizationType(tensor.kind), target.view(-1, tensor.shape[-1])
+    row_bytes, step = tensor.n_bytes // len(rows), max(1, CHUNK_VALUES // rows.shape[1])
+    for first in range(0, len(rows), step):
+        part = rows[first : first + step]
+        packed = torch.empty(len(part), row_bytes, dtype=torch.uint8)
+        read_values(file, tensor.start + first * row_bytes, torch.uint8, packed)
+        part.copy_(torch.from_numpy(gguf.quants.dequantize(packed.numpy(), kind)))
+
+
+def write_gguf(
+    path: str | os.PathLike[str],
+    model: GPT,
+    *,
+    kind: GGUFKind,
+    fields: Mapping[str, Any],
+    name: str,
+) -> None:
+    """Write a model as a GGUF file, which appears whole or not at all.
+
+    There may be more tokens than the model has rows, such as the 256 bytes for characters it never
+    saw. Their rows are the mean of the real ones: whatever the context, such a token's logit is the
+    mean of all real logits, which the largest exceeds, and llama.cpp is told to suppress it. Where
+    the embedding is not the head too, they are read like the unknown token, if there is one. Rows
+    without a token are left out. GGUF has no word for GPT-2's GELU being exact: llama.cpp computes
+    the tanh form, which differs by at most 5e-4.
+
+    Args:
+        path: the file.
+        model: of a family that llama.cpp knows.
+        kind: of its matrices; norms and biases stay float32. In q8_0, 32 numbers of a row share a
+            scale: a matrix whose rows 32 does not divide is stored as f16.
+        fields: the tokenizer's fields and others: texts, numbers, truth values, lists of them.
+        name: what the model is called.
+
+    Raises:
+        InputError: no architecture of GGUF expresses the model, or `kind` cannot hold its weights.
+        ModelFileError: the package `gguf` is missing.
+        OSError: the file could not be written.
+    """
+    gguf, path, config, arch = _package(), Path(path), model.config, family_of(model.config)
+    if kind not in get_args(GGUFKind):
+        raise InputError(f"kind must be one of {', '.join(get_args(GGUFKind))}, not {quoted(kind)}")
+    if arch == "yocto" or (arch == "qwen2" and config.n_head * config.head_width != config.n_embd):
+        raise InputError("GGUF has no architecture with this model's mixture of parts")
+    n_tokens = len(fields.get("tokenizer.ggml.tokens", ())) or config.vocab_size
+    padding = list(range(config.vocab_size, n_tokens))
+    described = _described(config, arch, kind, n_tokens) | {"general.name": name} | dict(fields)
+    if padding:
+        described["tokenizer.ggml.suppress_tokens"] = padding
+    tensors = list(_tensors(model, arch, n_tokens, fields.get("tokenizer.ggml.unknown_token_id")))
+    types = {name: _type_of(name, weight, kind) for name, weight, _ in tensors}
+    if kind == "q8_0" and kind not in types.values():
+        raise InputError(f"q8_0 needs widths that 32 divides, not n_embd {config.n_embd}; take f16")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    writer = gguf.GGUFWriter(temporary, arch)
+    for key, value in described.items():
+        writer.add_key_value(key, *_typed(gguf, value))
+    for key, weight, _ in tensors:
+        type_of = gguf.GGMLQuantizationType[types[key].upper()]
+        n_values, n_bytes = gguf.GGML_QUANT_SIZES[type_of]
+        size = weight.numel() // n_values * n_bytes
+        writer.add_tensor_info(key, weight.shape, np.dtype(np.float32), size, type_of)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for key, weight, n_heads in tensors:
+            writer.write_tensor_data(_packed(gguf, key, weight, n_heads, types[key]))
+        writer.flush()
+        os.fsync(writer.fout[0].fileno())
+        writer.close()
+        temporary.replace(path)
+    finally:
+        writer.close()
+        temporary.unlink(missing_ok=True)
+
+
+def _described(config: GPTConfig, arch: str, kind: str, n_tokens: int) -> dict[str, Any]:
+    """The fields that say what the model is, without its name and its tokenizer."""
+    ours = {**config.to_dict(), "n_hidden": config.hidden}
+    own: dict[str, Any] = {theirs: ours[name] for name, theirs in _FIELDS.items()}
+    own |= {"vocab_size": n_tokens, "attention.head_count_kv": config.kv_heads}
+    own[_NORM_EPS.get(arch, _RMS_EPS)] = float(config.norm_eps)
+    if arch != "gpt2":
+        own["rope.freq_base"] = float(config.rotary_base)
+        for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+            own[name] = config.head_width
+    described = {f"{arch}.{name}": value for name, value in own.items()}
+    return described | {"general.file_type": _FILE_TYPES[kind], "general.quantization_version": 2}
+
+
+def _tensors(
+    model: GPT, arch: str, n_tokens: int, unknown: int | None
+) -> Iterator[tuple[str, Tensor, int]]:
+    """Each tensor's name, its values, and how many heads have to be reordered in it."""
+    config, weights = model.config, model.state_dict()
+    absent = absent_biases(config, list(weights)) if arch == "gpt2" else {}
+    zeros = {
+        bias: weights[weight].new_zeros(len(weights[weight])) for bias, weight in absent.items()
+    }
+    heads = [config.n_head, config.kv_heads, 0] if arch == "llama" else [0, 0, 0]
+    for name, weight in {**weights, **zeros}.items():
+        if name == "head.weight" and config.tie_weights:
+            continue
+        whole = weight.detach()
+        if name in ("token_emb.weight", "head.weight"):
+            row = whole.float().mean(dim=0).to(whole.dtype)
+            is_input = name == "token_emb.weight" and not config.tie_weights
+            if is_input and unknown is not None and unknown < len(whole):
+                row = whole[unknown]
+            more = row.expand(max(0, n_tokens - len(whole)), -1)
+            whole = torch.cat((whole[:n_tokens], more))
+        form = stored(config, f"gguf {arch}", name, len(whole))
+        turned = heads if ".attn.qkv." in name else [0, 0, 0]
+        yield from zip(form.names, whole.split_with_sizes(form.rows), turned, strict=False)
+
+
+def _type_of(name: str, weight: Tensor, kind: str) -> str:
+    """How a tensor is stored: as llama.cpp's own programs do it, and as float16 if it must."""
+    if weight.dim() == 1 or name == "position_embd.weight":
+        return "f32"
+    return "f16" if kind == "q8_0" and weight.shape[1] % 32 else kind
+
+
+def _packed(gguf: Any, name: str, weight: Tensor, n_heads: int, kind: str) -> Any:
+    """A weight as an array of the bytes that its type has in the file."""
+    weight = weight.detach().float().cpu()
+    if n_heads:  # see `_read`
+        pairs = weight.view(n_heads, 2, -1, *weight.shape[1:])
+        weight = pairs.transpose(1, 2).reshape(weight.shape)
+    if kind in ("f16", "bf16"):
+        weight = weight.to(torch.float16 if kind == "f16" else torch.bfloat16)
+    weight = weight.contiguous()
+    if not is_finite(weight):
+        raise InputError(f"{name} has values that {kind} cannot hold, or that are not finite")
+    if kind == "q8_0":
+        return gguf.quants.quantize(weight.numpy(), gguf.GGMLQuantizationType.Q8_0)
+    return weight.view(torch.uint8).numpy()
+
+
+def _typed(gguf: Any, value: Any) -> tuple[Any, Any]:
+    """A field's value with its type, as llama.cpp expects it: ids and sizes without a sign."""
+    types = gguf.GGUFValueType
+    if isinstance(value, bool):
+        return value, types.BOOL
+    if isinstance(value, int):
+        return value, types.UINT32 if 0 <= value < 2**32 else types.INT64
+    if isinstance(value, float):
+        return value, types.FLOAT32
+    if isinstance(value, str):
+        return value, types.STRING
+    if any(isinstance(number, float) for number in value):
+        value = [float(number) for number in value]
+    return list(value), types.ARRAY

@@ -1,0 +1,395 @@
+r"""A tokenizer in a GGUF file: its fields `tokenizer.ggml.*`, made of a tokenizer and read back.
+
+Three of llama.cpp's kinds are written. What each means is said by the code that reads them,
+https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp:
+
+- `llama`: pieces are merged by score. So are sentencepiece models; and so can characters be, since
+  no two of them make a token.
+- `gpt2`: byte-level BPE with merges, of which llama.cpp knows the pre-tokenizers by name.
+- `rwkv`: always the longest token that fits, which splits known words as ours does.
+
+What a text holds beyond the vocabulary becomes bytes, in tokens past those of the tokenizer. Texts
+encode to our ids, but for words outside a vocabulary, and for U+2581, a space to `llama`.
+"""
+
+import json
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from collections import Counter
+from collections.abc import Callable, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from yocto_tokenizers.base import EOS, UNK, BaseTokenizer, config_bytes
+from yocto_tokenizers.char import CharTokenizer
+from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
+from yocto_tokenizers.formats.hugging_face import BYTE_PIECE, HuggingFaceTokenizer
+from yocto_tokenizers.formats.loading import class_for
+from yocto_tokenizers.formats.sentence_piece_model import SPACE_MARK, ModelContent, PieceType
+from yocto_tokenizers.formats.tokenizer_json import added_token, bpe, document
+from yocto_tokenizers.formats.vocabulary import VocabularyTokenizer
+from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
+
+_GGML = "tokenizer.ggml."
+_OWN = "yocto.tokenizer."
+_SOURCE = "the GGUF file"
+
+_LLAMA = {"model": "llama", "pre": "default"}
+
+#: Text and type of each token, in id order.
+_Tokens: TypeAlias = list[tuple[str, PieceType]]
+#: What a kind adds to the tokens: `model`, `scores`, `merges` and so on.
+_Fields: TypeAlias = dict[str, Any]
+
+
+def _byte_level(*, use_regex: bool) -> dict[str, Any]:
+    step = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    return {**step, "use_regex": use_regex}
+
+
+def _split(digits: str) -> dict[str, Any]:
+    pattern = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+        + digits
+        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    split = {"type": "Split", "pattern": {"Regex": pattern}}
+    return {**split, "behavior": "Isolated", "invert": False}
+
+
+#: Pre-tokenizers by llama.cpp's names, as the steps that the models' own tokenizer.json have.
+_PRE = {
+    "gpt-2": [_byte_level(use_regex=True)],
+    "smollm": [{"type": "Digits", "individual_digits": True}, _byte_level(use_regex=True)],
+    "qwen2": [_split(r"\p{N}"), _byte_level(use_regex=False)],
+    "llama-bpe": [_split(r"\p{N}{1,3}"), _byte_level(use_regex=False)],
+}
+
+
+def gguf_fields(tokenizer: BaseTokenizer) -> dict[str, Any]:
+    """The fields of a GGUF file by which llama.cpp encodes and decodes as this tokenizer does.
+
+    Returns:
+        Key and value: str, int, bool, or a list of str, int or float. There may be more
+        `tokenizer.ggml.tokens` than `vocab_size`: such tokens have no row in the model. A tokenizer
+        of ours is also there as a whole, so that `tokenizer_from_gguf` gives the same one back.
+
+    Raises:
+        TokenizerError: llama.cpp has no kind that encodes as this tokenizer does.
+    """
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        tokens, fields = _foreign(tokenizer)
+    elif isinstance(tokenizer, SentencePieceTokenizer):
+        tokens, fields = _pieces(tokenizer)
+    elif isinstance(tokenizer, VocabularyTokenizer):
+        # `llama` takes U+2581 and a space for one another, and a NUL for the end of a token.
+        usual = {" ", SPACE_MARK, "\0"} & {*tokenizer.itos} == {" "}
+        plain = usual and isinstance(tokenizer, CharTokenizer)
+        tokens, fields = _characters(tokenizer) if plain else _longest_match(tokenizer)
+    else:
+        raise TokenizerError(
+            f"a tokenizer of kind {shown(tokenizer.kind)} cannot be in a GGUF file"
+        )
+    # Where no id is given, llama.cpp takes one of its own, which may be any token here.
+    eos = _id_or_new(tokens, tokenizer.eos_id, EOS, PieceType.CONTROL)
+    ids = {"bos_token_id": eos if tokenizer.bos_id is None else tokenizer.bos_id}
+    ids["eos_token_id"] = eos
+    if fields["model"] != "gpt2" or tokenizer.unk_id is not None:
+        ids["unknown_token_id"] = _id_or_new(tokens, tokenizer.unk_id, UNK, PieceType.UNKNOWN)
+    texts = [text for text, _ in tokens]
+    if len(set(texts)) < len(texts):
+        twice, _ = Counter(texts).most_common(1)[0]
+        raise TokenizerError(f"token {shown(twice)} would be in the GGUF file twice; rename it")
+    if fields["model"] == "llama":
+        fields.setdefault("scores", [])
+        fields["scores"] += [0.0] * (len(tokens) - len(fields["scores"]))
+    switches = {"add_bos_token": False, "add_eos_token": False, "add_space_prefix": False}
+    listed = {"tokens": texts, "token_type": [int(kind) for _, kind in tokens]}
+    ggml = {_GGML + key: value for key, value in {**switches, **fields, **listed, **ids}.items()}
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return ggml
+    content = b64encode(tokenizer.to_bytes()).decode("ascii")
+    return {**ggml, f"{_OWN}file": tokenizer.file_name, f"{_OWN}content": content}
+
+
+def _id_or_new(tokens: _Tokens, token_id: int | None, name: str, kind: PieceType) -> int:
+    """The id, or where there is none that of a token of this name, past the model's own rows."""
+    if token_id is not None:
+        return token_id
+    if name not in (texts := [text for text, _ in tokens]):
+        tokens.append((name, kind))
+        return len(tokens) - 1
+    return texts.index(name)
+
+
+def _characters(tokenizer: VocabularyTokenizer) -> tuple[_Tokens, _Fields]:
+    special = tokenizer.special_tokens
+    tokens = [
+        (text, PieceType.CONTROL) if text in special
+        else (text.replace(" ", SPACE_MARK), PieceType.NORMAL)
+        for text in tokenizer.itos
+    ]  # fmt: skip
+    tokens += [(f"<0x{byte:02X}>", PieceType.BYTE) for byte in range(256)]
+    return tokens, dict(_LLAMA)
+
+
+def _longest_match(tokenizer: VocabularyTokenizer) -> tuple[_Tokens, _Fields]:
+    """Tokens as strings with escapes, and every byte: without one, llama.cpp would never end."""
+    names = dict.fromkeys(tokenizer.special_tokens, PieceType.CONTROL)
+    if tokenizer.unk_id is not None:
+        names[UNK] = PieceType.UNKNOWN
+    tokens = [
+        (text, names[text]) if text in names else (_escaped(text), PieceType.NORMAL)
+        for text in tokenizer.itos
+    ]
+    bytes_left = [byte for byte in range(256) if byte > 127 or chr(byte) not in tokenizer.stoi]
+    tokens += [(_hexadecimal(bytes([byte])), PieceType.BYTE) for byte in bytes_left]
+    # A text that spells a name would match it. The last token of equal bytes wins, so another
+    # spelling of the name takes its place, and no text forges a turn.
+    tokens += [(_hexadecimal(name.encode()), PieceType.UNUSED) for name in names]
+    return tokens, {"model": "rwkv"}
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c >= " " and c != "\\" else _hexadecimal(c.encode()) for c in text)
+
+
+def _hexadecimal(content: bytes) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in content)
+
+
+def _pieces(tokenizer: SentencePieceTokenizer) -> tuple[_Tokens, _Fields]:
+    model = ModelContent(tokenizer.to_bytes(), "the model")
+    if not (model.is_bpe and model.byte_fallback and not model.normalizes):
+        raise TokenizerError(
+            "this sentencepiece model cannot be in a GGUF file: llama.cpp encodes BPE with byte "
+            "fallback and without a normalizer as it does, and no other"
+        )
+    tokens = [(piece.text, piece.type) for piece in model.pieces]
+    scores = [piece.score for piece in model.pieces]
+    return tokens, {**_LLAMA, "scores": scores, "add_space_prefix": model.adds_space}
+
+
+def _foreign(tokenizer: HuggingFaceTokenizer) -> tuple[_Tokens, _Fields]:
+    """A BPE of Hugging Face, if llama.cpp has one that splits and merges in the same way."""
+    import tokenizers  # noqa: PLC0415 - slow to import
+
+    parts = json.loads(tokenizer.to_bytes())
+    model, added = parts["model"], {token["id"]: token for token in parts["added_tokens"]}
+    if "merges" not in model:
+        raise _no_such(f"its model is {shown(model.get('type'))}")
+    texts = {token_id: text for text, token_id in model["vocab"].items()}
+    byte_fallback = model.get("byte_fallback", False)
+
+    def token(i: int) -> tuple[str, PieceType]:
+        text = added[i]["content"] if i in added else texts.get(i)
+        if text is None:
+            return f"[PAD{i}]", PieceType.UNUSED
+        if byte_fallback and i == tokenizer.unk_id:
+            return text, PieceType.UNKNOWN
+        if i in added:
+            return text, PieceType.CONTROL if added[i]["special"] else PieceType.USER_DEFINED
+        is_byte = byte_fallback and BYTE_PIECE.fullmatch(text)
+        return text, PieceType.BYTE if is_byte else PieceType.NORMAL
+
+    tokens = [token(i) for i in range(tokenizer.vocab_size)]
+    merges = [tuple(m.split(" ", 1) if isinstance(m, str) else m) for m in model["merges"]]
+    steps = _steps(parts.get("normalizer")), _steps(parts.get("pre_tokenizer"))
+    if byte_fallback:
+        tokens, fields = _by_score(tokens, merges, [*steps[0], *steps[1]])
+    else:
+        fields = {"model": "gpt2", "pre": _pre(*steps), "merges": [" ".join(m) for m in merges]}
+    # What the library puts around an empty text is what it puts around any.
+    around = tokenizers.Tokenizer.from_str(json.dumps(parts)).encode("").ids
+    fields["add_bos_token"] = around[:1] == [tokenizer.bos_id]
+    fields["add_eos_token"] = around[fields["add_bos_token"] :] == [tokenizer.eos_id]
+    return tokens, fields
+
+
+def _no_such(what: str) -> TokenizerError:
+    return TokenizerError(
+        f"this tokenizer.json cannot be in a GGUF file: {what}, which llama.cpp does not know"
+    )
+
+
+def _steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The steps of a normalizer or a pre-tokenizer, without options that do not change ids."""
+    if part is None:
+        return []
+    steps = part.get("normalizers", part.get("pretokenizers", [part]))
+    usual, same = {"use_regex": True}, {"trim_offsets": True}
+    return [{**usual, **s, **same} if s["type"] == "ByteLevel" else s for s in steps]
+
+
+def _pre(normalizer: list[dict[str, Any]], pre_tokenizer: list[dict[str, Any]]) -> str:
+    """llama.cpp's name of a pre-tokenizer. It does not compose characters where Qwen's does."""
+    if normalizer not in ([], [{"type": "NFC"}]):
+        raise _no_such(f"it has a normalizer of type {shown(normalizer[0]['type'])}")
+    for name, steps in _PRE.items():
+        if steps == pre_tokenizer:
+            return name
+    raise _no_such(f"it splits text by {shown(json.dumps(pre_tokenizer), 120)}")
+
+
+def _by_score(
+    tokens: _Tokens, merges: list[tuple[str, ...]], steps: list[dict[str, Any]]
+) -> tuple[_Tokens, _Fields]:
+    """Merges as scores of what they make, if every way to make it is a merge of the same rank."""
+    adds_space = False
+    for step in steps:
+        match step:
+            case {"type": "Prepend", "prepend": "\u2581"}:
+                adds_space = True
+            case {"type": "Metaspace", "replacement": "\u2581", "split": False}:
+                adds_space = step["prepend_scheme"] != "never"
+            case {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}:
+                pass
+            case _:
+                raise _no_such(f"it changes text by {shown(json.dumps(step), 120)}")
+    rank = {text: -float(i) for i, (text, _) in enumerate(groupby(map("".join, merges)))}
+    normal = {text for text, kind in tokens if kind == PieceType.NORMAL}
+    possible = {
+        (text[:cut], text[cut:])
+        for text in normal
+        for cut in range(1, len(text))
+        if text[:cut] in normal and text[cut:] in normal
+    }
+    if possible != set(merges) or len(rank) < sum(1 for _ in groupby(map("".join, merges))):
+        raise _no_such("its merges are in an order that is not one of the tokens")
+    scores = [rank.get(text, 0.0) if kind == PieceType.NORMAL else 0.0 for text, kind in tokens]
+    spelled = [(text.replace(" ", SPACE_MARK), kind) for text, kind in tokens]
+    return spelled, {**_LLAMA, "scores": scores, "add_space_prefix": adds_space}
+
+
+def tokenizer_from_gguf(fields: Mapping[str, Any]) -> BaseTokenizer:
+    """The tokenizer of a GGUF file, from the file's fields.
+
+    One of ours that `gguf_fields` wrote is the same again. Of others, the kind `llama` becomes a
+    `SentencePieceTokenizer` and `gpt2` a `HuggingFaceTokenizer`, with the ids of llama.cpp.
+
+    Args:
+        fields: key and value, as in `gguf_fields`; others are passed over.
+
+    Raises:
+        TokenizerFileError: there is no tokenizer, or one of a kind that is not read, or its fields
+            contradict each other.
+    """
+    if f"{_OWN}content" in fields:
+        return _own(fields.get(f"{_OWN}file"), fields[f"{_OWN}content"])
+    ggml = {key.removeprefix(_GGML): fields[key] for key in fields if key.startswith(_GGML)}
+    readers: dict[str, Callable[[_Fields, _Tokens], BaseTokenizer]] = {
+        "llama": _sentence_piece, "gpt2": _byte_level_bpe
+    }  # fmt: skip
+    model = ggml.get("model")
+    if not isinstance(model, str) or model not in readers:
+        raise _damaged(f"of kind {shown(model)}, expected one of {', '.join(readers)}")
+    texts = _listed(ggml, "tokens", str, None)
+    kinds = _listed(ggml, "token_type", int, [1] * len(texts))
+    if not texts or len(kinds) != len(texts) or not set(kinds) <= set(PieceType):
+        raise _damaged("whose tokens and their types do not belong together")
+    for key in ("bos_token_id", "eos_token_id", "unknown_token_id", "padding_token_id"):
+        token_id = ggml.get(key)
+        # llama.cpp, too, does without an id that is out of range.
+        if type(token_id) is not int or not 0 <= token_id < len(texts):
+            ggml.pop(key, None)
+    return readers[model](ggml, list(zip(texts, map(PieceType, kinds), strict=True)))
+
+
+def _own(name: object, content: object) -> BaseTokenizer:
+    """A tokenizer of ours, which stands in the file as a whole."""
+    try:
+        if not isinstance(name, str) or not isinstance(content, str):
+            raise TypeError("not text")
+        decoded = b64decode(content, validate=True)
+    except (TypeError, ValueError, Base64Error) as error:
+        raise _damaged(f"under {_OWN}content that is not base64") from error
+    source = f"the tokenizer in {_SOURCE}"
+    return class_for(Path(name), decoded, source=source).from_bytes(decoded, source=source)
+
+
+def _damaged(what: str) -> TokenizerFileError:
+    return TokenizerFileError(
+        f"{_SOURCE} has a tokenizer {what}; convert the model again, or name a tokenizer"
+    )
+
+
+def _listed(ggml: _Fields, key: str, kind: type, otherwise: list[Any] | None) -> list[Any]:
+    value = ggml.get(key, otherwise)
+    if not isinstance(value, list) or not all(type(item) is kind for item in value):
+        raise _damaged(f"without a list of {kind.__name__} under {_GGML}{key}")
+    return value
+
+
+def _sentence_piece(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
+    """The model file of sentencepiece that says the same."""
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # noqa: PLC0415 - slow
+
+    scores = _listed(ggml, "scores", float, [0.0] * len(tokens))
+    kinds = [kind for _, kind in tokens]
+    if len(scores) != len(tokens):
+        raise _damaged("whose tokens and scores do not belong together")
+    proto = ModelProto()
+    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    trainer.model_type = trainer.BPE
+    trainer.byte_fallback = PieceType.BYTE in kinds
+    # llama.cpp's own ids, where the file has none.
+    for role, default in (("bos", 1), ("eos", 2), ("unk", 0)):
+        key = "unknown_token_id" if role == "unk" else f"{role}_token_id"
+        token_id = ggml.get(key, min(default, len(tokens) - 1))
+        setattr(trainer, f"{role}_piece", tokens[token_id][0])
+        setattr(trainer, f"{role}_id", token_id)
+    for i, (text, kind) in enumerate(tokens):
+        # Only one may be unknown to sentencepiece.
+        is_second = kind == PieceType.UNKNOWN and i != kinds.index(kind)
+        proto.pieces.add(
+            piece=text or f"[EMPTY_{i}]",
+            score=scores[i],
+            type=int(PieceType.UNUSED if is_second or not text else kind),
+        )
+    normalizer.name = "identity"
+    normalizer.add_dummy_prefix = bool(ggml.get("add_space_prefix", True))
+    normalizer.remove_extra_whitespaces = False
+    normalizer.escape_whitespaces = True
+    return SentencePieceTokenizer(proto.SerializeToString(), source=f"the tokenizer in {_SOURCE}")
+
+
+def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
+    """The tokenizer.json and the tokenizer_config.json that say the same."""
+    pre = ggml.get("pre")
+    if not isinstance(pre, str) or pre not in _PRE:
+        raise _damaged(f"that splits text by {shown(pre)}, expected one of {', '.join(_PRE)}")
+    roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    ids = {f"{role}_token": ggml.get(f"{key}_token_id") for role, key in roles.items()}
+    names = {key: None if i is None else tokens[i][0] for key, i in ids.items()}
+    bos = names["bos_token"] if ggml.get("add_bos_token") else None
+    content = document(
+        [
+            added_token(i, text, special=kind == PieceType.CONTROL)
+            for i, (text, kind) in enumerate(tokens)
+            if kind in (PieceType.CONTROL, PieceType.USER_DEFINED)
+        ],
+        indent=None,
+        pre_tokenizer={"type": "Sequence", "pretokenizers": _PRE[pre]},
+        post_processor=None if bos is None else _in_front(bos, ids["bos_token"]),
+        decoder=_byte_level(use_regex=True),
+        model=bpe(
+            {text: i for i, (text, _) in enumerate(tokens)},
+            [merge.split(" ", 1) for merge in _listed(ggml, "merges", str, None)],
+            ignore_merges=pre == "llama-bpe",
+        ),
+    )
+    source = f"the tokenizer in {_SOURCE}"
+    return HuggingFaceTokenizer(content, config_bytes(names), source=source)
+
+
+def _in_front(name: str, token_id: int | None) -> dict[str, Any]:
+    """A post-processor that puts one token in front of every text."""
+    token = {"SpecialToken": {"id": name, "type_id": 0}}
+    text, other = ({"Sequence": {"id": sequence, "type_id": 0}} for sequence in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [token, text],
+        "pair": [token, text, token, other],
+        "special_tokens": {name: {"id": name, "ids": [token_id], "tokens": [name]}},
+    }
