@@ -184,6 +184,13 @@ class Machine(RuleBasedStateMachine):
         return same
 
     @invariant()
+    def who_came_first_is_first(self) -> None:
+        if hasattr(self, "batch"):
+            places = {job: place for place, job in enumerate(self.alone)}
+            queue = [places[job] for job in [*self.batch._rows, *self.batch._waiting]]
+            assert sorted(queue) == queue
+
+    @invariant()
     def memory_is_bounded(self) -> None:
         batch = getattr(self, "batch", None)
         if batch is not None:
@@ -299,9 +306,11 @@ def test_a_second_turn_reads_only_what_is_new(make_model: MakeModel, counting: A
     run(batch)
     text = first.prompt_ids + ids_of(first.tokens)
     read = counting(model)
-    batch.add([*text, 3, 4], 1)
+    second = batch.add([*text, 3, 4], 2)
     batch.step()
     assert [3] == read  # the last token that was drawn was not read
+    assert [other.prompt_ids] == [kept.ids[:30] for kept in batch._kept]  # and no copy was made
+    batch.cancel(second)
     for n_shared in (20, 30):
         read.clear()
         batch.add([*other.prompt_ids[:n_shared], 5, 5], 1)
@@ -319,6 +328,21 @@ def test_one_prompt_of_many_texts_is_read_once(make_model: MakeModel, counting: 
     while not all(job.tokens for job in jobs):
         batch.step()
     assert sum(read) <= 300 + 8
+
+
+def test_who_loses_its_room_in_the_step_that_read_it_waits(make_model: MakeModel) -> None:
+    """The text before it grows beyond what is allowed; the other is read again, and is the same."""
+    model = make_model(WIDE, 0)
+    batch = RunningBatch(model, Endless(), max_tokens=220)
+    grows = batch.add([1], 80, seed=0)
+    while not grows.tokens or len(grows.window) < grows.cache.capacity:
+        batch.step()
+    waits = batch.add([2] * 70, 1, seed=1)
+    for _ in range(2):
+        assert [grows] == [job for job, _ in batch.step()]
+        assert [] == waits.tokens
+    shown = run(batch)
+    assert list(TextGenerator(model, Endless()).stream([2] * 70, 1, seed=1)) == shown[waits]
 
 
 def test_what_is_kept_is_no_more_than_allowed(make_model: MakeModel, counting: Any) -> None:
