@@ -3,13 +3,13 @@ r"""A tokenizer in a GGUF file: its fields `tokenizer.ggml.*`, made of a tokeniz
 Three of llama.cpp's kinds are written. What each means is said by the code that reads them,
 https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp:
 
-- `llama`: pieces are merged by score. So are sentencepiece models; and so can characters be, since
-  no two of them make a token.
-- `gpt2`: byte-level BPE with merges, of which llama.cpp knows the pre-tokenizers by name.
-- `rwkv`: always the longest token that fits, which splits known words as ours does.
+- `llama`: pieces of sentencepiece, merged by score.
+- `gpt2`: byte-level BPE with merges, of which llama.cpp knows the pre-tokenizers by name. It takes
+  characters, too: the bytes of each merge, and nothing else. Of a text, others are left out.
+- `rwkv`: always the longest token that fits, which splits known words as ours does. Unknown ones
+  become shorter words and bytes, in tokens past those of the tokenizer.
 
-What a text holds beyond the vocabulary becomes bytes, in tokens past those of the tokenizer. Texts
-encode to our ids, but for words outside a vocabulary, and for U+2581, a space to `llama`.
+Texts encode to our ids, but for such words, and for U+2581, a space to `llama`.
 """
 
 import json
@@ -24,12 +24,12 @@ from typing import Any, TypeAlias
 from yocto_tokenizers.base import EOS, UNK, BaseTokenizer, config_bytes
 from yocto_tokenizers.char import CharTokenizer
 from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
-from yocto_tokenizers.formats.hugging_face import BYTE_PIECE, HuggingFaceTokenizer
+from yocto_tokenizers.formats.hugging_face import BYTE_PIECE, GPT2_ALPHABET, HuggingFaceTokenizer
 from yocto_tokenizers.formats.loading import class_for
 from yocto_tokenizers.formats.sentence_piece_model import SPACE_MARK, ModelContent, PieceType
 from yocto_tokenizers.formats.tokenizer_json import added_token, bpe, document
-from yocto_tokenizers.formats.vocabulary import VocabularyTokenizer
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
+from yocto_tokenizers.word_level import WordLevelTokenizer
 
 _GGML = "tokenizer.ggml."
 _OWN = "yocto.tokenizer."
@@ -82,11 +82,10 @@ def gguf_fields(tokenizer: BaseTokenizer) -> dict[str, Any]:
         tokens, fields = _foreign(tokenizer)
     elif isinstance(tokenizer, SentencePieceTokenizer):
         tokens, fields = _pieces(tokenizer)
-    elif isinstance(tokenizer, VocabularyTokenizer):
-        # `llama` takes U+2581 and a space for one another, and a NUL for the end of a token.
-        usual = {" ", SPACE_MARK, "\0"} & {*tokenizer.itos} == {" "}
-        plain = usual and isinstance(tokenizer, CharTokenizer)
-        tokens, fields = _characters(tokenizer) if plain else _longest_match(tokenizer)
+    elif isinstance(tokenizer, CharTokenizer):
+        tokens, fields = _characters(tokenizer)
+    elif isinstance(tokenizer, WordLevelTokenizer):
+        tokens, fields = _words(tokenizer)
     else:
         raise TokenizerError(
             f"a tokenizer of kind {shown(tokenizer.kind)} cannot be in a GGUF file"
@@ -123,22 +122,27 @@ def _id_or_new(tokens: _Tokens, token_id: int | None, name: str, kind: PieceType
     return texts.index(name)
 
 
-def _characters(tokenizer: VocabularyTokenizer) -> tuple[_Tokens, _Fields]:
+def _characters(tokenizer: CharTokenizer) -> tuple[_Tokens, _Fields]:
+    """Merges that make each character of its bytes; no merge begins in the middle of one."""
     special = tokenizer.special_tokens
     tokens = [
-        (text, PieceType.CONTROL) if text in special
-        else (text.replace(" ", SPACE_MARK), PieceType.NORMAL)
+        (text, PieceType.CONTROL) if text in special else (_in_gpt2(text), PieceType.NORMAL)
         for text in tokenizer.itos
-    ]  # fmt: skip
-    tokens += [(f"<0x{byte:02X}>", PieceType.BYTE) for byte in range(256)]
-    return tokens, dict(_LLAMA)
+    ]
+    # There must be a merge; those of a character that the vocabulary lacks do no harm.
+    pieces = [*(text for text, kind in tokens if kind == PieceType.NORMAL), _in_gpt2("\ufffd")]
+    merges = [f"{piece[:cut]} {piece[cut]}" for piece in pieces for cut in range(1, len(piece))]
+    # Of the pre-tokenizers, one with which decoding does not take spaces away from punctuation.
+    return tokens, {"model": "gpt2", "pre": "smollm", "merges": list(dict.fromkeys(merges))}
 
 
-def _longest_match(tokenizer: VocabularyTokenizer) -> tuple[_Tokens, _Fields]:
+def _in_gpt2(text: str) -> str:
+    return text.encode().decode("latin-1").translate(GPT2_ALPHABET)
+
+
+def _words(tokenizer: WordLevelTokenizer) -> tuple[_Tokens, _Fields]:
     """Tokens as strings with escapes, and every byte: without one, llama.cpp would never end."""
-    names = dict.fromkeys(tokenizer.special_tokens, PieceType.CONTROL)
-    if tokenizer.unk_id is not None:
-        names[UNK] = PieceType.UNKNOWN
+    names = {**dict.fromkeys(tokenizer.special_tokens, PieceType.CONTROL), UNK: PieceType.UNKNOWN}
     tokens = [
         (text, names[text]) if text in names else (_escaped(text), PieceType.NORMAL)
         for text in tokenizer.itos

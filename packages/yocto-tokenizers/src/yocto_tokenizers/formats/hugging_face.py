@@ -279,16 +279,16 @@ def _byte_level_bytes(piece: str) -> bytes:
         return piece.encode("utf-8")
 
 
-def _gpt2_alphabet() -> dict[str, int]:
-    """The printable character that stands for each byte in GPT-2's byte-level BPE.
+def _gpt2_alphabet() -> str:
+    """The printable character that stands for each byte in GPT-2's byte-level BPE, in order.
 
     Bytes that are printable in Latin-1 stand for themselves, the others are numbered from U+0100
     (https://github.com/openai/gpt-2, encoder.py).
     """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    alphabet = {chr(byte): byte for byte in printable}
-    return alphabet | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return "".join(chr(byte if byte in printable else next(others)) for byte in range(256))
 
 
-_GPT2_BYTES = _gpt2_alphabet()
+GPT2_ALPHABET = _gpt2_alphabet()
+_GPT2_BYTES = {character: byte for byte, character in enumerate(GPT2_ALPHABET)}
