@@ -370,7 +370,7 @@ OURS = b64encode(CharTokenizer("ab").to_bytes()).decode()
         ({"model": "gpt2", "pre": "gpt-2", "merges": ["ab"]}, "not a tokenizer.json|two"),
         ({"model": "gpt2", "pre": "gpt-2", "merges": ["no such"]}, "not a tokenizer.json"),
         ({"yocto.tokenizer.content": "?"}, "not base64"),
-        ({"yocto.tokenizer.content": OURS}, "not base64"),
+        ({"yocto.tokenizer.content": 5}, "not base64"),
         ({"yocto.tokenizer.file": "vocab.json", "yocto.tokenizer.content": OURS[4:]}, "not valid"),
         ({"yocto.tokenizer.file": "a.model", "yocto.tokenizer.content": OURS}, "sentencepiece"),
     ],

@@ -212,6 +212,3 @@ class SentencePieceTokenizer(BaseTokenizer):
     @classmethod
     def from_bytes(cls, content: bytes, *, source: str = "the content") -> Self:
         return cls(content, source=source)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self._model,))

@@ -14,7 +14,6 @@ Texts encode to our ids, but for such words, and for U+2581, a space to `llama`.
 
 import json
 from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
 from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import groupby
@@ -27,13 +26,13 @@ from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
 from yocto_tokenizers.formats.hugging_face import BYTE_PIECE, GPT2_ALPHABET, HuggingFaceTokenizer
 from yocto_tokenizers.formats.loading import class_for
 from yocto_tokenizers.formats.sentence_piece_model import SPACE_MARK, ModelContent, PieceType
-from yocto_tokenizers.formats.tokenizer_json import added_token, bpe, document
+from yocto_tokenizers.formats.tokenizer_json import added_token, bpe, document, split
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
 from yocto_tokenizers.word_level import WordLevelTokenizer
 
 _GGML = "tokenizer.ggml."
 _OWN = "yocto.tokenizer."
-_SOURCE = "the GGUF file"
+_SOURCE = "the tokenizer in the GGUF file"
 
 _LLAMA = {"model": "llama", "pre": "default"}
 
@@ -48,22 +47,16 @@ def _byte_level(*, use_regex: bool) -> dict[str, Any]:
     return {**step, "use_regex": use_regex}
 
 
-def _split(digits: str) -> dict[str, Any]:
-    pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-        + digits
-        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    split = {"type": "Split", "pattern": {"Regex": pattern}}
-    return {**split, "behavior": "Isolated", "invert": False}
-
-
+_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 #: Pre-tokenizers by llama.cpp's names, as the steps that the models' own tokenizer.json have.
 _PRE = {
     "gpt-2": [_byte_level(use_regex=True)],
     "smollm": [{"type": "Digits", "individual_digits": True}, _byte_level(use_regex=True)],
-    "qwen2": [_split(r"\p{N}"), _byte_level(use_regex=False)],
-    "llama-bpe": [_split(r"\p{N}{1,3}"), _byte_level(use_regex=False)],
+    "qwen2": [split(_PATTERN % ""), _byte_level(use_regex=False)],
+    "llama-bpe": [split(_PATTERN % "{1,3}"), _byte_level(use_regex=False)],
 }
 
 
@@ -90,36 +83,35 @@ def gguf_fields(tokenizer: BaseTokenizer) -> dict[str, Any]:
         raise TokenizerError(
             f"a tokenizer of kind {shown(tokenizer.kind)} cannot be in a GGUF file"
         )
-    # Where no id is given, llama.cpp takes one of its own, which may be any token here.
-    eos = _id_or_new(tokens, tokenizer.eos_id, EOS, PieceType.CONTROL)
-    ids = {"bos_token_id": eos if tokenizer.bos_id is None else tokenizer.bos_id}
-    ids["eos_token_id"] = eos
-    if fields["model"] != "gpt2" or tokenizer.unk_id is not None:
-        ids["unknown_token_id"] = _id_or_new(tokens, tokenizer.unk_id, UNK, PieceType.UNKNOWN)
-    texts = [text for text, _ in tokens]
+    texts, kinds = [text for text, _ in tokens], [int(kind) for _, kind in tokens]
+    # Where no end is given, llama.cpp takes one of its own, which may be any token here.
+    if (eos_id := tokenizer.eos_id) is None:
+        if EOS not in texts:
+            texts.append(EOS)
+            kinds.append(int(PieceType.CONTROL))
+        eos_id = texts.index(EOS)
     if len(set(texts)) < len(texts):
         twice, _ = Counter(texts).most_common(1)[0]
         raise TokenizerError(f"token {shown(twice)} would be in the GGUF file twice; rename it")
-    if fields["model"] == "llama":
-        fields.setdefault("scores", [])
-        fields["scores"] += [0.0] * (len(tokens) - len(fields["scores"]))
-    switches = {"add_bos_token": False, "add_eos_token": False, "add_space_prefix": False}
-    listed = {"tokens": texts, "token_type": [int(kind) for _, kind in tokens]}
-    ggml = {_GGML + key: value for key, value in {**switches, **fields, **listed, **ids}.items()}
+    if "scores" in fields:
+        fields["scores"] += [0.0] * (len(texts) - len(fields["scores"]))
+    ggml = {
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "add_space_prefix": False,
+        **fields,
+        "tokens": texts,
+        "token_type": kinds,
+        "bos_token_id": eos_id if tokenizer.bos_id is None else tokenizer.bos_id,
+        "eos_token_id": eos_id,
+    }
+    if tokenizer.unk_id is not None:
+        ggml["unknown_token_id"] = tokenizer.unk_id
+    found = {_GGML + key: value for key, value in ggml.items()}
     if isinstance(tokenizer, HuggingFaceTokenizer):
-        return ggml
+        return found
     content = b64encode(tokenizer.to_bytes()).decode("ascii")
-    return {**ggml, f"{_OWN}file": tokenizer.file_name, f"{_OWN}content": content}
-
-
-def _id_or_new(tokens: _Tokens, token_id: int | None, name: str, kind: PieceType) -> int:
-    """The id, or where there is none that of a token of this name, past the model's own rows."""
-    if token_id is not None:
-        return token_id
-    if name not in (texts := [text for text, _ in tokens]):
-        tokens.append((name, kind))
-        return len(tokens) - 1
-    return texts.index(name)
+    return {**found, f"{_OWN}file": tokenizer.file_name, f"{_OWN}content": content}
 
 
 def _characters(tokenizer: CharTokenizer) -> tuple[_Tokens, _Fields]:
@@ -201,6 +193,8 @@ def _foreign(tokenizer: HuggingFaceTokenizer) -> tuple[_Tokens, _Fields]:
     merges = [tuple(m.split(" ", 1) if isinstance(m, str) else m) for m in model["merges"]]
     steps = _steps(parts.get("normalizer")), _steps(parts.get("pre_tokenizer"))
     if byte_fallback:
+        if tokenizer.unk_id is None:
+            raise _no_such("no token of it is unknown")
         tokens, fields = _by_score(tokens, merges, [*steps[0], *steps[1]])
     else:
         fields = {"model": "gpt2", "pre": _pre(*steps), "merges": [" ".join(m) for m in merges]}
@@ -251,7 +245,8 @@ def _by_score(
                 pass
             case _:
                 raise _no_such(f"it changes text by {shown(json.dumps(step), 120)}")
-    rank = {text: -float(i) for i, (text, _) in enumerate(groupby(map("".join, merges)))}
+    made = [text for text, _ in groupby(map("".join, merges))]
+    rank = {text: -float(i) for i, text in enumerate(made)}
     normal = {text for text, kind in tokens if kind == PieceType.NORMAL}
     possible = {
         (text[:cut], text[cut:])
@@ -259,7 +254,7 @@ def _by_score(
         for cut in range(1, len(text))
         if text[:cut] in normal and text[cut:] in normal
     }
-    if possible != set(merges) or len(rank) < sum(1 for _ in groupby(map("".join, merges))):
+    if possible != set(merges) or len(rank) < len(made):
         raise _no_such("its merges are in an order that is not one of the tokens")
     scores = [rank.get(text, 0.0) if kind == PieceType.NORMAL else 0.0 for text, kind in tokens]
     spelled = [(text.replace(" ", SPACE_MARK), kind) for text, kind in tokens]
@@ -280,7 +275,12 @@ def tokenizer_from_gguf(fields: Mapping[str, Any]) -> BaseTokenizer:
             contradict each other.
     """
     if f"{_OWN}content" in fields:
-        return _own(fields.get(f"{_OWN}file"), fields[f"{_OWN}content"])
+        try:
+            content = b64decode(fields[f"{_OWN}content"], validate=True)
+        except (TypeError, ValueError) as error:
+            raise _damaged(f"under {_OWN}content that is not base64") from error
+        name = Path(str(fields.get(f"{_OWN}file")))
+        return class_for(name, content, source=_SOURCE).from_bytes(content, source=_SOURCE)
     ggml = {key.removeprefix(_GGML): fields[key] for key in fields if key.startswith(_GGML)}
     readers: dict[str, Callable[[_Fields, _Tokens], BaseTokenizer]] = {
         "llama": _sentence_piece, "gpt2": _byte_level_bpe
@@ -300,21 +300,9 @@ def tokenizer_from_gguf(fields: Mapping[str, Any]) -> BaseTokenizer:
     return readers[model](ggml, list(zip(texts, map(PieceType, kinds), strict=True)))
 
 
-def _own(name: object, content: object) -> BaseTokenizer:
-    """A tokenizer of ours, which stands in the file as a whole."""
-    try:
-        if not isinstance(name, str) or not isinstance(content, str):
-            raise TypeError("not text")
-        decoded = b64decode(content, validate=True)
-    except (TypeError, ValueError, Base64Error) as error:
-        raise _damaged(f"under {_OWN}content that is not base64") from error
-    source = f"the tokenizer in {_SOURCE}"
-    return class_for(Path(name), decoded, source=source).from_bytes(decoded, source=source)
-
-
 def _damaged(what: str) -> TokenizerFileError:
     return TokenizerFileError(
-        f"{_SOURCE} has a tokenizer {what}; convert the model again, or name a tokenizer"
+        f"the GGUF file has a tokenizer {what}; convert the model again, or name a tokenizer"
     )
 
 
@@ -355,7 +343,7 @@ def _sentence_piece(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
     normalizer.add_dummy_prefix = bool(ggml.get("add_space_prefix", True))
     normalizer.remove_extra_whitespaces = False
     normalizer.escape_whitespaces = True
-    return SentencePieceTokenizer(proto.SerializeToString(), source=f"the tokenizer in {_SOURCE}")
+    return SentencePieceTokenizer(proto.SerializeToString(), source=_SOURCE)
 
 
 def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
@@ -383,8 +371,7 @@ def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
             ignore_merges=pre == "llama-bpe",
         ),
     )
-    source = f"the tokenizer in {_SOURCE}"
-    return HuggingFaceTokenizer(content, config_bytes(names), source=source)
+    return HuggingFaceTokenizer(content, config_bytes(names), source=_SOURCE)
 
 
 def _in_front(name: str, token_id: int | None) -> dict[str, Any]:

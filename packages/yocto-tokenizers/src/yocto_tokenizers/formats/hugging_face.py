@@ -77,27 +77,17 @@ class HuggingFaceTokenizer(BaseTokenizer):
         )
         self._piece_bytes = _piece_decoder(self._document.get("decoder"))
 
-    @property
-    def bos_id(self) -> int | None:
-        return self._id_named("bos_token", super().bos_id)
-
-    @property
-    def eos_id(self) -> int | None:
-        return self._id_named("eos_token", super().eos_id)
-
-    def _id_named(self, key: str, otherwise: int | None) -> int | None:
-        if key not in self._named:
-            return otherwise
-        name = self._named[key]
-        token_id: int | None = None if name is None else self._tokenizer.token_to_id(name)
-        return token_id
+    def _special_id(self, role: str) -> int | None:
+        key = f"{role}_token"
+        return self._id_of(self._named[key]) if key in self._named else super()._special_id(role)
 
     @property
     def unk_id(self) -> int | None:
         unknown = self._document["model"].get("unk_token")
-        if not unknown:
-            return self._id_named("unk_token", None)
-        token_id: int | None = self._tokenizer.token_to_id(unknown)
+        return self._id_of(unknown) if unknown else self._special_id("unk")
+
+    def _id_of(self, name: str | None) -> int | None:
+        token_id: int | None = None if name is None else self._tokenizer.token_to_id(name)
         return token_id
 
     @property
