@@ -5,14 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Self, SupportsIndex
+from typing import Any, ClassVar, Self
 
-from yocto_tokenizers.base import CONFIG_NAME, BaseTokenizer, StreamDecoder
+from yocto_tokenizers.base import CONFIG_NAME, BaseTokenizer
 from yocto_tokenizers.errors import TokenizerFileError, shown
 from yocto_tokenizers.fast.checks import (
-    Ids,
-    checked_id,
-    checked_ids,
     checked_unicode,
     file_at,
     read_bytes,
@@ -35,9 +32,9 @@ class HuggingFaceTokenizer(BaseTokenizer):
     padding that the file asks for are off. `vocab_size` is the largest id plus one; ids between
     that have no token decode to nothing.
 
-    Where the file's decoder is byte-level or byte fallback, bytes are exact. Any other decoder may
-    treat a token by its neighbours: then `exact_bytes` is False, `decode_bytes` is the decoded text
-    as UTF-8, and the stream decodes everything again at each id.
+    An id stands for the same bytes wherever it appears. Where the library takes a space away from
+    the beginning of a text, decoding keeps it, since a part of a text cannot know whether it was
+    the first.
 
     Args:
         content: the bytes of the file.
@@ -75,7 +72,6 @@ class HuggingFaceTokenizer(BaseTokenizer):
             vocab_size=max(self._pieces) + 1,
             special_tokens={token.content: i for i, token in added.items() if token.special},
         )
-        self._piece_bytes = _piece_decoder(self._document.get("decoder"))
 
     def _special_id(self, role: str) -> int | None:
         key = f"{role}_token"
@@ -90,51 +86,33 @@ class HuggingFaceTokenizer(BaseTokenizer):
         token_id: int | None = None if name is None else self._tokenizer.token_to_id(name)
         return token_id
 
-    @property
-    def exact_bytes(self) -> bool:
-        """Whether every id stands for the same bytes wherever it appears."""
-        return self._piece_bytes is not None
-
     def encode(self, text: str) -> list[int]:
         encoding = self._tokenizer.encode(checked_unicode(text), add_special_tokens=False)
         ids: list[int] = encoding.ids
         return ids
-
-    def decode(self, ids: Ids) -> str:
-        if self.exact_bytes:
-            return super().decode(ids)
-        return self._decode_whole(checked_ids(ids, self.vocab_size).tolist())
-
-    def decode_bytes(self, ids: Ids) -> bytes:
-        """The bytes of the ids: exact if `exact_bytes`, else those of the decoded text."""
-        if self.exact_bytes:
-            return super().decode_bytes(ids)
-        return self.decode(ids).encode("utf-8")
-
-    def stream_decoder(self) -> StreamDecoder:
-        if self.exact_bytes:
-            return super().stream_decoder()
-        return _SubtractingDecoder(self._decode_whole, self.vocab_size)
 
     def fingerprint(self) -> str:
         """sha256 (hex) of the file's content, without truncation and padding, and of the ends."""
         ends = [self.bos_id, self.eos_id]
         return canonical_sha256({"kind": self.kind, "document": self._document, "ends": ends})
 
-    def _decode_whole(self, ids: list[int]) -> str:
-        # The library silently accepts ids without a token, as we do.
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text
-
     @cached_property
     def _token_bytes(self) -> Sequence[bytes]:
         special = set(self.special_tokens.values())
-        to_bytes = self._piece_bytes
-        assert to_bytes is not None  # noqa: S101 - only exact decoders are asked for the table
-        return [
-            to_bytes(self._pieces[i]) if i in self._pieces and i not in special else b""
-            for i in range(self.vocab_size)
-        ]
+        ids = sorted(self._pieces.keys() - special)
+        to_bytes = _piece_decoder(self._document.get("decoder"))
+        if to_bytes is None:
+            found = dict(zip(ids, self._between(ids), strict=True))
+        else:
+            found = {i: to_bytes(self._pieces[i]) for i in ids}
+        return [found.get(i, b"") for i in range(self.vocab_size)]
+
+    def _between(self, ids: list[int]) -> list[bytes]:
+        """What the library's decoder makes of each id between two others."""
+        other = ids[:1]
+        one, two = self._tokenizer.decode(other), self._tokenizer.decode(other * 2)
+        texts = self._tokenizer.decode_batch([[*other, i, *other] for i in ids])
+        return [text[len(one) : len(text) - len(two) + len(one)].encode() for text in texts]
 
     def to_bytes(self) -> bytes:
         return self._content
@@ -160,9 +138,8 @@ class HuggingFaceTokenizer(BaseTokenizer):
         """
         file = file_at(path, cls.file_name)
         config = file.with_name(CONFIG_NAME)
-        return cls(
-            read_bytes(file), read_bytes(config) if config.exists() else None, source=shown(file)
-        )
+        given = read_bytes(config) if config.exists() else None
+        return cls(read_bytes(file), given, source=shown(file))
 
     @classmethod
     def from_bytes(cls, content: bytes, *, source: str = "the content") -> Self:
@@ -170,34 +147,6 @@ class HuggingFaceTokenizer(BaseTokenizer):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self._content, self._config))
-
-
-class _SubtractingDecoder(StreamDecoder):
-    """Decodes all ids so far and returns what is new, holding back unfinished characters."""
-
-    def __init__(self, decode: Callable[[list[int]], str], vocab_size: int):
-        super().__init__([])
-        self._decode = decode
-        self._vocab_size = vocab_size
-        self._ids: list[int] = []
-        self._shown = ""
-
-    def push(self, token_id: SupportsIndex) -> str:
-        self._ids.append(checked_id(token_id, self._vocab_size))
-        # A replacement mark at the end may be the beginning of a character.
-        return self._show(self._decode(self._ids).rstrip("\ufffd"))
-
-    def finish(self) -> str:
-        rest = self._show(self._decode(self._ids))
-        self._ids, self._shown = [], ""
-        return rest
-
-    def _show(self, text: str) -> str:
-        # Some decoders take back a space that they gave: wait until the text grows again.
-        new = text[len(self._shown) :]
-        if new:
-            self._shown = text
-        return new
 
 
 def _open(content: bytes, source: str) -> Any:
@@ -232,24 +181,27 @@ def _named_tokens(config: bytes | None, source: str) -> dict[str, str | None]:
 
 
 def _piece_decoder(decoder: object) -> Callable[[str], bytes] | None:
-    """How each piece becomes bytes, for decoders that treat pieces one by one; None for others."""
-    if not isinstance(decoder, dict):
-        return None
-    if decoder.get("type") == "ByteLevel":
-        return _byte_level_bytes
-    steps = decoder.get("decoders") if decoder.get("type") == "Sequence" else [decoder]
-    if not isinstance(steps, list) or not steps or steps[-1].get("type") != "Fuse":
-        return None
+    """How each piece becomes bytes, for decoders that say so piece by piece; None for others."""
+    match decoder:
+        case {"type": "ByteLevel"}:
+            return _byte_level_bytes
+        case {"type": "Sequence", "decoders": [*steps, {"type": "Fuse"}]}:
+            pass
+        # The last of them takes a space from the beginning of a text.
+        case {"decoders": [*steps, {"type": "Fuse"}, {"type": "Strip", "content": " ", "stop": 0}]}:
+            pass
+        case _:
+            return None
     replacements: list[tuple[str, str]] = []
     byte_fallback = False
-    for step in steps[:-1]:
-        pattern = step.get("pattern")
-        if step.get("type") == "Replace" and isinstance(pattern, dict) and "String" in pattern:
-            replacements.append((pattern["String"], step["content"]))
-        elif step.get("type") == "ByteFallback":
-            byte_fallback = True
-        else:
-            return None
+    for step in steps:
+        match step:
+            case {"type": "Replace", "pattern": {"String": old}, "content": new}:
+                replacements.append((old, new))
+            case {"type": "ByteFallback"}:
+                byte_fallback = True
+            case _:
+                return None
 
     def to_bytes(piece: str) -> bytes:
         if byte_fallback and (match := BYTE_PIECE.fullmatch(piece)):
