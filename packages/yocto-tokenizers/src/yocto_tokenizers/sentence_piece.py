@@ -12,6 +12,7 @@ from yocto_tokenizers.base import CHAT_TOKENS, BaseTokenizer
 from yocto_tokenizers.fast.characters import additive_parts
 from yocto_tokenizers.fast.checks import checked_unicode
 from yocto_tokenizers.formats.sentence_piece_model import (
+    BYTE_PIECES,
     SPACE_MARK,
     ModelContent,
     Newline,
@@ -19,8 +20,9 @@ from yocto_tokenizers.formats.sentence_piece_model import (
     check_options,
     control_symbols,
     damaged,
+    even_sample,
+    sentences,
     spaced,
-    training_sentences,
     translated,
 )
 
@@ -107,11 +109,13 @@ class SentencePieceTokenizer(BaseTokenizer):
         """
         check_options(vocab_size, newline, character_coverage, sample_characters)
         symbols = control_symbols(special_tokens)
-        sentences = training_sentences(texts, newline, sample_characters)
+        # Not read by the native trainer, which would turn every exception, Ctrl-C included, into a
+        # RuntimeError.
+        sample = even_sample(sentences(texts, newline), sample_characters)
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(sentences),
+                sentence_iterator=iter(sample),
                 model_writer=model,
                 model_type="bpe",
                 vocab_size=vocab_size,
@@ -199,7 +203,7 @@ class SentencePieceTokenizer(BaseTokenizer):
     def _piece_bytes(self, token_id: int) -> bytes:
         piece = self._content.pieces[token_id]
         if piece.type == PieceType.BYTE:
-            return bytes([int(piece.text[3:5], 16)])
+            return bytes([BYTE_PIECES[piece.text]])
         if piece.text in self.special_tokens:
             return b""
         if piece.type == PieceType.UNKNOWN:

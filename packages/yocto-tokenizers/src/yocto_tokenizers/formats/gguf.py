@@ -23,9 +23,15 @@ from typing import Any, TypeAlias
 from yocto_tokenizers.base import EOS, UNK, BaseTokenizer, config_bytes
 from yocto_tokenizers.char import CharTokenizer
 from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
-from yocto_tokenizers.formats.hugging_face import BYTE_PIECE, GPT2_ALPHABET, HuggingFaceTokenizer
+from yocto_tokenizers.formats.hugging_face import GPT2_ALPHABET, HuggingFaceTokenizer
 from yocto_tokenizers.formats.loading import class_for
-from yocto_tokenizers.formats.sentence_piece_model import SPACE_MARK, ModelContent, PieceType
+from yocto_tokenizers.formats.sentence_piece_model import (
+    BYTE_PIECES,
+    SPACE_MARK,
+    ModelContent,
+    PieceType,
+    merges_of,
+)
 from yocto_tokenizers.formats.tokenizer_json import added_token, bpe, document, split
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
 from yocto_tokenizers.word_level import WordLevelTokenizer
@@ -186,7 +192,7 @@ def _foreign(tokenizer: HuggingFaceTokenizer) -> tuple[_Tokens, _Fields]:
             return text, PieceType.UNKNOWN
         if i in added:
             return text, PieceType.CONTROL if added[i]["special"] else PieceType.USER_DEFINED
-        is_byte = byte_fallback and BYTE_PIECE.fullmatch(text)
+        is_byte = byte_fallback and text in BYTE_PIECES
         return text, PieceType.BYTE if is_byte else PieceType.NORMAL
 
     tokens = [token(i) for i in range(tokenizer.vocab_size)]
@@ -247,14 +253,8 @@ def _by_score(
                 raise _no_such(f"it changes text by {shown(json.dumps(step), 120)}")
     made = [text for text, _ in groupby(map("".join, merges))]
     rank = {text: -float(i) for i, text in enumerate(made)}
-    normal = {text for text, kind in tokens if kind == PieceType.NORMAL}
-    possible = {
-        (text[:cut], text[cut:])
-        for text in normal
-        for cut in range(1, len(text))
-        if text[:cut] in normal and text[cut:] in normal
-    }
-    if possible != set(merges) or len(rank) < len(made):
+    possible = merges_of([text for text, kind in tokens if kind == PieceType.NORMAL])
+    if set(possible) != set(merges) or len(rank) < len(made):
         raise _no_such("its merges are in an order that is not one of the tokens")
     scores = [rank.get(text, 0.0) if kind == PieceType.NORMAL else 0.0 for text, kind in tokens]
     spelled = [(text.replace(" ", SPACE_MARK), kind) for text, kind in tokens]

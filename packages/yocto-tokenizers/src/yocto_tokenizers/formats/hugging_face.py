@@ -1,6 +1,5 @@
 """Any tokenizer of a Hugging Face folder as one of ours: tokenizer.json, tokenizer_config.json."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
@@ -14,10 +13,8 @@ from yocto_tokenizers.fast.checks import (
     file_at,
     read_bytes,
 )
+from yocto_tokenizers.formats.sentence_piece_model import BYTE_PIECES
 from yocto_tokenizers.formats.vocabulary import canonical_sha256, parse_json
-
-#: How a piece of byte fallback spells its byte.
-BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def is_hugging_face(document: Mapping[str, Any]) -> bool:
@@ -204,8 +201,8 @@ def _piece_decoder(decoder: object) -> Callable[[str], bytes] | None:
                 return None
 
     def to_bytes(piece: str) -> bytes:
-        if byte_fallback and (match := BYTE_PIECE.fullmatch(piece)):
-            return bytes.fromhex(match[1])
+        if byte_fallback and piece in BYTE_PIECES:
+            return bytes([BYTE_PIECES[piece]])
         for old, new in replacements:
             piece = piece.replace(old, new)
         return piece.encode("utf-8")

@@ -21,6 +21,9 @@ from yocto_tokenizers.formats.vocabulary import canonical_sha256
 #: What sentencepiece writes in place of a space.
 SPACE_MARK: Final = "\u2581"
 
+#: How byte fallback spells each byte.
+BYTE_PIECES: Final = {f"<0x{byte:02X}>": byte for byte in range(256)}
+
 #: Whether a newline is a token of its own, or part of pieces.
 Newline: TypeAlias = Literal["atomic", "merged"]
 
@@ -139,7 +142,7 @@ class ModelContent:
             decoder={"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
             model=bpe(
                 vocabulary,
-                _merges([texts[i] for i in self.ids_of(PieceType.NORMAL)]),
+                merges_of([texts[i] for i in self.ids_of(PieceType.NORMAL)]),
                 unknown=texts[self.ids_of(PieceType.UNKNOWN)[0]],
                 byte_fallback=True,
             ),
@@ -149,7 +152,7 @@ class ModelContent:
         """What keeps this from being a whole model: a file cut between two fields still parses."""
         texts = [self.unknown_surface, self._normalizer.name, *(p.text for p in self.pieces)]
         byte_pieces = {self.pieces[i].text for i in self.ids_of(PieceType.BYTE)}
-        all_bytes = {f"<0x{byte:02X}>" for byte in range(256)} if self.byte_fallback else set()
+        all_bytes = set(BYTE_PIECES) if self.byte_fallback else set()
         problems = {
             "it holds no pieces": not self.pieces,
             "it is cut short": not all(map(model.HasField, ("trainer_spec", "normalizer_spec"))),
@@ -166,7 +169,7 @@ class ModelContent:
         return next((problem for problem, is_so in problems.items() if is_so), None)
 
 
-def _merges(pieces: list[str]) -> list[tuple[str, str]]:
+def merges_of(pieces: list[str]) -> list[tuple[str, str]]:
     """Every way to make a piece of two others, in the order of the pieces: the rank of a merge."""
     ids = {text: i for i, text in enumerate(pieces)}
     merges: list[tuple[str, str]] = []
@@ -199,17 +202,6 @@ def damaged(source: str, problem: str) -> TokenizerFileError:
     )
 
 
-def training_sentences(
-    texts: str | Iterable[str], newline: Newline, limit_characters: int
-) -> list[str]:
-    """The texts in parts that the trainer accepts, evenly sampled down to a limit.
-
-    They are read here and not by the native trainer, which would turn every exception, Ctrl-C
-    included, into a RuntimeError.
-    """
-    return even_sample(_sentences(texts, newline), limit_characters)
-
-
 def even_sample(parts: Iterable[str], limit_characters: int) -> list[str]:
     """All parts if they fit the limit, else every n-th of them, n a power of two.
 
@@ -231,7 +223,8 @@ def even_sample(parts: Iterable[str], limit_characters: int) -> list[str]:
     return kept
 
 
-def _sentences(texts: str | Iterable[str], newline: Newline) -> Iterator[str]:
+def sentences(texts: str | Iterable[str], newline: Newline) -> Iterator[str]:
+    """The texts in parts that the trainer accepts."""
     for text in each_text(texts):
         for part in additive_parts(
             text,
@@ -244,8 +237,7 @@ def _sentences(texts: str | Iterable[str], newline: Newline) -> Iterator[str]:
 
 def control_symbols(special_tokens: Iterable[str]) -> list[str]:
     """The names that are not in every model anyway; none may collide with those that are."""
-    byte_names = [f"<0x{byte:02X}>" for byte in range(256)]
-    names = checked_names(special_tokens, reserved=[UNK, *byte_names])
+    names = checked_names(special_tokens, reserved=[UNK, *BYTE_PIECES])
     for name in names:
         # The option is a list in CSV, and pieces hold SPACE_MARK for a space.
         if any(character in name for character in f',"{SPACE_MARK}'):
@@ -288,6 +280,4 @@ def translated(error: Exception, vocab_size: int, character_coverage: float) -> 
         )
     if "!sentences_.empty()" in text:
         return TokenizerError("the corpus holds no words; train on a text that is not empty")
-    if "already defined" in text:
-        return TokenizerError("a special token is defined twice; drop one")
     return TokenizerError(f"sentencepiece cannot train on this text: {shown(text, 160)}")
