@@ -160,9 +160,14 @@ class SentencePieceTokenizer(BaseTokenizer):
 
     def encode(self, text: str) -> list[int]:
         checked = checked_unicode(text)
-        if self._content.lossless and SPACE_MARK in checked:
-            return self._encode_around_marks(checked)
-        return self._encode_plain(checked)
+        if not (self._content.lossless and SPACE_MARK in checked):
+            return self._encode_plain(checked)
+        # A real U+2581 would come back as a space, so it is spelled as its three bytes.
+        first, *rest = checked.split(SPACE_MARK)
+        ids = self._encode_plain(first)
+        for part in rest:
+            ids += [*self._space_mark_ids, *self._encode_plain(part)]
+        return ids
 
     def fingerprint(self) -> str:
         """sha256 (hex) of pieces, scores, types and normaliser."""
@@ -184,16 +189,6 @@ class SentencePieceTokenizer(BaseTokenizer):
             text, target=_PART_CHARACTERS, after_newline=self._may_be_cut_after_newline
         ):
             ids += encode(part)
-        return ids
-
-    def _encode_around_marks(self, text: str) -> list[int]:
-        """A real U+2581 would come back as a space, so it is spelled as its three bytes."""
-        first, *rest = text.split(SPACE_MARK)
-        ids = self._encode_plain(first)
-        for part in rest:
-            ids += self._space_mark_ids
-            if part:
-                ids += self._encode_plain(part)
         return ids
 
     @cached_property

@@ -6,7 +6,7 @@ about where spaces go. Only words outside the vocabulary are lost: they become `
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, ClassVar, Self
 
@@ -159,19 +159,15 @@ def _checked_words(words: Iterable[object], names: tuple[str, ...]) -> tuple[str
 
 def _count(texts: str | Iterable[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for part in _parts(texts):
-        counts.update(split_words(part))
-        if len(counts) > _MAX_COUNTED_WORDS:
-            counts = _without_rarest(counts, _MAX_COUNTED_WORDS // 2)
-    return Counter({word: n for word, n in counts.items() if len(word) <= _MAX_WORD_CHARACTERS})
-
-
-def _parts(texts: str | Iterable[str]) -> Iterator[str]:
-    # A part ends where a word cannot: the list of all words of a long text would not fit memory.
     for text in each_text(texts):
-        yield from additive_parts(
+        # A part ends where a word cannot: all words of a long text would not fit memory.
+        for part in additive_parts(
             text, target=_PART_CHARACTERS, after_newline=False, maximum=_LONGEST_PART_CHARACTERS
-        )
+        ):
+            counts.update(split_words(part))
+            if len(counts) > _MAX_COUNTED_WORDS:
+                counts = _without_rarest(counts, _MAX_COUNTED_WORDS // 2)
+    return Counter({word: n for word, n in counts.items() if len(word) <= _MAX_WORD_CHARACTERS})
 
 
 def _without_rarest(counts: Counter[str], keep_at_most: int) -> Counter[str]:

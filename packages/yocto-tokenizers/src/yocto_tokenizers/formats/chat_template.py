@@ -205,9 +205,6 @@ class ChatTemplate:
                 f"{self.name} refuses these messages ({shown(str(error), 120)})"
             ) from error
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(name={self.name!r})"
-
 
 _SYSTEM = {"role": "system", "content": "S"}
 _USER = {"role": "user", "content": "U"}

@@ -32,7 +32,7 @@ from yocto_tokenizers.formats.sentence_piece_model import (
     PieceType,
     merges_of,
 )
-from yocto_tokenizers.formats.tokenizer_json import added_token, bpe, document, split
+from yocto_tokenizers.formats.tokenizer_json import added_token, document, split
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
 from yocto_tokenizers.word_level import WordLevelTokenizer
 
@@ -175,8 +175,6 @@ def _pieces(tokenizer: SentencePieceTokenizer) -> tuple[_Tokens, _Fields]:
 
 def _foreign(tokenizer: HuggingFaceTokenizer) -> tuple[_Tokens, _Fields]:
     """A BPE of Hugging Face, if llama.cpp has one that splits and merges in the same way."""
-    import tokenizers  # noqa: PLC0415 - slow to import
-
     parts = json.loads(tokenizer.to_bytes())
     model, added = parts["model"], {token["id"]: token for token in parts["added_tokens"]}
     if "merges" not in model:
@@ -205,7 +203,7 @@ def _foreign(tokenizer: HuggingFaceTokenizer) -> tuple[_Tokens, _Fields]:
     else:
         fields = {"model": "gpt2", "pre": _pre(*steps), "merges": [" ".join(m) for m in merges]}
     # What the library puts around an empty text is what it puts around any.
-    around = tokenizers.Tokenizer.from_str(json.dumps(parts)).encode("").ids
+    around = tokenizer._tokenizer.encode("").ids  # noqa: SLF001
     fields["add_bos_token"] = around[:1] == [tokenizer.bos_id]
     fields["add_eos_token"] = around[fields["add_bos_token"] :] == [tokenizer.eos_id]
     return tokens, fields
@@ -365,11 +363,12 @@ def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
         pre_tokenizer={"type": "Sequence", "pretokenizers": _PRE[pre]},
         post_processor=None if bos is None else _in_front(bos, ids["bos_token"]),
         decoder=_byte_level(use_regex=True),
-        model=bpe(
-            {text: i for i, (text, _) in enumerate(tokens)},
-            [merge.split(" ", 1) for merge in _listed(ggml, "merges", str, None)],
-            ignore_merges=pre == "llama-bpe",
-        ),
+        model={
+            "type": "BPE",
+            "ignore_merges": pre == "llama-bpe",
+            "vocab": {text: i for i, (text, _) in enumerate(tokens)},
+            "merges": [merge.split(" ", 1) for merge in _listed(ggml, "merges", str, None)],
+        },
     )
     return HuggingFaceTokenizer(content, config_bytes(names), source=_SOURCE)
 

@@ -15,7 +15,7 @@ from yocto_tokenizers.base import BOS, EOS, UNK
 from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
 from yocto_tokenizers.fast.characters import additive_parts
 from yocto_tokenizers.fast.checks import checked_names, each_text
-from yocto_tokenizers.formats.tokenizer_json import added_token, bpe, document
+from yocto_tokenizers.formats.tokenizer_json import added_token, document
 from yocto_tokenizers.formats.vocabulary import canonical_sha256
 
 #: What sentencepiece writes in place of a space.
@@ -140,12 +140,13 @@ class ModelContent:
             added,
             pre_tokenizer=None,
             decoder={"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
-            model=bpe(
-                vocabulary,
-                merges_of([texts[i] for i in self.ids_of(PieceType.NORMAL)]),
-                unknown=texts[self.ids_of(PieceType.UNKNOWN)[0]],
-                byte_fallback=True,
-            ),
+            model={
+                "type": "BPE",
+                "unk_token": texts[self.ids_of(PieceType.UNKNOWN)[0]],
+                "byte_fallback": True,
+                "vocab": vocabulary,
+                "merges": merges_of([texts[i] for i in self.ids_of(PieceType.NORMAL)]),
+            },
         )
 
     def _problem(self, model: Any) -> str | None:

@@ -71,26 +71,6 @@ def explicit_pattern(*runs: str) -> str:
     return "|".join([*(f"[{ranges}]+" for ranges in classes), r"[\s\S]"])
 
 
-def bpe(
-    vocabulary: Mapping[str, int],
-    merges: Sequence[Sequence[str]],
-    *,
-    unknown: str | None = None,
-    byte_fallback: bool = False,
-    ignore_merges: bool = False,
-) -> dict[str, Any]:
-    """The model of a BPE: the id of each piece, and the pairs that are merged, first ones first."""
-    return {
-        "type": "BPE",
-        "unk_token": unknown,
-        "fuse_unk": byte_fallback,
-        "byte_fallback": byte_fallback,
-        "ignore_merges": ignore_merges,
-        "vocab": vocabulary,
-        "merges": merges,
-    }
-
-
 def added_token(token_id: int, content: str, *, special: bool) -> dict[str, Any]:
     """A token that is found in text first, or, if special, in no text at all."""
     return {
