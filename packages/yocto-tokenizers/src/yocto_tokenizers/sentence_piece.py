@@ -43,6 +43,9 @@ class SentencePieceTokenizer(BaseTokenizer):
         model: the bytes of a model file.
         source: what messages call them.
 
+    Attributes:
+        lossless: whether every text survives encoding and decoding.
+
     Raises:
         TokenizerFileError: they are not a sentencepiece model.
     """
@@ -53,6 +56,7 @@ class SentencePieceTokenizer(BaseTokenizer):
     def __init__(self, model: bytes, *, source: str = "the model"):
         self._model = bytes(model)
         self._content = ModelContent(self._model, source)
+        self.lossless = self._content.lossless
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         except (RuntimeError, ValueError) as error:
@@ -63,11 +67,11 @@ class SentencePieceTokenizer(BaseTokenizer):
             ids = [self.unk_id, *ids]
         super().__init__(
             vocab_size=len(self._content.pieces),
-            special_tokens={self._content.pieces[i].text: i for i in ids},
+            special_tokens={self._content.pieces[i].piece: i for i in ids},
         )
         # What additive_parts relies on, checked on the pieces themselves.
         self._may_be_cut = (
-            self._content.lossless
+            self.lossless
             and self._content.is_bpe
             and not self._content.any_piece_has(_TEXT_IN_FRONT_OF_SPACE)
         )
@@ -153,14 +157,9 @@ class SentencePieceTokenizer(BaseTokenizer):
         """Id of the unknown piece, which models with byte fallback never produce."""
         return self._content.ids_of(PieceType.UNKNOWN)[0]
 
-    @property
-    def lossless(self) -> bool:
-        """Whether every text survives encoding and decoding."""
-        return self._content.lossless
-
     def encode(self, text: str) -> list[int]:
         checked = checked_unicode(text)
-        if not (self._content.lossless and SPACE_MARK in checked):
+        if not (self.lossless and SPACE_MARK in checked):
             return self._encode_plain(checked)
         # A real U+2581 would come back as a space, so it is spelled as its three bytes.
         first, *rest = checked.split(SPACE_MARK)
@@ -198,12 +197,12 @@ class SentencePieceTokenizer(BaseTokenizer):
     def _piece_bytes(self, token_id: int) -> bytes:
         piece = self._content.pieces[token_id]
         if piece.type == PieceType.BYTE:
-            return bytes([BYTE_PIECES[piece.text]])
-        if piece.text in self.special_tokens:
+            return bytes([BYTE_PIECES[piece.piece]])
+        if piece.piece in self.special_tokens:
             return b""
         if piece.type == PieceType.UNKNOWN:
             return self._content.unknown_surface.encode("utf-8")
-        return spaced(piece.text).encode("utf-8")
+        return spaced(piece.piece).encode("utf-8")
 
     def to_bytes(self) -> bytes:
         return self._model

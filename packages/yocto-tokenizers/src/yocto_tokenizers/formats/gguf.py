@@ -15,7 +15,7 @@ Texts encode to our ids, but for such words, and for U+2581, a space to `llama`.
 import json
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,6 +38,10 @@ from yocto_tokenizers.word_level import WordLevelTokenizer
 
 _GGML = "tokenizer.ggml."
 _OWN = "yocto.tokenizer."
+_ROLES = {
+    "bos": "bos_token_id", "eos": "eos_token_id",
+    "unk": "unknown_token_id", "pad": "padding_token_id",
+}  # fmt: skip
 _SOURCE = "the tokenizer in the GGUF file"
 
 _LLAMA = {"model": "llama", "pre": "default"}
@@ -168,7 +172,7 @@ def _pieces(tokenizer: SentencePieceTokenizer) -> tuple[_Tokens, _Fields]:
             "this sentencepiece model cannot be in a GGUF file: llama.cpp encodes BPE with byte "
             "fallback and without a normalizer as it does, and no other"
         )
-    tokens = [(piece.text, piece.type) for piece in model.pieces]
+    tokens = [(piece.piece, PieceType(piece.type)) for piece in model.pieces]
     scores = [piece.score for piece in model.pieces]
     return tokens, {**_LLAMA, "scores": scores, "add_space_prefix": model.adds_space}
 
@@ -280,22 +284,19 @@ def tokenizer_from_gguf(fields: Mapping[str, Any]) -> BaseTokenizer:
         name = Path(str(fields.get(f"{_OWN}file")))
         return class_for(name, content, source=_SOURCE).from_bytes(content, source=_SOURCE)
     ggml = {key.removeprefix(_GGML): fields[key] for key in fields if key.startswith(_GGML)}
-    readers: dict[str, Callable[[_Fields, _Tokens], BaseTokenizer]] = {
-        "llama": _sentence_piece, "gpt2": _byte_level_bpe
-    }  # fmt: skip
-    model = ggml.get("model")
-    if not isinstance(model, str) or model not in readers:
-        raise _damaged(f"of kind {shown(model)}, expected one of {', '.join(readers)}")
+    if (model := ggml.get("model")) not in ("llama", "gpt2"):
+        raise _damaged(f"of kind {shown(model)}, expected one of llama, gpt2")
     texts = _listed(ggml, "tokens", str, None)
     kinds = _listed(ggml, "token_type", int, [1] * len(texts))
     if not texts or len(kinds) != len(texts) or not set(kinds) <= set(PieceType):
         raise _damaged("whose tokens and their types do not belong together")
-    for key in ("bos_token_id", "eos_token_id", "unknown_token_id", "padding_token_id"):
+    for key in _ROLES.values():
         token_id = ggml.get(key)
         # llama.cpp, too, does without an id that is out of range.
         if type(token_id) is not int or not 0 <= token_id < len(texts):
             ggml.pop(key, None)
-    return readers[model](ggml, list(zip(texts, map(PieceType, kinds), strict=True)))
+    tokens = list(zip(texts, map(PieceType, kinds), strict=True))
+    return (_sentence_piece if model == "llama" else _byte_level_bpe)(ggml, tokens)
 
 
 def _damaged(what: str) -> TokenizerFileError:
@@ -325,8 +326,7 @@ def _sentence_piece(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
     trainer.byte_fallback = PieceType.BYTE in kinds
     # llama.cpp's own ids, where the file has none.
     for role, default in (("bos", 1), ("eos", 2), ("unk", 0)):
-        key = "unknown_token_id" if role == "unk" else f"{role}_token_id"
-        token_id = ggml.get(key, min(default, len(tokens) - 1))
+        token_id = ggml.get(_ROLES[role], min(default, len(tokens) - 1))
         setattr(trainer, f"{role}_piece", tokens[token_id][0])
         setattr(trainer, f"{role}_id", token_id)
     for i, (text, kind) in enumerate(tokens):
@@ -349,8 +349,7 @@ def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
     pre = ggml.get("pre")
     if not isinstance(pre, str) or pre not in _PRE:
         raise _damaged(f"that splits text by {shown(pre)}, expected one of {', '.join(_PRE)}")
-    roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-    ids = {f"{role}_token": ggml.get(f"{key}_token_id") for role, key in roles.items()}
+    ids = {f"{role}_token": ggml.get(key) for role, key in _ROLES.items()}
     names = {key: None if i is None else tokens[i][0] for key, i in ids.items()}
     bos = names["bos_token"] if ggml.get("add_bos_token") else None
     content = document(

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from yocto_tokenizers.base import BOS, EOS, UNK
 from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
@@ -50,14 +50,6 @@ class PieceType(IntEnum):
     BYTE = 6
 
 
-class Piece(NamedTuple):
-    """One entry of the vocabulary; its position is its id."""
-
-    text: str
-    score: float
-    type: PieceType
-
-
 class ModelContent:
     """What a model file says about how text is encoded.
 
@@ -66,7 +58,8 @@ class ModelContent:
         source: what messages call it.
 
     Attributes:
-        pieces: the vocabulary, in id order.
+        pieces: the vocabulary, in id order; each has a `piece`, which is its text, a `score` and a
+            `type`.
         is_bpe: whether text is split by merges (the other types have no merge ranks).
         byte_fallback: whether a character that is not a piece becomes its UTF-8 bytes.
         unknown_surface: what the unknown piece decodes to in a model without byte fallback.
@@ -81,7 +74,7 @@ class ModelContent:
     def __init__(self, content: bytes, source: str):
         model = _parsed(content, source)
         trainer, self._normalizer = model.trainer_spec, model.normalizer_spec
-        self.pieces = [Piece(p.piece, p.score, PieceType(p.type)) for p in model.pieces]
+        self.pieces = model.pieces
         self.is_bpe: bool = trainer.model_type == trainer.BPE
         self.byte_fallback: bool = trainer.byte_fallback
         self.unknown_surface: str = trainer.unk_surface
@@ -102,7 +95,7 @@ class ModelContent:
     def any_piece_has(self, pattern: re.Pattern[str]) -> bool:
         """Whether the pattern is found in the text that some piece stands for."""
         return any(
-            pattern.search(spaced(piece.text))
+            pattern.search(spaced(piece.piece))
             for piece in self.pieces
             if piece.type in (PieceType.NORMAL, PieceType.USER_DEFINED)
         )
@@ -113,7 +106,7 @@ class ModelContent:
         return canonical_sha256(
             {
                 "kind": "sentencepiece",
-                "pieces": [[text, score.hex(), int(kind)] for text, score, kind in self.pieces],
+                "pieces": [[p.piece, p.score.hex(), p.type] for p in self.pieces],
                 "is_bpe": self.is_bpe,
                 "byte_fallback": self.byte_fallback,
                 "unknown_surface": self.unknown_surface,
@@ -127,7 +120,7 @@ class ModelContent:
     def tokenizer_json(self) -> bytes | None:
         """The model in Hugging Face's layout; None if that cannot express it exactly."""
         named = (PieceType.UNKNOWN, PieceType.CONTROL, PieceType.BYTE)
-        texts = [p.text if p.type in named else spaced(p.text) for p in self.pieces]
+        texts = [p.piece if p.type in named else spaced(p.piece) for p in self.pieces]
         vocabulary = {text: i for i, text in enumerate(texts)}
         if not (self.lossless and self.is_bpe and len(vocabulary) == len(texts)):
             return None
@@ -151,19 +144,20 @@ class ModelContent:
 
     def _problem(self, model: Any) -> str | None:
         """What keeps this from being a whole model: a file cut between two fields still parses."""
-        texts = [self.unknown_surface, self._normalizer.name, *(p.text for p in self.pieces)]
-        byte_pieces = {self.pieces[i].text for i in self.ids_of(PieceType.BYTE)}
+        pieces = [p.piece for p in self.pieces]
+        texts = [self.unknown_surface, self._normalizer.name, *pieces]
+        byte_pieces = {pieces[i] for i in self.ids_of(PieceType.BYTE)}
         all_bytes = set(BYTE_PIECES) if self.byte_fallback else set()
         problems = {
             "it holds no pieces": not self.pieces,
             "it is cut short": not all(map(model.HasField, ("trainer_spec", "normalizer_spec"))),
             # The reader gives such text as bytes.
             "it holds text that is not UTF-8": any(isinstance(text, bytes) for text in texts),
-            "it holds an empty piece": not all(piece.text for piece in self.pieces),
+            "it holds an empty piece": not all(pieces),
             "it holds a score that is not a number": not all(
-                math.isfinite(score) for _, score, _ in self.pieces
+                math.isfinite(p.score) for p in self.pieces
             ),
-            "it holds a piece twice": len({p.text for p in self.pieces}) < len(self.pieces),
+            "it holds a piece twice": len(set(pieces)) < len(pieces),
             "it does not have exactly one unknown piece": len(self.ids_of(PieceType.UNKNOWN)) != 1,
             "it lacks some of the 256 byte pieces": byte_pieces != all_bytes,
         }

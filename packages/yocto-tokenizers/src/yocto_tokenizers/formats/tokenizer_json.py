@@ -67,8 +67,8 @@ def explicit_pattern(*runs: str) -> str:
     """
     everything = "".join(map(chr, range(0x110000)))
     found = [re.findall(run, everything) for run in runs]
-    classes = ["".join(f"{part[0]}-{part[-1]}" for part in parts) for parts in found]
-    return "|".join([*(f"[{ranges}]+" for ranges in classes), r"[\s\S]"])
+    ranges = ["".join(f"{part[0]}-{part[-1]}" for part in parts) for parts in found]
+    return "|".join([*(f"[{inside}]+" for inside in ranges), r"[\s\S]"])
 
 
 def added_token(token_id: int, content: str, *, special: bool) -> dict[str, Any]:

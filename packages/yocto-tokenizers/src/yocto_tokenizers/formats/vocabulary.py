@@ -101,11 +101,7 @@ class VocabularyTokenizer(BaseTokenizer):
 
 
 def parse_json(content: bytes, source: str) -> dict[str, Any]:
-    """The object that a JSON file holds.
-
-    Args:
-        content: the bytes of the file.
-        source: what messages call it.
+    """The object that a JSON file holds; `source` is what messages call it.
 
     Raises:
         TokenizerFileError: it is not JSON, or not an object.
