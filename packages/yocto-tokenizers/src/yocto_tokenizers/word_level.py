@@ -5,6 +5,7 @@ about where spaces go. Only words outside the vocabulary are lost: they become `
 """
 
 import re
+import statistics
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
@@ -28,7 +29,7 @@ _PART_CHARACTERS = 1 << 16
 _LONGEST_PART_CHARACTERS = 1 << 20
 # Longer words are never learned and never accepted.
 _MAX_WORD_CHARACTERS = 256
-# Distinct words counted at a time. Beyond it the rarest are forgotten, so memory stays bounded.
+# Distinct words counted at a time. Beyond it the rarer half is forgotten, which bounds memory.
 _MAX_COUNTED_WORDS = 2_000_000
 
 
@@ -166,14 +167,6 @@ def _count(texts: str | Iterable[str]) -> Counter[str]:
         ):
             counts.update(split_words(part))
             if len(counts) > _MAX_COUNTED_WORDS:
-                counts = _without_rarest(counts, _MAX_COUNTED_WORDS // 2)
+                threshold = statistics.median_low(counts.values())
+                counts = Counter({word: n for word, n in counts.items() if n > threshold})
     return Counter({word: n for word, n in counts.items() if len(word) <= _MAX_WORD_CHARACTERS})
-
-
-def _without_rarest(counts: Counter[str], keep_at_most: int) -> Counter[str]:
-    """Drop the words counted once, then those counted twice, until few enough are left."""
-    threshold = 1
-    while len(counts) > keep_at_most:
-        counts = Counter({word: n for word, n in counts.items() if n > threshold})
-        threshold += 1
-    return counts

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yocto_tokenizers.errors import TokenizerError, UnknownCharacterError, character_name, shown
-from yocto_tokenizers.fast.checks import IdArray, checked_text, each_text, id_dtype
+from yocto_tokenizers.fast.checks import IdArray, checked_text, checked_unicode, each_text, id_dtype
 
 #: What `CharTokenizer.encode` does with a character that the vocabulary lacks.
 Errors: TypeAlias = Literal["strict", "replace", "ignore"]
@@ -120,11 +120,9 @@ def checked_characters(characters: Iterable[object]) -> tuple[str, ...]:
     for i, letter in enumerate(characters):
         if not isinstance(letter, str) or len(letter) != 1:
             raise TokenizerError(f"entry {i} is {shown(letter)}, expected one character")
-        if "\ud800" <= letter <= "\udfff":
-            raise TokenizerError(f"entry {i} is {character_name(letter)}; leave surrogates out")
         if letter in letters:
             raise TokenizerError(f"entry {i} repeats {character_name(letter)}; drop one")
-        letters[letter] = None
+        letters[checked_unicode(letter)] = None
     if not letters:
         raise TokenizerError("the text is empty; a vocabulary needs at least one character")
     return tuple(letters)

@@ -59,9 +59,8 @@ class HuggingFaceTokenizer(BaseTokenizer):
             )
         self._document |= {"truncation": None, "padding": None}
         self._tokenizer = _open(self._content, source)
-        self._pieces: dict[int, str] = {
-            token_id: text for text, token_id in self._tokenizer.get_vocab().items()
-        }
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        self._pieces = {token_id: text for text, token_id in vocabulary.items()}
         if not self._pieces:
             raise TokenizerFileError(f"{source} has an empty vocabulary; it is not a tokenizer")
         added = self._tokenizer.get_added_tokens_decoder()
