@@ -8,11 +8,7 @@ from typing import Any, ClassVar, Self
 
 from yocto_tokenizers.base import CONFIG_NAME, BaseTokenizer
 from yocto_tokenizers.errors import TokenizerFileError, shown
-from yocto_tokenizers.fast.checks import (
-    checked_unicode,
-    file_at,
-    read_bytes,
-)
+from yocto_tokenizers.fast.checks import checked_unicode, file_at, read_bytes
 from yocto_tokenizers.formats.sentence_piece_model import BYTE_PIECES
 from yocto_tokenizers.formats.vocabulary import canonical_sha256, parse_json
 
@@ -59,8 +55,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
             )
         self._document |= {"truncation": None, "padding": None}
         self._tokenizer = _open(self._content, source)
-        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
-        self._pieces = {token_id: text for text, token_id in vocabulary.items()}
+        self._pieces: dict[int, str] = {i: text for text, i in self._tokenizer.get_vocab().items()}
         if not self._pieces:
             raise TokenizerFileError(f"{source} has an empty vocabulary; it is not a tokenizer")
         added = self._tokenizer.get_added_tokens_decoder()
