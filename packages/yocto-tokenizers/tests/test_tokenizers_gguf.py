@@ -294,6 +294,7 @@ NFC = {"type": "NFC"}
     ("tokenizer", "message"),
     [
         (lambda p, _: as_llama(p, model={"merges": [["t", "h"]]}), "merges are in an order"),
+        (lambda p, _: without_unknown(p), "bytes but no unknown token"),
         (lambda p, _: as_llama(p, normalizer={"normalizers": [NFC]}), "changes text by .*NFC"),
         (lambda _, text: byte_level_bpe(text, split("[0-9]")), "splits text by"),
         (lambda p, _: as_words(p), "its model is 'WordLevel'"),
@@ -314,6 +315,11 @@ def test_what_llama_cpp_would_read_otherwise_is_refused(
     with pytest.raises(TokenizerError, match=message) as raised:
         gguf_fields(tokenizer(pieces, corpus))
     assert str(raised.value).isprintable()
+
+
+def without_unknown(pieces: SentencePieceTokenizer) -> HuggingFaceTokenizer:
+    content = as_llama(pieces, model={"unk_token": None}).to_bytes()
+    return HuggingFaceTokenizer.from_bytes(content.replace(b'"<unk>"', b'"<none>"'))
 
 
 def as_words(_: object) -> HuggingFaceTokenizer:

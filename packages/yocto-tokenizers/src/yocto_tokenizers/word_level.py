@@ -125,7 +125,8 @@ class WordLevelTokenizer(VocabularyTokenizer):
     @classmethod
     def _rebuilt(cls, document: dict[str, Any]) -> tuple[Self, bytes]:
         names = [token["content"] for token in document["added_tokens"]]
-        words = [word for word in document["model"]["vocab"] if word not in {UNK, *names}]
+        reserved = {UNK, *names}
+        words = [word for word in document["model"]["vocab"] if word not in reserved]
         tokenizer = cls(words, special_tokens=names)
         # Another version of Python knows other letters, which is no damage.
         return tokenizer, tokenizer._spelled(document["pre_tokenizer"]["pattern"]["Regex"])

@@ -202,7 +202,7 @@ def _foreign(tokenizer: HuggingFaceTokenizer) -> tuple[_Tokens, _Fields]:
     steps = _steps(parts.get("normalizer")), _steps(parts.get("pre_tokenizer"))
     if byte_fallback:
         if tokenizer.unk_id is None:
-            raise _no_such("no token of it is unknown")
+            raise _no_such("it has bytes but no unknown token")
         tokens, fields = _by_score(tokens, merges, [*steps[0], *steps[1]])
     else:
         fields = {"model": "gpt2", "pre": _pre(*steps), "merges": [" ".join(m) for m in merges]}

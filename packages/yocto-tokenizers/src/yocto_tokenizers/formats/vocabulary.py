@@ -90,7 +90,7 @@ class VocabularyTokenizer(BaseTokenizer):
     def _rebuilt(cls, document: dict[str, Any]) -> tuple[Self, bytes]:
         """The tokenizer of a parsed file, and what `to_bytes` gave where it was written."""
         make: Callable[..., Self] = cls
-        names = document["special_tokens"]
+        names = dict.fromkeys(document["special_tokens"])
         letters = [string for string in document["itos"] if string not in names]
         tokenizer = make(letters, special_tokens=names)
         return tokenizer, tokenizer.to_bytes()
