@@ -275,7 +275,9 @@ def test_the_content_decides(tmp_path: Path) -> None:
         path = tmp_path / "renamed"
         path.write_bytes(content)
         assert content == load_tokenizer(path).save(tmp_path / "again").read_bytes()
-    assert_refused(lambda: CharTokenizer.from_bytes(WORD.to_bytes()), "kind None, expected 'char'")
+    assert_refused(
+        lambda: CharTokenizer.from_bytes(WORD.to_bytes()), "kind 'word', expected 'char'"
+    )
     assert_refused(lambda: SentencePieceTokenizer.from_bytes(CHAR.to_bytes()), "not a sentence")
 
 
