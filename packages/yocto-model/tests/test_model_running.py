@@ -32,6 +32,7 @@ from yocto_model import (
     Token,
     inference_copy,
 )
+from yocto_model.fast import running
 from yocto_model.fast.decoding import OneToken
 
 MakeModel = Callable[[GPTConfig, int], GPT]
@@ -211,12 +212,14 @@ class Machine(RuleBasedStateMachine):
 @pytest.mark.property
 @pytest.mark.parametrize("kind", [None, "float32", "float16"])
 def test_a_text_in_any_company_is_what_it_is_alone(
-    make_model: MakeModel, kind: InferenceKind | None
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, kind: InferenceKind | None
 ) -> None:
     """Whatever joins, leaves, shares a beginning or is cancelled, and however little room there is.
 
     Ids, text, reason and probabilities; never more rows or tokens held than allowed.
     """
+    for name, number in {"_WORK": 0, "_LEAST_READ": 3, "_SPARE": 1}.items():
+        monkeypatch.setattr(running, name, number)  # prompts in parts, caches that grow
 
     class Ours(Machine):
         pass
@@ -270,6 +273,13 @@ def test_a_free_row_is_the_next_texts_at_once(
     assert not left
 
 
+@pytest.fixture
+def reads_64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each step, as for a model of 125 million weights."""
+    monkeypatch.setattr(running, "_WORK", 64 * WIDE.n_parameters)
+
+
+@pytest.mark.usefixtures("reads_64")
 def test_a_long_prompt_holds_nobody_up(make_model: MakeModel, counting: Any) -> None:
     """Running texts get their token in each step; a short prompt is not behind all of a long one.
 
@@ -319,6 +329,7 @@ def test_a_second_turn_reads_only_what_is_new(make_model: MakeModel, counting: A
     assert batch.idle
 
 
+@pytest.mark.usefixtures("reads_64")
 def test_one_prompt_of_many_texts_is_read_once(make_model: MakeModel, counting: Any) -> None:
     """All but its last id: several answers to one question cost one reading."""
     model = make_model(WIDE, 0)
@@ -330,6 +341,7 @@ def test_one_prompt_of_many_texts_is_read_once(make_model: MakeModel, counting: 
     assert sum(read) <= 300 + 8
 
 
+@pytest.mark.usefixtures("reads_64")
 def test_who_loses_its_room_in_the_step_that_read_it_waits(make_model: MakeModel) -> None:
     """The text before it grows beyond what is allowed; the other is read again, and is the same."""
     model = make_model(WIDE, 0)
