@@ -140,15 +140,25 @@ class RunningBatch:
         max_new_tokens: int,
         *,
         options: SamplingOptions | None = None,
+        stop: str | Sequence[str] = (),
         seed: int | None = None,
-        **more: Any,
+        alternatives: int = 0,
+        logprobs: bool = False,
     ) -> Job:
         """Let a text join as soon as there is a row for it.
 
         Arguments and errors are those of `TextGenerator.stream`.
         """
         options = options or SamplingOptions()
-        text = self._texts.stream(prompt, max_new_tokens, options=options, seed=seed, **more)
+        text = self._texts.stream(
+            prompt,
+            max_new_tokens,
+            options=options,
+            stop=stop,
+            seed=seed,
+            alternatives=alternatives,
+            logprobs=logprobs,
+        )
         job = Job(text, options, seed, self._new_cache(0))
         job.slide(self.model.config.block_size)
         self._waiting.append(job)
