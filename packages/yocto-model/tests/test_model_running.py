@@ -102,7 +102,7 @@ class Machine(RuleBasedStateMachine):
         config=st.sampled_from([GPT2, MODERN]) | st.from_type(GPTConfig),
         seed=SEEDS,
         max_rows=st.integers(1, 4),
-        max_tokens=st.integers(1, 120),
+        max_tokens=st.integers(1, 20) | st.integers(1, 120),
     )
     def start(self, config: GPTConfig, seed: int, max_rows: int, max_tokens: int) -> None:
         model = type(self).make(config.replace(vocab_size=11), seed)
@@ -377,13 +377,16 @@ def test_where_room_is_scarce_who_came_first_is_first(make_model: MakeModel) -> 
 
 
 def test_what_is_kept_is_no_more_than_allowed(make_model: MakeModel, counting: Any) -> None:
-    """The oldest is given up first."""
+    """The oldest is given up first; what is too large alone is not kept at all."""
     model = make_model(WIDE, 0)
     batch = RunningBatch(model, Letters(), max_tokens=500)
     for n in range(6):
         batch.add([n] * 100, 1)
         run(batch)
     assert [[n] * 100 for n in (4, 5)] == [kept.ids for kept in batch._kept]
+    batch.add([1] * 501, 1)
+    run(batch)
+    assert [] == batch._kept
 
 
 # --- what goes wrong --------------------------------------------------------------------------
