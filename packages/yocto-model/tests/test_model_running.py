@@ -32,6 +32,7 @@ from yocto_model import (
     Token,
     inference_copy,
 )
+from yocto_model.fast import running
 from yocto_model.fast.decoding import OneToken
 
 MakeModel = Callable[[GPTConfig, int], GPT]
@@ -101,7 +102,7 @@ class Machine(RuleBasedStateMachine):
         config=st.sampled_from([GPT2, MODERN]) | st.from_type(GPTConfig),
         seed=SEEDS,
         max_rows=st.integers(1, 4),
-        max_tokens=st.integers(1, 120),
+        max_tokens=st.integers(1, 20) | st.integers(1, 120),
     )
     def start(self, config: GPTConfig, seed: int, max_rows: int, max_tokens: int) -> None:
         model = type(self).make(config.replace(vocab_size=11), seed)
@@ -197,7 +198,8 @@ class Machine(RuleBasedStateMachine):
             assert len(batch._rows) <= batch.max_rows
             held = [job.cache.capacity for job in batch._rows]
             held += [kept.cache.capacity for kept in batch._kept]
-            assert sum(held) <= batch.max_tokens or len(held) == 1
+            one_alone = len(batch._rows) == 1 and not batch._kept
+            assert sum(held) <= batch.max_tokens or one_alone
 
     def teardown(self) -> None:
         if hasattr(self, "batch"):
@@ -211,12 +213,14 @@ class Machine(RuleBasedStateMachine):
 @pytest.mark.property
 @pytest.mark.parametrize("kind", [None, "float32", "float16"])
 def test_a_text_in_any_company_is_what_it_is_alone(
-    make_model: MakeModel, kind: InferenceKind | None
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, kind: InferenceKind | None
 ) -> None:
     """Whatever joins, leaves, shares a beginning or is cancelled, and however little room there is.
 
     Ids, text, reason and probabilities; never more rows or tokens held than allowed.
     """
+    for name, number in {"_WORK": 0, "_LEAST_READ": 3, "_SPARE": 1}.items():
+        monkeypatch.setattr(running, name, number)  # prompts in parts, caches that grow
 
     class Ours(Machine):
         pass
@@ -270,6 +274,13 @@ def test_a_free_row_is_the_next_texts_at_once(
     assert not left
 
 
+@pytest.fixture
+def reads_64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each step, as for a model of 125 million weights."""
+    monkeypatch.setattr(running, "_WORK", 64 * WIDE.n_parameters)
+
+
+@pytest.mark.usefixtures("reads_64")
 def test_a_long_prompt_holds_nobody_up(make_model: MakeModel, counting: Any) -> None:
     """Running texts get their token in each step; a short prompt is not behind all of a long one.
 
@@ -319,6 +330,7 @@ def test_a_second_turn_reads_only_what_is_new(make_model: MakeModel, counting: A
     assert batch.idle
 
 
+@pytest.mark.usefixtures("reads_64")
 def test_one_prompt_of_many_texts_is_read_once(make_model: MakeModel, counting: Any) -> None:
     """All but its last id: several answers to one question cost one reading."""
     model = make_model(WIDE, 0)
@@ -330,6 +342,7 @@ def test_one_prompt_of_many_texts_is_read_once(make_model: MakeModel, counting: 
     assert sum(read) <= 300 + 8
 
 
+@pytest.mark.usefixtures("reads_64")
 def test_who_loses_its_room_in_the_step_that_read_it_waits(make_model: MakeModel) -> None:
     """The text before it grows beyond what is allowed; the other is read again, and is the same."""
     model = make_model(WIDE, 0)
@@ -345,14 +358,35 @@ def test_who_loses_its_room_in_the_step_that_read_it_waits(make_model: MakeModel
     assert list(TextGenerator(model, Endless()).stream([2] * 70, 1, seed=1)) == shown[waits]
 
 
+def test_where_room_is_scarce_who_came_first_is_first(make_model: MakeModel) -> None:
+    """Who gives up its room is before those who never had any; and who waits costs nobody his."""
+    batch = RunningBatch(make_model(WIDE, 0), Endless(), max_tokens=220)
+    batch.add([5] * 20, 1)
+    run(batch)
+    jobs = [batch.add([n], 100, options=GREEDY) for n in (1, 2)]
+    batch.step()
+    jobs.append(batch.add([3] * 40, 100, options=GREEDY))  # would need more than half
+    while len(jobs[0].tokens) < 60:
+        batch.step()
+        assert jobs[:2] == batch._rows
+        assert [[5] * 20] == [kept.ids for kept in batch._kept]
+    ended = []
+    while not batch.idle:
+        ended += [job for job, _ in batch.step() if job.finish_reason]
+    assert jobs == ended
+
+
 def test_what_is_kept_is_no_more_than_allowed(make_model: MakeModel, counting: Any) -> None:
-    """The oldest is given up first."""
+    """The oldest is given up first; what is too large alone is not kept at all."""
     model = make_model(WIDE, 0)
     batch = RunningBatch(model, Letters(), max_tokens=500)
     for n in range(6):
         batch.add([n] * 100, 1)
         run(batch)
     assert [[n] * 100 for n in (4, 5)] == [kept.ids for kept in batch._kept]
+    batch.add([1] * 501, 1)
+    run(batch)
+    assert [] == batch._kept
 
 
 # --- what goes wrong --------------------------------------------------------------------------

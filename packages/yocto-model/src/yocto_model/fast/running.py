@@ -20,9 +20,11 @@ from yocto_model.gpt import GPT
 from yocto_model.sampling import next_ids
 from yocto_model.text import FinishReason, TextGenerator, TextStream, Token, Tokenizer
 
-# Tokens of prompts that are read in one step. The texts that are continued wait for it: 64 take two
-# to three times as long as a token for each of sixteen texts.
-_CHUNK, _CHUNK_UNDISTURBED = 64, 256
+# Multiplications by which prompts are read in one step: about a tenth of a second on one core, for
+# which the texts that are continued have to wait.
+_WORK = 8_000_000_000
+_LEAST_READ = 16  # tokens; fewer would hardly be cheaper
+_SPARE = 64  # tokens by which a cache is too large at first, so that it seldom has to grow
 
 
 class Job:
@@ -138,15 +140,25 @@ class RunningBatch:
         max_new_tokens: int,
         *,
         options: SamplingOptions | None = None,
+        stop: str | Sequence[str] = (),
         seed: int | None = None,
-        **more: Any,
+        alternatives: int = 0,
+        logprobs: bool = False,
     ) -> Job:
         """Let a text join as soon as there is a row for it.
 
         Arguments and errors are those of `TextGenerator.stream`.
         """
         options = options or SamplingOptions()
-        text = self._texts.stream(prompt, max_new_tokens, options=options, seed=seed, **more)
+        text = self._texts.stream(
+            prompt,
+            max_new_tokens,
+            options=options,
+            stop=stop,
+            seed=seed,
+            alternatives=alternatives,
+            logprobs=logprobs,
+        )
         job = Job(text, options, seed, self._new_cache(0))
         job.slide(self.model.config.block_size)
         self._waiting.append(job)
@@ -207,7 +219,9 @@ class RunningBatch:
     def _read_prompts(self) -> list[tuple[Job, Tensor]]:
         """Read some ids of texts that have more than one unread, in turns; logits of the done."""
         reading = [job for job in self._rows if job.unread > 1]
-        budget = _CHUNK_UNDISTURBED if len(reading) == len(self._rows) else _CHUNK
+        budget = max(_LEAST_READ, _WORK // self.model.config.n_parameters)
+        if len(reading) == len(self._rows):
+            budget *= 4  # nobody waits, except for the next to come
         done = []
         for job in sorted(reading, key=lambda job: job.last_read):
             if not budget:
@@ -292,11 +306,11 @@ class RunningBatch:
         return True
 
     def _capacity(self, job: Job) -> int:
-        """What its cache has room for, if that will do; else some more, so that it seldom moves."""
+        """What its cache has room for, if that will do; else what it will get."""
         n = len(job.window)
         if n <= job.cache.capacity:
             return job.cache.capacity
-        return min(self.model.config.block_size, n + n // 4 + 64)
+        return min(self.model.config.block_size, n + n // 4 + _SPARE)
 
     def _n_held(self) -> int:
         caches = [job.cache for job in self._rows] + [held.cache for held in self._kept]
