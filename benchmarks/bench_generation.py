@@ -1,17 +1,17 @@
 """Generation: tokens per second, ours over each peer's, and what each kind of weights costs.
 
 NANOGPT=... uv run nox -s bench -- generation
-GENERATION="small large llama limit batch first exact quality" names the rows to run, ROUNDS=1
-measures once. Peers that are not available are skipped with a line: nanoGPT (NANOGPT names a
-checkout), `transformers`, and llama.cpp (LLAMA=1 installs it). All weights are random, which takes
-as long as any others, except in the row of quality: it trains a small model first.
+GENERATION="small large llama limit batch running first exact quality" names the rows to run,
+ROUNDS=1 measures once. Peers that are not available are skipped with a line: nanoGPT (NANOGPT names
+a checkout), `transformers`, and llama.cpp (LLAMA=1 installs it). All weights are random, which
+takes as long as any others, except in the row of quality: it trains a small model first.
 """
 
 import functools
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -27,7 +27,9 @@ from yocto_model import (
     INFERENCE_KINDS,
     GPTConfig,
     InferenceGPT,
+    RunningBatch,
     SamplingOptions,
+    TextGenerator,
     inference_copy,
 )
 from yocto_model.cache import Reader
@@ -228,6 +230,44 @@ def batch() -> None:
         report(f"10.65M, {rows} prompts at once, {kind}", figures, ratio, 6, 10)
 
 
+class Letters:
+    """The least of a tokenizer."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    def encode(self, text: str) -> list[int]:
+        return [0] * len(text)
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        return b"a" * len(ids)
+
+
+def running() -> None:
+    options, rows, n = SamplingOptions(temperature=0.8), 16, 50
+    for config in (SMALL, LARGE):
+        for kind, copy in copies(config, KINDS).items():
+            tokenizer = Letters(config.vocab_size)
+
+            def alone(copy: GPT = copy, tokenizer: Letters = tokenizer) -> None:
+                TextGenerator(copy, tokenizer).generate([1] * 16, n, options=options, seed=1)
+
+            def together(copy: GPT = copy, tokenizer: Letters = tokenizer) -> None:
+                batch = RunningBatch(copy, tokenizer, max_rows=rows)
+                for row in range(rows):  # no beginning is shared
+                    batch.add([row + 1] * 16, n, options=options, seed=row)
+                while not batch.idle:
+                    batch.step()
+
+            seconds = in_turns({"alone": alone, "together": together})
+            figures = (
+                f"{rows * n / seconds['together']:,.0f} tok/s together, "
+                f"{n / seconds['alone']:,.0f} tok/s alone ({copy.kind})"
+            )
+            ratio = rows * seconds["alone"] / seconds["together"]
+            report(f"{config_size(copy)}, {rows} texts running, {kind}", figures, ratio, 4, 8)
+
+
 def first() -> None:
     ids, peer = prompt_of(LARGE, 1_000), hugging_face(LARGE)
     ours = copies(LARGE, KINDS)
@@ -286,7 +326,7 @@ def config_size(model: GPT) -> str:
 
 
 ROWS: dict[str, Callable[[], None]] = {
-    row.__name__: row for row in (small, large, limit, batch, first, exact, quality)
+    row.__name__: row for row in (small, large, limit, batch, running, first, exact, quality)
 } | {"llama": against_llama}
 
 

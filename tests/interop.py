@@ -13,6 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import files
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,17 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
-from yocto_model import GPT, GPTConfig
-from yocto_model.formats.gguf import read_gguf, write_gguf
+from yocto_model import GPT, GPTConfig, read_gguf, write_gguf
 from yocto_tokenizers import (
     BaseTokenizer,
     CharTokenizer,
+    HuggingFaceTokenizer,
     SentencePieceTokenizer,
     WordLevelTokenizer,
+    gguf_fields,
     load_tokenizer,
+    tokenizer_from_gguf,
 )
-from yocto_tokenizers.formats.gguf import gguf_fields, tokenizer_from_gguf
-from yocto_tokenizers.formats.hugging_face import HuggingFaceTokenizer
 
 CORPUS = Path(__file__).parent.parent / "data" / "philosophy.txt"
 # Line ends, marks that join the letter before them, two kinds of spaces, an emoji of four bytes.
@@ -44,6 +45,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {"arch": "modern", "qk_norm": False, "n_kv_head": 2, "qkv_bias": True},
     "qwen3": {"arch": "modern", "n_kv_head": 2, "head_dim": 32},
 }
+
+Client = Callable[[Path, GPT, BaseTokenizer, str], str]
 
 failed: list[str] = []
 counts: dict[tuple[str, str], list[int]] = {}
@@ -231,9 +234,8 @@ def small_models() -> None:
     text = CORPUS.read_text(encoding="utf-8")[:200_000]
     kinds = dict(tokenizers_of(text))
     for family in FAMILIES:
-        check(
-            "ours <- transformers", family, "its own folder", lambda f=family: from_transformers(f)
-        )
+        theirs = "ours <- transformers"
+        check(theirs, family, "its own folder", partial(from_transformers, family))
         for kind, tokenizer in kinds.items():
             sample = text[: text.index("\n", 400)] + HOSTILE
             model = model_of(family, tokenizer.vocab_size)
@@ -242,16 +244,15 @@ def small_models() -> None:
                 model.save(folder)
                 for name, content in tokenizer.folder_files().items():
                     (folder / name).write_bytes(content)
-                arguments = (model, tokenizer, sample)
-                check(
-                    "transformers",
-                    family,
-                    kind,
-                    lambda a=arguments, f=folder: with_transformers(f, *a),
-                )
                 write_gguf(path, model, kind="f32", fields=gguf_fields(tokenizer), name="small")
-                check("llama.cpp", family, kind, lambda a=arguments, p=path: with_llama_cpp(p, *a))
-                check("ours <- GGUF", family, kind, lambda a=arguments, p=path: back_again(p, *a))
+                clients: dict[str, tuple[Path, Client]] = {
+                    "transformers": (folder, with_transformers),
+                    "llama.cpp": (path, with_llama_cpp),
+                    "ours <- GGUF": (path, back_again),
+                }
+                for client, (source, opened) in clients.items():
+                    test = partial(opened, source, model, tokenizer, sample)
+                    check(client, family, kind, test)
 
 
 # --- a real model --------------------------------------------------------------------------------

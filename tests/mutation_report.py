@@ -33,6 +33,8 @@ def changed_lines(diff: str) -> list[str]:
 def main(least: float) -> int:
     """Print the report; returns the exit code."""
     found = verdicts(mutmut("results", "--all", "true"))
+    # Where names were given to `mutmut run`, the other mutants were left alone.
+    found = {name: verdict for name, verdict in found.items() if verdict != "not checked"}
     missed = [name for name, verdict in found.items() if verdict in ("survived", "no tests")]
     for name in missed:
         print(name, *changed_lines(mutmut("show", name)), sep="\n    ")

@@ -1,14 +1,17 @@
 """yocto-prepare: a data directory and the next command, or one line and nothing written."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from yocto_cli import prepare as preparing
 from yocto_cli.prepare import in_flags, main
 from yocto_data import DataMeta, load_bin
 from yocto_tokenizers import CharTokenizer, load_tokenizer
+from yocto_train.runs.opening import tokenizer_note
 
 
 def everything_below(directory: Path) -> dict[str, bytes | None]:
@@ -156,6 +159,28 @@ def test_a_tokenizer_of_another_kind_is_refused(refused: Any, bpe: Path, poem: P
     line = refused(main, ["char", *words, f"--tokenizer_path={bpe}"])
     assert "sentencepiece; use yocto-prepare bpe" in line
     assert "give it as --tokenizer_path" in refused(main, ["bpe", *words, f"--vocab_path={bpe}"])
+
+
+def test_what_a_named_tokenizer_loses_is_said(run: Any, poem: Path, tmp_path: Path) -> None:
+    """In numbers, when data is prepared with it, and again before training; data is made anyway."""
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    inner.normalizer = tokenizers.normalizers.Lowercase()
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator(
+        [poem.read_text()],
+        tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet),
+    )
+    inner.save(str(tmp_path / "tokenizer.json"))
+    out = tmp_path / "out"
+    words = [f"--text_path={poem}", f"--out_dir={out}", "--tokenizer_path"]
+    result = run(main, ["bpe", *words, str(tmp_path / "tokenizer.json")])
+    assert result.code == 0
+    assert re.search(r"note: the tokenizer loses .* 60 letters change case", result.out)
+    assert "do not compare bits per byte" in result.out
+    opened, lost = load_tokenizer(out), tokenizer_note(load_tokenizer(out))
+    assert ("huggingface", True) == (opened.kind, "change case" in (lost or ""))
 
 
 def test_flags_of_learning_contradict_a_tokenizer(

@@ -1,5 +1,7 @@
 """Which models are served, while a run goes on."""
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,12 @@ def test_a_new_checkpoint_is_taken_up(tmp_path: Path, save: Callable[..., None])
     assert found.refresh()
     assert (found.served.id, found.default) == ("run@2", "run@latest")
     assert found.get("run@1") is first
+    shutil.rmtree(tmp_path / "run" / "step-00000002")
+    save(tmp_path / "run", 2, seed=9)
+    os.utime(tmp_path / "run" / "step-00000002", (1, 1))
+    before = found.served
+    assert found.refresh()
+    assert found.served is not before
     for step in range(3, 8):  # old ones are not kept in memory
         save(tmp_path / "run", step)
         assert found.refresh()

@@ -21,24 +21,27 @@ SIZES = st.tuples(st.integers(2, 90), st.integers(1, 20)).filter(lambda pair: pa
 DatasetOf = Callable[[int, int], TokenDataset]
 
 
-def words_of(mode: str, seed: int, number: int, count: int) -> list[int]:
-    """Raw words of a Philox stream with the key (seed, number); the mode stands in its counter."""
-    counter = np.array([0, 0, ["random", "epoch"].index(mode), 0], np.uint64)
-    philox = np.random.Philox(key=np.array([seed, number], np.uint64), counter=counter)
+def words_of(mode: str, key: tuple[int, int], count: int, stream: int) -> list[int]:
+    """Raw words of a Philox stream; mode and stream stand in its counter."""
+    counter = np.array([0, 0, ["random", "epoch"].index(mode), stream], np.uint64)
+    philox = np.random.Philox(key=np.array(key, np.uint64), counter=counter)
     return [int(word) for word in philox.random_raw(count)]
 
 
-def reference(mode: str, size: tuple[int, int], batch_size: int, seed: int, step: int) -> list[int]:
+def reference(
+    mode: str, size: tuple[int, int], batch_size: int, key: tuple[int, int], step: int
+) -> list[int]:
     """The rule of both modes, written plainly: the first tokens of a step's rows."""
     n_tokens, block_size = size
+    seed, stream = key
     if mode == "random":
-        words = words_of(mode, seed, step, batch_size)
+        words = words_of(mode, (seed, step), batch_size, stream)
         return [word % (n_tokens - block_size) for word in words]
     n_windows, tail = divmod(n_tokens - 1, block_size)
     rows = []
     for position in range(step * batch_size, (step + 1) * batch_size):
         epoch, row = divmod(position, n_windows)
-        first, *words = words_of(mode, seed, epoch, n_windows + 1)
+        first, *words = words_of(mode, (seed, epoch), n_windows + 1, stream)
         order = sorted(range(n_windows), key=words.__getitem__)
         rows.append(first % (tail + 1) + order[row] * block_size)
     return rows
@@ -48,33 +51,33 @@ STEPS = st.lists(st.integers(0, 40) | st.integers(0, 2**40), min_size=1, max_siz
 
 
 @pytest.mark.property
-@given(mode=MODES, size=SIZES, batch_size=st.integers(1, 12), where=st.tuples(SEEDS, STEPS))
-@example(mode="random", size=(2, 1), batch_size=1, where=(2**64 - 1, [0]))
-@example(mode="random", size=(90, 7), batch_size=12, where=(2**63 + 1, [2**40]))
-@example(mode="random", size=(50, 3), batch_size=4, where=(1, [2**60 - 1]))  # the largest step
-@example(mode="epoch", size=(50, 3), batch_size=4, where=(1, [2**60 - 1, 0]))
-@example(mode="epoch", size=(2, 1), batch_size=12, where=(0, [0, 1]))
-@example(mode="epoch", size=(90, 7), batch_size=5, where=(2**64 - 1, [3, 9, 0, 3]))
+@given(mode=MODES, size=SIZES, batch_size=st.integers(1, 12), where=st.tuples(SEEDS, SEEDS, STEPS))
+@example(mode="random", size=(2, 1), batch_size=1, where=(2**64 - 1, 2**63 + 1, [0]))
+@example(mode="random", size=(90, 7), batch_size=12, where=(2**63 + 1, 0, [2**40]))
+@example(mode="random", size=(50, 3), batch_size=4, where=(1, 1, [2**60 - 1]))  # the largest step
+@example(mode="epoch", size=(50, 3), batch_size=4, where=(1, 0, [2**60 - 1, 0]))
+@example(mode="epoch", size=(2, 1), batch_size=12, where=(0, 2**64 - 1, [0, 1]))
+@example(mode="epoch", size=(90, 7), batch_size=5, where=(2**64 - 1, 0, [3, 9, 0, 3]))
 def test_starts_follow_the_rule(
     dataset_of: DatasetOf,
     mode: Any,
     size: tuple[int, int],
     batch_size: int,
-    where: tuple[int, list[int]],
+    where: tuple[int, int, list[int]],
 ) -> None:
-    """D3: `random` is raw words of (seed, step), modulo N - T.
+    """D3: `random` is raw words of (seed, step) in the stream given, modulo N - T.
 
     In `epoch`, row j of step s is window s * B + j of the epochs laid end to end. Neither the steps
     asked for before nor the global generators matter.
     """
-    seed, steps = where
-    sampler = BatchSampler(dataset_of(*size), batch_size, seed=seed, mode=mode)
+    seed, stream, steps = where
+    sampler = BatchSampler(dataset_of(*size), batch_size, seed=seed, mode=mode, stream=stream)
     assert (size[0] - 1) // size[1] == sampler.windows_per_epoch
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
     for step in steps:
         starts = sampler.starts(step)
-        assert reference(mode, size, batch_size, seed, step) == starts.tolist()
+        assert reference(mode, size, batch_size, (seed, stream), step) == starts.tolist()
         assert np.int64 == starts.dtype
         x, y = sampler.batch(step)
         assert starts.tolist() == x[:, 0].tolist()
@@ -261,7 +264,7 @@ class LoaderMachine(RuleBasedStateMachine):
     @rule()
     def next_batch(self) -> None:
         rows = [row for sampler in self.samplers() for row in sampler.starts(self.step).tolist()]
-        expected = reference(self.mode, (50, 3), 6, self.seed, self.step)
+        expected = reference(self.mode, (50, 3), 6, (self.seed, 0), self.step)
         assert expected == rows
         self.step += 1
 

@@ -127,15 +127,15 @@ def write(folder: Path, name: str, records: Iterable[object], **options: Any) ->
     form=st.sampled_from(sorted(FORMATS)),
     ending=st.sampled_from(["jsonl", "json", "jsonl.gz", "json.gz"]),
 )
-@example(chat=(Message("user", "\u2028None"), Message("assistant", "\x85")), form="saved",
+@example(chat=(Message("user", "\u2028None"), Message("assistant", "\x85a")), form="saved",
          ending="jsonl")  # fmt: skip
+@example(chat=(Message("user", ""), Message("assistant", "a")), form="ShareGPT", ending="json")
 def test_one_conversation_in_every_format(
     new_directory: NewDirectory, chat: Chat, form: str, ending: str
 ) -> None:
     """Whatever its keys and its file are, a conversation is read as it was said."""
     if form in SHORT:
         chat = tuple(m for m in chat if m.role == "system") + chat[-2:]
-    assume(all(m.content.strip() for m in chat))
     path = write(new_directory(), f"a.{ending}", [FORMATS[form](chat)] * 2, ensure_ascii=False)
     assert [chat, chat] == list(iter_chats(path))
 
@@ -291,9 +291,10 @@ def test_what_is_said_twice_over(tmp_path: Path) -> None:
 
 def test_none_is_never_a_text(tmp_path: Path) -> None:
     """An absent input or system text, or null, adds nothing."""
-    records = [{"instruction": "q", "input": None, "output": "a", "system": None}]
-    (chat,) = iter_chats(write(tmp_path, "a.json", records))
-    assert (Message("user", "q"), Message("assistant", "a")) == chat
+    records = [{"instruction": "q", "input": None, "output": "a", "system": None},
+               {"instruction": "q", "output": "a", "system": ""}]  # fmt: skip
+    chat = (Message("user", "q"), Message("assistant", "a"))
+    assert [chat, chat] == list(iter_chats(write(tmp_path, "a.json", records)))
 
 
 # --- files that are no JSON ---
@@ -305,9 +306,12 @@ PROSE = st.text(alphabet="ab: \t\u2028", min_size=1, max_size=9).filter(str.stri
 @given(
     parts=st.lists(PROSE | chats(words=st.sampled_from(["a", "b: c", "None", "d\ne"])), max_size=8),
     newline=st.sampled_from(["\n", "\r\n"]),
+    blank=st.integers(1, 3),
     cuts=st.lists(st.integers(1, 20), max_size=30),
 )
-def test_dialogues_and_texts(parts: list[Any], newline: str, cuts: list[int]) -> None:
+@example(parts=[(Message("user", "a"), Message("assistant", "b")), "a"], newline="\n", blank=2,
+         cuts=[22])  # fmt: skip
+def test_dialogues_and_texts(parts: list[Any], newline: str, blank: int, cuts: list[int]) -> None:
     """Paragraphs with speakers are conversations; the rest is text, to the character."""
     text = ""
     expected: list[Any] = []
@@ -315,14 +319,14 @@ def test_dialogues_and_texts(parts: list[Any], newline: str, cuts: list[int]) ->
         if isinstance(part, str):
             if not expected or not isinstance(expected[-1], str):
                 expected.append("")
-            expected[-1] += f"{part}{newline}{newline}"
-            text += f"{part}{newline}{newline}"
+            expected[-1] += part + newline * (1 + blank)
+            text += part + newline * (1 + blank)
         else:
             part = part[part[0].role == "system" :]  # noqa: PLW2901 - texts have no system lines
             expected.append(part)
             names = {"user": "User: ", "assistant": "Assistant: "}
             lines = "\n".join(names[m.role] + m.content for m in part)
-            text += lines.replace("\n", newline) + newline * 2
+            text += lines.replace("\n", newline) + newline * (1 + blank)
     blocks, at = [], 0
     for size in cuts:
         blocks.append(text[at : at + size])
@@ -358,6 +362,7 @@ def test_golden_dialogues(text: str, expected: list[Any]) -> None:
 @pytest.mark.property
 @given(sizes=st.lists(st.integers(1, 90_000), min_size=1, max_size=8), last=st.booleans())
 @example(sizes=[3_000_000, 1, 70_000], last=True)
+@example(sizes=[1_099_999], last=True)  # a block ends between two line ends
 def test_long_texts_come_in_parts(sizes: list[int], last: bool) -> None:
     """Joined they are the text, the last one ends it, and none is much longer than a paragraph."""
     text = "".join("a" * size + "\n\n" for size in sizes) + "User: a\nAssistant: b\n\n" * last
@@ -414,7 +419,7 @@ def test_whatsapp(entries: list[Any], stamp: str) -> None:
 )
 def test_the_apps_own_words_go(said: str, expected: str | None) -> None:
     """What stands for an attachment or a deleted message was never said."""
-    lines = ["12/03/24, 21:15 - Ben: hi", "12/03/24, 21:15 - ~\u202fAnna: yes",
+    lines = ["12/03/24, 21:15 - Ben: hi", "12/03/24, 21:15 - ~\u202f\u202aAnna\u202c: yes",
              f"12/03/24, 21:16 - Ben: {said}"]  # fmt: skip
     (chat,) = whatsapp_chats(lines, "Anna", "a.txt")
     assert ([] if expected is None else [expected]) == [m.content for m in chat[2:]]
@@ -551,6 +556,7 @@ def test_what_meta_says(tmp_path: Path) -> None:
     records: list[Any] = [GOOD] * 9
     records += [{"text": "User: q\nAssistant: a\n\nmore"}, {"a": 1}, {"b": 1}, {"a": 1}]
     records += [{"messages": [{"role": "user", "content": "q"}]}, {"question": "x", "answer": "a"}]
+    records += [{"text": " \n"}]
 
     def encode(chat: Sequence[Message]) -> ChatTokens:
         if chat[0].content == "x":
@@ -561,8 +567,10 @@ def test_what_meta_says(tmp_path: Path) -> None:
                     max_bad=0.3, template="{{ a }}\r\n\u20ac", val_ratio=0.5)  # fmt: skip
     assert meta.chats is not None
     assert meta.chats.template is not None
+    assert meta.text is not None
+    assert 1 == meta.text.empty_documents
     found = meta.chats
-    assert [("question/answer", 10), ("text", 1), ("messages", 1)] == [
+    assert [("question/answer", 10), ("text", 2), ("messages", 1)] == [
         (form.what, form.count) for form in found.formats
     ]
     assert [
@@ -608,6 +616,35 @@ def test_what_is_refused(tmp_path: Path, refused: Refused, case: Any) -> None:
     records, options, kind, says = case
     path = write(tmp_path, "a.jsonl", records)
     assert says in refused(kind, lambda: prepared(path, tmp_path / "out", **options))
+
+
+def test_reasons_are_told_apart_up_to_ten(tmp_path: Path) -> None:
+    """A file of another kind may hold any number of them."""
+    records = [{f"key{n}": 1} for n in range(30)] + [GOOD] * 3
+    meta = prepared(write(tmp_path, "a.jsonl", records), tmp_path / "out", max_bad=1)
+    assert meta.chats is not None
+    assert [1] * 10 + [20] == [each.count for each in meta.chats.dropped]
+    assert "other reasons" == meta.chats.dropped[-1].what
+
+
+@pytest.mark.parametrize(
+    ("options", "before", "after"),
+    [({}, [], [260]), ({"separator": 7}, [], [7]), ({"separator": None}, [], []),
+     ({"separator": 7, "separator_position": "before"}, [7], [])],
+)  # fmt: skip
+def test_a_document_has_one_separator(
+    tmp_path: Path, options: Any, before: list[int], after: list[int]
+) -> None:
+    """It stands at one end of a document, however many parts that has, and nowhere in chats."""
+    (tmp_path / "a.txt").write_text("a" * 70_000 + "\n\nb\n\nUser: q\nAssistant: a\n\nend")
+    (tmp_path / "b.txt").write_text("\n")
+    meta = prepared([tmp_path / "a.txt", tmp_path / "b.txt"], tmp_path / "out", **options)
+    found = [ids for name in ("train", "val") for ids, _ in documents_of(tmp_path / "out", name)]
+    chat, _ = tokens_of((Message("user", "q"), Message("assistant", "a")))
+    texts = [[*before, *text, *after] for text in (b"b\n\n", b"end")]
+    assert sorted([[*b"a" * 70_000, 10, 10], *texts, chat]) == sorted(found)
+    assert meta.text is not None
+    assert 1 == meta.text.empty_documents
 
 
 def test_a_source_that_changes(tmp_path: Path) -> None:

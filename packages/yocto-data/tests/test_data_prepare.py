@@ -5,13 +5,22 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from yocto_data import DataError, DataMeta, PrepareOptions, Tokenizer, WorkError, prepare
+from yocto_data import (
+    DataError,
+    DataMeta,
+    PrepareOptions,
+    ShortDataError,
+    Tokenizer,
+    WorkError,
+    prepare,
+)
 from yocto_data.prep.splitting import SafeCutter
 
 Prepared = Callable[..., tuple[DataMeta, list[int], list[int]]]
@@ -56,11 +65,69 @@ def test_split_by_position(
     assert (len(text), len(texts)) == (meta.text.characters, meta.text.documents)
 
 
-def test_the_counts_of_tiny_shakespeare(prepared: Prepared, tmp_path: Path) -> None:
-    """1,115,394 characters at 0.1 are 1,003,854 and 111,540, as in nanoGPT."""
-    meta, _, _ = prepared(("ROMEO: ay me\n" * 86_000)[:1_115_394], tmp_path, val_ratio=0.1)
-    assert (meta.train.tokens, meta.val.tokens) == (1_003_854, 111_540)
-    assert (tmp_path / "out" / "train.bin").stat().st_size == 2 * 1_003_854
+@pytest.mark.parametrize(
+    ("val_ratio", "train", "val"), [(0.1, 1_003_854, 111_540), (0.5, 1 << 20, 1 << 20)]
+)
+def test_the_counts_of_large_texts(
+    prepared: Prepared, tmp_path: Path, val_ratio: float, train: int, val: int
+) -> None:
+    """Tiny Shakespeare's 1,115,394 characters, as in nanoGPT; a cut at a power of two."""
+    text = ("ROMEO: ay me\n" * 170_000)[: train + val]
+    meta, *splits = prepared(text, tmp_path, val_ratio=val_ratio)
+    assert (meta.train.tokens, meta.val.tokens) == (train, val)
+    assert text.encode() == b"".join(map(bytes, splits))
+    assert (tmp_path / "out" / "train.bin").stat().st_size == 2 * train
+
+
+@pytest.mark.property
+@given(
+    text=st.text("a\u00e9", min_size=1, max_size=5),
+    val_ratio=RATIOS | st.sampled_from([0.5, 1e-17]),
+)
+@example(text="\u00e9a\u00e9", val_ratio=0.5)  # one character, and yet two tokens
+@example(text="aaa", val_ratio=1e-17)
+def test_a_split_too_short_is_refused(prepared: Prepared, text: str, val_ratio: float) -> None:
+    """Two tokens are needed, a context of one and the next; a split without text is said to be."""
+    cut = int(len(text) * (1 - val_ratio))
+    sizes = [len(part.encode()) for part in (text[:cut], text[cut:])]
+    if min(sizes) >= 2:
+        _, train, val = prepared(text, val_ratio=val_ratio)
+        assert sizes == [len(train), len(val)]
+        return
+    says = (
+        r"split: 1, but at least 2" if min(sizes) else f"ratio {val_ratio} leaves a split without"
+    )
+    with pytest.raises(ShortDataError, match=re.escape(says)):
+        prepared(text, val_ratio=val_ratio)
+
+
+@pytest.mark.property
+@given(
+    texts=st.lists(st.text("a \t\n\r\x00\x1b\x7f\x9b", min_size=3, max_size=20), min_size=2),
+    chunk_chars=st.integers(1, 4),
+)
+@example(texts=["\x00\x1b\x7faaaaaaaaa", "\x00aaaaaaaaa"], chunk_chars=1)
+def test_counts_are_over_all_documents(
+    prepared: Prepared, texts: list[str], chunk_chars: int
+) -> None:
+    """Controls: below U+0020 but tab and line ends, and U+007F. Cuts where ids may differ."""
+    meta, *_ = prepared(texts, chunk_chars=chunk_chars)
+    assert meta.text is not None
+    assert sum(c in "\x00\x1b\x7f" for c in "".join(texts)) == meta.text.control_characters
+    assert sum(cut(text, chunk_chars)[1] for text in texts) == meta.text.unsafe_cuts
+
+
+def test_progress_begins_while_texts_are_checked(prepared: Prepared) -> None:
+    """The first call comes before any text is encoded; there is none for each short record."""
+    calls: list[tuple[int, ...]] = []
+
+    def encode(text: str) -> list[int]:
+        assert [0] == [done for done, _, _ in calls]
+        return list(text.encode())
+
+    tokenizer = SimpleNamespace(vocab_size=256, encode=encode, decode=None)
+    prepared(["a document"] * 100, tokenizer=tokenizer, progress=lambda *call: calls.append(call))
+    assert len(calls) > 1
 
 
 def is_val(seed: int, number: int, val_ratio: float) -> bool:
@@ -88,14 +155,16 @@ def parted(ids: list[int], position: str) -> list[list[int]]:
     texts=st.lists(TEXTS, min_size=2, max_size=8),
     choice=st.tuples(RATIOS, st.integers(0, 2**64 - 1)),
     position=st.sampled_from(["before", "after"]),
+    split_by=st.sampled_from(["auto", "documents"]),
 )
-@example(texts=["aaaa", "bbbb"], choice=(0.01, 0), position="after")
-@example(texts=["aaaa", "bbbb"], choice=(0.99, 0), position="before")
+@example(texts=["aaaa", "bbbb"], choice=(0.01, 0), position="after", split_by="auto")
+@example(texts=["aaaa", "bbbb"], choice=(0.99, 0), position="before", split_by="documents")
 def test_several_documents_are_kept_whole(
     prepared: Prepared,
     texts: list[str],
     choice: tuple[float, int],
     position: Literal["before", "after"],
+    split_by: str,
 ) -> None:
     """Each document, with its separator, lies whole in the split that the hash names, in order.
 
@@ -103,8 +172,9 @@ def test_several_documents_are_kept_whole(
     """
     val_ratio, seed = choice
     meta, *splits = prepared(
-        texts, val_ratio=val_ratio, seed=seed, separator=255, separator_position=position
-    )
+        texts, val_ratio=val_ratio, seed=seed, separator=255, separator_position=position,
+        split_by=split_by,
+    )  # fmt: skip
     found = [parted(ids, position) for ids in splits]
     expected: list[list[list[int]]] = [[], []]
     for number, text in enumerate(texts):
@@ -131,7 +201,7 @@ def test_several_documents_are_kept_whole(
         ({"block_size": 0}, "block_size must be"),
         ({"chunk_chars": 0}, "chunk_chars must be"),
         ({"split_by": "line"}, "split_by must be one of auto, position, documents"),
-        ({"split_by": "documents"}, "one document cannot be split by documents"),
+        ({"split_by": "documents"}, "^one document cannot be split by documents; use "),
         ({"separator": 256}, "separator must be an integer from 0 to 255, found 256"),
         ({"separator": -1}, "separator must be"),
         ({"separator": True}, "separator must be"),

@@ -17,6 +17,7 @@ from yocto_tokenizers import (
     UnknownCharacterError,
     WordLevelTokenizer,
 )
+from yocto_tokenizers.fast.characters import additive_parts
 
 ALPHABETS = st.text(min_size=1)
 ANY_TEXT = st.text(st.characters())  # lone surrogates included
@@ -24,6 +25,7 @@ ANY_TEXT = st.text(st.characters())  # lone surrogates included
 
 @pytest.mark.property
 @given(text=st.text(min_size=1))
+@example(text="a\xff\u0100")  # the first character beyond Latin-1
 @example(text="b\0a\U0010ffff\u00e9\U0001f600a")
 @example(text="e\u0301 \U0001f469\u200d\U0001f680 \u1112\u1161\u11ab \u05e9\u202e \ufeff\u2581")
 def test_ids_are_the_sorted_code_points(text: str) -> None:
@@ -209,7 +211,7 @@ def test_long_texts_are_looked_up_whole(length: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "characters", ["", [], ["a", "a"], ["ab"], [""], ["\ud800"], ["a", 1], [None]]
+    "characters", ["", [], ["a", "a"], ["ab"], [""], ["\ud800"], "a\udfff", ["a", 1], [None]]
 )
 def test_unfit_characters_are_refused(characters: list[str]) -> None:
     """A vocabulary is distinct characters, at least one, none a surrogate."""
@@ -238,7 +240,7 @@ TRAINERS: dict[str, Callable[[Any], object]] = {
 @pytest.mark.parametrize("texts", ["", [], ["", ""], ()])
 def test_empty_texts_are_refused(train: Callable[[Any], object], texts: list[str]) -> None:
     """Nothing to learn from is an error at once, in our words."""
-    with pytest.raises(TokenizerError, match=r"empty|holds no words"):
+    with pytest.raises(TokenizerError, match=r"^the text is empty;|holds no words"):
         train(texts)
 
 
@@ -258,6 +260,36 @@ def test_bad_training_texts_are_named(
     """D19: a lone surrogate or another type in the texts is named by item and index."""
     with pytest.raises(TokenizerError, match=where):
         train(texts)
+
+
+@pytest.mark.property
+@given(
+    text=st.text("ab. \n\t\u00a0\u00e9", max_size=60),
+    target=st.integers(1, 8),
+    maximum=st.none() | st.integers(8, 20),
+)
+@example(text="a" * 30, target=1, maximum=8)
+@example(text="a" * 10 + " b", target=1, maximum=8)
+@example(text=" a b  c\nd\n", target=1, maximum=None)
+def test_a_text_is_cut_at_the_first_safe_place(text: str, target: int, maximum: int | None) -> None:
+    """Before a space that follows other text, or after a newline where that is safe, or nowhere.
+
+    A part is as long as wanted and no longer than it may be; the parts joined are the text.
+    """
+    for after_newline in (False, True):
+        expected, start = [], 0
+        safe = [
+            (text[i] == " " and not before.isspace()) or (after_newline and before == "\n")
+            for i, before in enumerate(text[:-1], start=1)
+        ]
+        while start < len(text):
+            end = len(text) if maximum is None else min(len(text), start + maximum)
+            stop = next((i for i in range(start + target, end) if safe[i - 1]), end)
+            expected.append(text[start:stop])
+            start = stop
+        parts = additive_parts(text, target=target, after_newline=after_newline, maximum=maximum)
+        assert expected == list(parts)
+        assert text == "".join(expected)
 
 
 def test_decoding_is_independent_of_the_callers_array() -> None:

@@ -244,7 +244,8 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "vocab.json")
         assert_refused(lambda: load_tokenizer(tmp_path / "vocab.json"), "not a regular file")
         assert_refused(lambda: load_tokenizer(tmp_path), "not a regular file")
-    assert_refused(lambda: CharTokenizer.load(os.devnull), "not a regular file")
+    said = f"^'{os.devnull}' is not a regular file; name a tokenizer file$"
+    assert_refused(lambda: CharTokenizer.load(os.devnull), said)
 
 
 def test_huge_files_are_not_read(tmp_path: Path) -> None:
@@ -252,7 +253,11 @@ def test_huge_files_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "vocab.json"
     with path.open("wb") as file:
         file.truncate(100 << 20)
-    assert_refused(lambda: load_tokenizer(path), "104857600 bytes, more than any tokenizer")
+    said = r"vocab\.json' has 104857600 bytes, more than any .*; name a tokenizer file$"
+    assert_refused(lambda: load_tokenizer(path), said)
+    with path.open("r+b") as file:
+        file.truncate(64 << 20)
+    assert_refused(lambda: CharTokenizer.load(path), r"vocab\.json.* not valid JSON")
 
 
 def test_a_directory_with_one_tokenizer(tmp_path: Path) -> None:
@@ -270,7 +275,9 @@ def test_the_content_decides(tmp_path: Path) -> None:
         path = tmp_path / "renamed"
         path.write_bytes(content)
         assert content == load_tokenizer(path).save(tmp_path / "again").read_bytes()
-    assert_refused(lambda: CharTokenizer.from_bytes(WORD.to_bytes()), "kind None, expected 'char'")
+    assert_refused(
+        lambda: CharTokenizer.from_bytes(WORD.to_bytes()), "kind 'word', expected 'char'"
+    )
     assert_refused(lambda: SentencePieceTokenizer.from_bytes(CHAR.to_bytes()), "not a sentence")
 
 

@@ -75,7 +75,20 @@ def by_longest_match(fields: dict[str, Any], text: str) -> list[int]:
     return out
 
 
+def by_rank(fields: dict[str, Any], text: str) -> list[int]:
+    """Kind `gpt2` where no merge crosses characters: first merges first, and only tokens stay."""
+    ids = {token: i for i, token in enumerate(fields[f"{GGML}tokens"])}
+    rank = {tuple(pair.split(" ")): i for i, pair in enumerate(fields[f"{GGML}merges"])}
+    in_bytes = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    symbols = list("".join(part for part, _ in in_bytes.pre_tokenize_str(text)))
+    while pairs := [(rank[p], at) for at, p in enumerate(pairwise(symbols)) if p in rank]:
+        at = min(pairs)[1]
+        symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
+    return [ids[symbol] for symbol in symbols if symbol in ids]
+
+
 RULES: dict[str, Callable[[dict[str, Any], str], list[int]]] = {
+    "gpt2": by_rank,
     "llama": by_merging,
     "rwkv": by_longest_match,
 }
@@ -95,12 +108,13 @@ def test_llama_cpps_rules_give_our_ids(
     data: st.DataObject,
 ) -> None:
     """Each text of the vocabulary, without what llama.cpp takes for a space or a name."""
-    if (rule := RULES.get(fields[f"{GGML}model"])) is None:
+    if tokenizer.kind == "huggingface" and fields[f"{GGML}model"] == "gpt2":
         pytest.skip("byte-level BPE has a test of its own")
+    rule = RULES[fields[f"{GGML}model"]]
     text = data.draw(known_text)
     if rule is by_merging:
         text = text.replace("\u2581", "")
-    assume(rule is by_merging or not any(name in text for name in ("<unk>", *CHAT_TOKENS)))
+    assume(rule is not by_longest_match or not any(n in text for n in ("<unk>", *CHAT_TOKENS)))
     assert tokenizer.encode(text) == rule(fields, text)
 
 
@@ -132,27 +146,18 @@ def test_fields_are_what_llama_cpp_expects(tokenizer: Tokenizer, fields: dict[st
 
 @pytest.mark.property
 @given(text=st.text(), vocabulary=st.text(min_size=1))
-@example(text="\u2581 \0", vocabulary=" \u2581\0\\x")
-def test_characters_become_ids_or_bytes(text: str, vocabulary: str) -> None:
-    """A character outside the vocabulary is its bytes, past the model's own rows."""
+@example(text="\u2581 \0</s>", vocabulary=" \u2581\0\\x")
+@example(text="\u00e9\u2014\u2019\U0001f469\U0001f680", vocabulary="\u2014\U0001f680\u00c3\u00a9")
+def test_characters_become_ids_or_nothing(text: str, vocabulary: str) -> None:
+    """A character outside the vocabulary is left out, and every row but the end's has a meaning."""
     ours = CharTokenizer.train(vocabulary)
     fields = gguf_fields(ours)
-    if fields[f"{GGML}model"] == "llama":
-        text = text.replace("\u2581", "")
-    found = RULES[fields[f"{GGML}model"]](fields, text)
-    assert ours.encode(text, errors="ignore") == [i for i in found if i < ours.vocab_size]
-    unknown = "".join(c for c in text if c not in ours.stoi)
-    assert len(unknown.encode()) == sum(i >= ours.vocab_size for i in found)
+    assert ours.encode(text, errors="ignore") == by_rank(fields, text)
     # Without an end of its own, one that is never drawn: any other id would end the text.
-    assert fields[f"{GGML}eos_token_id"] >= ours.vocab_size
-
-
-def test_a_special_token_may_be_called_unknown() -> None:
-    """A name that llama.cpp needs is not added where there is a token of this name."""
-    ours = CharTokenizer("a b", special_tokens=["<unk>"])
-    fields = gguf_fields(ours)
-    assert ours.special_tokens["<unk>"] == fields[f"{GGML}unknown_token_id"]
-    assert tokenizer_from_gguf(fields).fingerprint() == ours.fingerprint()
+    assert [ours.vocab_size, "</s>"] == [fields[f"{GGML}eos_token_id"], fields[f"{GGML}tokens"][-1]]
+    assert ours.vocab_size + 1 == len(fields[f"{GGML}tokens"])
+    with_end = CharTokenizer.train(vocabulary, special_tokens=["</s>"])
+    assert with_end.vocab_size == len(gguf_fields(with_end)[f"{GGML}tokens"])
 
 
 def test_no_text_forges_a_name() -> None:
@@ -289,13 +294,14 @@ NFC = {"type": "NFC"}
     ("tokenizer", "message"),
     [
         (lambda p, _: as_llama(p, model={"merges": [["t", "h"]]}), "merges are in an order"),
+        (lambda p, _: without_unknown(p), "bytes but no unknown token"),
         (lambda p, _: as_llama(p, normalizer={"normalizers": [NFC]}), "changes text by .*NFC"),
         (lambda _, text: byte_level_bpe(text, split("[0-9]")), "splits text by"),
         (lambda p, _: as_words(p), "its model is 'WordLevel'"),
         (lambda _, text: foreign_model(text, byte_fallback=False), "byte fallback"),
         (lambda _, text: foreign_model(text, model_type="unigram"), "byte fallback"),
         (lambda _, text: foreign_model(text, normalization_rule_name="nfkc"), "normalizer"),
-        (lambda *_: CharTokenizer("ab ", special_tokens=["<0x41>"]), "'<0x41>' would be .* twice"),
+        (lambda *_: CharTokenizer("\u00e9", special_tokens=["\u00c3\u00a9"]), "would be .* twice"),
     ],
 )
 def test_what_llama_cpp_would_read_otherwise_is_refused(
@@ -309,6 +315,11 @@ def test_what_llama_cpp_would_read_otherwise_is_refused(
     with pytest.raises(TokenizerError, match=message) as raised:
         gguf_fields(tokenizer(pieces, corpus))
     assert str(raised.value).isprintable()
+
+
+def without_unknown(pieces: SentencePieceTokenizer) -> HuggingFaceTokenizer:
+    content = as_llama(pieces, model={"unk_token": None}).to_bytes()
+    return HuggingFaceTokenizer.from_bytes(content.replace(b'"<unk>"', b'"<none>"'))
 
 
 def as_words(_: object) -> HuggingFaceTokenizer:
@@ -365,7 +376,7 @@ OURS = b64encode(CharTokenizer("ab").to_bytes()).decode()
         ({"model": "gpt2", "pre": "gpt-2", "merges": ["ab"]}, "not a tokenizer.json|two"),
         ({"model": "gpt2", "pre": "gpt-2", "merges": ["no such"]}, "not a tokenizer.json"),
         ({"yocto.tokenizer.content": "?"}, "not base64"),
-        ({"yocto.tokenizer.content": OURS}, "not base64"),
+        ({"yocto.tokenizer.content": 5}, "not base64"),
         ({"yocto.tokenizer.file": "vocab.json", "yocto.tokenizer.content": OURS[4:]}, "not valid"),
         ({"yocto.tokenizer.file": "a.model", "yocto.tokenizer.content": OURS}, "sentencepiece"),
     ],

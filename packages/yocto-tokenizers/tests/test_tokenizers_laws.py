@@ -190,6 +190,7 @@ def test_copies_are_the_same_tokenizer(tokenizer: Tokenizer, copies: list[Tokeni
         assert tokenizer.fingerprint() == copy.fingerprint()
         assert tokenizer.vocab_size == copy.vocab_size
         assert tokenizer.kind == copy.kind
+        assert f"{type(copy).__name__}(vocab_size={tokenizer.vocab_size})" == repr(copy)
         assert dict(tokenizer.special_tokens) == dict(copy.special_tokens)
 
 

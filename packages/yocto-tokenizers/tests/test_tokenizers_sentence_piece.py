@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import sentencepiece
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from yocto_tokenizers import SentencePieceTokenizer
-from yocto_tokenizers.fast.characters import additive_parts
 
 WORD_LIKE = [
     " the",
@@ -80,27 +79,6 @@ def test_long_texts_are_cut_where_it_changes_nothing(
     unit = data.draw(WORDS)
     text = (unit * repeats)[:6000] + data.draw(WORDS) + unit * 5
     assert raw(trained).encode(text) == trained.encode(text)
-
-
-@pytest.mark.property
-@given(text=WORDS, target=st.integers(1, 8), maximum=st.none() | st.integers(8, 20))
-@example(text="a" * 30, target=1, maximum=8)
-@example(text=" a b  c\nd", target=1, maximum=None)
-def test_parts_are_the_text_and_cut_at_safe_places(
-    text: str, target: int, maximum: int | None
-) -> None:
-    """Parts join to the text; each is long enough, none too long, and begins where it may."""
-    for after_newline in (False, True):
-        parts = list(
-            additive_parts(text, target=target, after_newline=after_newline, maximum=maximum)
-        )
-        assert text == "".join(parts)
-        assert all(len(part) >= target for part in parts[:-1])
-        assert all(maximum is None or len(part) <= maximum for part in parts)
-        for before, after in itertools.pairwise(parts):
-            at_space = after[0] == " " and not before[-1].isspace()
-            at_newline = after_newline and before[-1] == "\n"
-            assert at_space or at_newline or len(before) == maximum
 
 
 @pytest.mark.property

@@ -1,5 +1,8 @@
 """Words: the split loses nothing, the vocabulary is by frequency, only `<unk>` forgets."""
 
+import re
+import sys
+import unicodedata
 from collections import Counter
 
 import pytest
@@ -7,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from yocto_tokenizers import TokenizerError, WordLevelTokenizer
 from yocto_tokenizers import word_level as module
+from yocto_tokenizers.fast.characters import mark_class
 
 split_words = module.split_words
 
@@ -38,11 +42,21 @@ def test_what_a_word_is(text: str, expected: list[str]) -> None:
     assert expected == split_words(text)
 
 
+def test_marks_are_those_of_unicode_14() -> None:
+    """Python's own table changes with its version: none of its marks before 14 may be missing."""
+    characters = list(map(chr, range(sys.maxunicode + 1)))
+    found = set(re.findall(f"[{mark_class()}]", "".join(characters)))
+    now = {c for c in characters if unicodedata.category(c).startswith("M")}
+    old = {c for c in now if unicodedata.ucd_3_2_0.category(c).startswith("M")}
+    assert old < found <= now
+    assert unicodedata.unidata_version != "14.0.0" or found == now
+
+
 @pytest.mark.property
 @given(text=st.text(st.characters(max_codepoint=127)))
 def test_the_ascii_pattern_is_the_same_split(text: str) -> None:
     """The fast pattern for ASCII splits as the full one does."""
-    assert module._TOKENS.findall(text) == module._ASCII_TOKENS.findall(text)
+    assert module._tokens().findall(text) == module._ASCII_TOKENS.findall(text)
 
 
 @pytest.mark.property

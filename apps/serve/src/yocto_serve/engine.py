@@ -21,6 +21,7 @@ from yocto_serve.models import Loaded
 from yocto_serve.protocol import ApiError
 
 MOST_TEXTS_AT_ONCE = 512  # drawn, or waiting for it
+_SECONDS_BETWEEN_NEWS = 0.01  # waking the loop for each token of a small model would slow it down
 T = TypeVar("T")
 
 
@@ -94,6 +95,7 @@ class Engine:
         self._stop_at, self._is_closed = float("inf"), False
         self._replies: set[Reply] = set()  # the thread's, like `_news`
         self._news: list[tuple[Reply, Drawn | ApiError]] = []
+        self._told_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="yocto-engine", daemon=True)
         self._thread.start()
@@ -221,8 +223,12 @@ class Engine:
                 self._news.append((reply, Drawn(index, tokens)))
 
     def _tell(self) -> None:
-        """Hand all news to the event loop."""
-        news, self._news = self._news, []
+        """Hand all news to the event loop, unless it heard some just now and nothing has ended."""
+        now = time.monotonic()
+        is_urgent = any(not isinstance(each, Drawn) or each.finish for _, each in self._news)
+        if not is_urgent and now < self._told_at + _SECONDS_BETWEEN_NEWS:
+            return
+        news, self._news, self._told_at = self._news, [], now
 
         def deliver() -> None:
             for reply, each in news:

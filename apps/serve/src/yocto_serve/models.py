@@ -13,7 +13,7 @@ from yocto_tokenizers import ChatTemplate, Tokenizer, template_for
 from yocto_train import OpenedModel, Run, step_of
 from yocto_train.runs.run import POINTERS
 
-MAX_ROWS = 16  # of a running batch: more are barely faster together, and each waits longer
+MAX_ROWS = 32  # of a running batch: a class of 30, none of whom waits for another to end
 _MOST_OPEN = 3  # models held in memory, besides those that still draw
 
 
@@ -73,13 +73,14 @@ class Library:
 
     def __init__(self, named: ModelArguments, *, template: ChatTemplate | None = None) -> None:
         self._named, self._template = named, template
-        self._open: OrderedDict[Path, Loaded] = OrderedDict()
+        self._open: OrderedDict[tuple[Path, int], Loaded] = OrderedDict()
         self._lock = threading.Lock()
         self.served = self._load(named.ckpt)
         checkpoint = self.served.opened.checkpoint
         self.run = None if checkpoint is None else Run(checkpoint.run)
         self._pointer = self._pointer_of(named.ckpt)
-        self._open[self.served.opened.path] = self.served
+        self._served_key = _key(self.served.opened.path)
+        self._open[self._served_key] = self.served
 
     def _pointer_of(self, ckpt: str | None) -> str | None:
         """`latest` or `best`, whichever is served; None for one step, or a model from elsewhere."""
@@ -101,57 +102,46 @@ class Library:
     def _run_name(self) -> str:
         return self.served.opened.name
 
+    def _steps(self) -> dict[str, Path]:
+        """The run's checkpoints by what stands behind the @: pointers, then steps, newest first."""
+        if self.run is None:
+            return {}
+        pointed = [(str(pointer), self.run.pointed(pointer)) for pointer in POINTERS]
+        steps = {str(step_of(path.name)): path for path in self.run.steps()[::-1]}
+        return {name: path for name, path in pointed if path is not None} | steps
+
     def names(self) -> dict[str, int]:
         """All names, what is served first, each with the time of saving."""
-        found = {self.default: self.served.created}
-        if self.run is not None:
-            steps = self.run.steps()[::-1]
-            pointed = {str(pointer): self.run.pointed(pointer) for pointer in POINTERS}
-            paths: dict[str, Path | None] = {
-                **pointed,
-                **{str(step_of(step.name)): step for step in steps},
-            }
-            for part, path in paths.items():
-                if path is not None:
-                    found.setdefault(f"{self._run_name}@{part}", _saved_at(path))
-        return found
+        steps = {f"{self._run_name}@{name}": _saved_at(p) for name, p in self._steps().items()}
+        return {self.default: self.served.created} | steps
 
     def get(self, name: str | None) -> Loaded | None:
         """The model of this name, opened if need be; None if there is none."""
         if not name or name in (self.default, self.served.id, self._run_name):
             return self.served
-        path = self._path(name)
+        run, _, part = name.rpartition("@")
+        path = self._steps().get(part) if run == self._run_name else None
         return None if path is None else self._get(path)
-
-    def _path(self, name: str) -> Path | None:
-        run, at, part = name.rpartition("@")
-        if self.run is None or not at or run != self._run_name:
-            return None
-        for pointer in POINTERS:
-            if part == pointer:
-                return self.run.pointed(pointer)
-        steps = {str(step_of(step.name)): step for step in self.run.steps()}
-        return steps.get(part)
 
     def refresh(self) -> bool:
         """Serve the newest checkpoint; whether there was a newer one."""
-        pointer = next((each for each in POINTERS if each == self._pointer), None)
-        path = None if self.run is None or pointer is None else self.run.pointed(pointer)
-        if path is None or path.name == self.served.opened.path.name:
+        path = self._steps().get(self._pointer or "")
+        if path is None or (key := _key(path)) == self._served_key:
             return False
-        self.served = self._get(path)
+        self.served, self._served_key = self._get(path), key
         return True
 
     # --- opening -------------------------------------------------------------------------------
 
     def _get(self, path: Path) -> Loaded:
+        key = _key(path)
         with self._lock:
-            if path not in self._open:
-                self._open[path] = self._load(str(path))
-            self._open.move_to_end(path)
+            if key not in self._open:
+                self._open[key] = self._load(str(path))
+            self._open.move_to_end(key)
             while len(self._open) > _MOST_OPEN:
                 self._open.popitem(last=False)
-            return self._open[path]
+            return self._open[key]
 
     def _load(self, ckpt: str | None) -> Loaded:
         opened, generator = self._named.open(ckpt=ckpt)
@@ -172,6 +162,11 @@ class Library:
             stops=template.stops(tokenizer),
             created=_saved_at(opened.path),
         )
+
+
+def _key(path: Path) -> tuple[Path, int]:
+    """A step that is trained again, after going back, is another."""
+    return path.resolve(), _saved_at(path)
 
 
 def _saved_at(path: Path) -> int:

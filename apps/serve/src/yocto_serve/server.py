@@ -40,7 +40,7 @@ from yocto_serve.scoring import scored
 LARGEST_BODY_BYTES = 4 << 20
 SECONDS_FOR_BODY = 30.0
 SECONDS_FOR_REPLY = 600.0
-MOST_TOKENS = 8192  # of one text
+MOST_TOKENS = 4096  # of one text
 _DEFAULT_TOKENS = 16  # of a completion, as the protocol has it
 _CHAT_ROOM = 400  # what old turns make room for, as in yocto-chat
 # As in yocto-chat and yocto-sample; the protocol's 1.0 is much for a small model.

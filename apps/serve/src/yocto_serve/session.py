@@ -37,7 +37,8 @@ def run(arguments: ServeArguments) -> None:
         for note in served.opened.notes:
             talk(f"note: {note}")
         with contextlib.closing(Engine(threads=flags.threads)) as engine:
-            hosts = (*LOCAL_HOSTS, flags.host) if is_loopback(flags.host) else None
+            is_guarded = is_loopback(flags.host) and flags.api_key is None
+            hosts = (*LOCAL_HOSTS, flags.host) if is_guarded else None
             server = Server(
                 library, engine, api_key=flags.api_key, allow_origin=flags.allow_origin,
                 hosts=hosts, log=talk,

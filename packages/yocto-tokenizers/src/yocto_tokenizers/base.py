@@ -32,10 +32,13 @@ UNK = "<unk>"
 CONFIG_NAME = "tokenizer_config.json"
 
 # What tokenizers in use call these tokens; the first spelling is ours.
-_BEGIN = (BOS, "<bos>", "<|bos|>", "<|begin_of_text|>", "<|startoftext|>")
-_END = (EOS, "<eos>", "<|eos|>", "<|end_of_text|>", "<|endoftext|>")
-_USER = (USER, "<|user_start|>")
-_ASSISTANT = (ASSISTANT, "<|assistant_start|>")
+_SPELLINGS = {
+    "bos": (BOS, "<bos>", "<|bos|>", "<|begin_of_text|>", "<|startoftext|>"),
+    "eos": (EOS, "<eos>", "<|eos|>", "<|end_of_text|>", "<|endoftext|>"),
+    "user": (USER, "<|user_start|>"),
+    "assistant": (ASSISTANT, "<|assistant_start|>"),
+    "unk": (UNK,),
+}
 
 
 class BaseTokenizer(ABC):
@@ -63,22 +66,22 @@ class BaseTokenizer(ABC):
     @property
     def bos_id(self) -> int | None:
         """Id that begins a document, or None; never -1."""
-        return self._special_id(_BEGIN)
+        return self._special_id("bos")
 
     @property
     def eos_id(self) -> int | None:
         """Id that ends a document or a reply, or None."""
-        return self._special_id(_END)
+        return self._special_id("eos")
 
     @property
     def user_id(self) -> int | None:
         """Id that begins what the user says, or None."""
-        return self._special_id(_USER)
+        return self._special_id("user")
 
     @property
     def assistant_id(self) -> int | None:
         """Id that begins what the model says, or None."""
-        return self._special_id(_ASSISTANT)
+        return self._special_id("assistant")
 
     @property
     def unk_id(self) -> int | None:
@@ -179,9 +182,13 @@ class BaseTokenizer(ABC):
     def _token_bytes(self) -> Sequence[bytes]:
         """The bytes of each id, in id order; empty for special tokens."""
 
-    def _special_id(self, spellings: Sequence[str]) -> int | None:
-        ids = (self.special_tokens.get(name) for name in spellings)
-        return next((token_id for token_id in ids if token_id is not None), None)
+    def _special_id(self, role: str) -> int | None:
+        special = self.special_tokens
+        return next((special[name] for name in _SPELLINGS[role] if name in special), None)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Tables stay behind: the process that receives the copy builds its own when it encodes.
+        return (type(self).from_bytes, (self.to_bytes(),))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(vocab_size={self.vocab_size})"

@@ -12,6 +12,7 @@ from yocto_tokenizers.base import CHAT_TOKENS, BaseTokenizer
 from yocto_tokenizers.fast.characters import additive_parts
 from yocto_tokenizers.fast.checks import checked_unicode
 from yocto_tokenizers.formats.sentence_piece_model import (
+    BYTE_PIECES,
     SPACE_MARK,
     ModelContent,
     Newline,
@@ -19,8 +20,9 @@ from yocto_tokenizers.formats.sentence_piece_model import (
     check_options,
     control_symbols,
     damaged,
+    even_sample,
+    sentences,
     spaced,
-    training_sentences,
     translated,
 )
 
@@ -41,6 +43,9 @@ class SentencePieceTokenizer(BaseTokenizer):
         model: the bytes of a model file.
         source: what messages call them.
 
+    Attributes:
+        lossless: whether every text survives encoding and decoding.
+
     Raises:
         TokenizerFileError: they are not a sentencepiece model.
     """
@@ -51,6 +56,7 @@ class SentencePieceTokenizer(BaseTokenizer):
     def __init__(self, model: bytes, *, source: str = "the model"):
         self._model = bytes(model)
         self._content = ModelContent(self._model, source)
+        self.lossless = self._content.lossless
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         except (RuntimeError, ValueError) as error:
@@ -61,11 +67,11 @@ class SentencePieceTokenizer(BaseTokenizer):
             ids = [self.unk_id, *ids]
         super().__init__(
             vocab_size=len(self._content.pieces),
-            special_tokens={self._content.pieces[i].text: i for i in ids},
+            special_tokens={self._content.pieces[i].piece: i for i in ids},
         )
         # What additive_parts relies on, checked on the pieces themselves.
         self._may_be_cut = (
-            self._content.lossless
+            self.lossless
             and self._content.is_bpe
             and not self._content.any_piece_has(_TEXT_IN_FRONT_OF_SPACE)
         )
@@ -107,11 +113,13 @@ class SentencePieceTokenizer(BaseTokenizer):
         """
         check_options(vocab_size, newline, character_coverage, sample_characters)
         symbols = control_symbols(special_tokens)
-        sentences = training_sentences(texts, newline, sample_characters)
+        # Not read by the native trainer, which would turn every exception, Ctrl-C included, into a
+        # RuntimeError.
+        sample = even_sample(sentences(texts, newline), sample_characters)
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(sentences),
+                sentence_iterator=iter(sample),
                 model_writer=model,
                 model_type="bpe",
                 vocab_size=vocab_size,
@@ -149,16 +157,16 @@ class SentencePieceTokenizer(BaseTokenizer):
         """Id of the unknown piece, which models with byte fallback never produce."""
         return self._content.ids_of(PieceType.UNKNOWN)[0]
 
-    @property
-    def lossless(self) -> bool:
-        """Whether every text survives encoding and decoding."""
-        return self._content.lossless
-
     def encode(self, text: str) -> list[int]:
         checked = checked_unicode(text)
-        if self._content.lossless and SPACE_MARK in checked:
-            return self._encode_around_marks(checked)
-        return self._encode_plain(checked)
+        if not (self.lossless and SPACE_MARK in checked):
+            return self._encode_plain(checked)
+        # A real U+2581 would come back as a space, so it is spelled as its three bytes.
+        first, *rest = checked.split(SPACE_MARK)
+        ids = self._encode_plain(first)
+        for part in rest:
+            ids += [*self._space_mark_ids, *self._encode_plain(part)]
+        return ids
 
     def fingerprint(self) -> str:
         """sha256 (hex) of pieces, scores, types and normaliser."""
@@ -182,16 +190,6 @@ class SentencePieceTokenizer(BaseTokenizer):
             ids += encode(part)
         return ids
 
-    def _encode_around_marks(self, text: str) -> list[int]:
-        """A real U+2581 would come back as a space, so it is spelled as its three bytes."""
-        first, *rest = text.split(SPACE_MARK)
-        ids = self._encode_plain(first)
-        for part in rest:
-            ids += self._space_mark_ids
-            if part:
-                ids += self._encode_plain(part)
-        return ids
-
     @cached_property
     def _token_bytes(self) -> Sequence[bytes]:
         return [self._piece_bytes(i) for i in range(self.vocab_size)]
@@ -199,12 +197,12 @@ class SentencePieceTokenizer(BaseTokenizer):
     def _piece_bytes(self, token_id: int) -> bytes:
         piece = self._content.pieces[token_id]
         if piece.type == PieceType.BYTE:
-            return bytes([int(piece.text[3:5], 16)])
-        if piece.text in self.special_tokens:
+            return bytes([BYTE_PIECES[piece.piece]])
+        if piece.piece in self.special_tokens:
             return b""
         if piece.type == PieceType.UNKNOWN:
             return self._content.unknown_surface.encode("utf-8")
-        return spaced(piece.text).encode("utf-8")
+        return spaced(piece.piece).encode("utf-8")
 
     def to_bytes(self) -> bytes:
         return self._model
@@ -212,6 +210,3 @@ class SentencePieceTokenizer(BaseTokenizer):
     @classmethod
     def from_bytes(cls, content: bytes, *, source: str = "the content") -> Self:
         return cls(content, source=source)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self._model,))

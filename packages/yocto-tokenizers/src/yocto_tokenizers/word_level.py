@@ -5,37 +5,42 @@ about where spaces go. Only words outside the vocabulary are lost: they become `
 """
 
 import re
+import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import cache
 from typing import Any, ClassVar, Self
 
 from yocto_tokenizers.base import UNK
 from yocto_tokenizers.errors import TokenizerError, shown
 from yocto_tokenizers.fast.characters import additive_parts, mark_class
 from yocto_tokenizers.fast.checks import checked_names, checked_unicode, each_text
-from yocto_tokenizers.formats.tokenizer_json import explicit_pattern, marker_of, whole_tokens
+from yocto_tokenizers.formats.tokenizer_json import explicit_pattern, whole_tokens
 from yocto_tokenizers.formats.vocabulary import (
     FORMAT_VERSION,
     VocabularyTokenizer,
     canonical_sha256,
 )
 
-_MARKS = mark_class()
-_TOKENS = re.compile(rf"\s+|[\w{_MARKS}]+|[^\w\s{_MARKS}]")
-# The same on ASCII, which has no marks, at twice the speed.
+# On ASCII, which has no marks, at twice the speed.
 _ASCII_TOKENS = re.compile(r"\s+|\w+|[^\w\s]")
 
 _PART_CHARACTERS = 1 << 16
 _LONGEST_PART_CHARACTERS = 1 << 20
 # Longer words are never learned and never accepted.
 _MAX_WORD_CHARACTERS = 256
-# Distinct words counted at a time. Beyond it the rarest are forgotten, so memory stays bounded.
+# Distinct words counted at a time. Beyond it the rarer half is forgotten, which bounds memory.
 _MAX_COUNTED_WORDS = 2_000_000
 
 
 def split_words(text: str) -> list[str]:
     """The tokens of a text; joined they are the text."""
-    return (_ASCII_TOKENS if text.isascii() else _TOKENS).findall(text)
+    return (_ASCII_TOKENS if text.isascii() else _tokens()).findall(text)
+
+
+@cache
+def _tokens() -> re.Pattern[str]:
+    return re.compile(rf"\s+|[\w{mark_class()}]+|[^\w\s{mark_class()}]")
 
 
 class WordLevelTokenizer(VocabularyTokenizer):
@@ -108,7 +113,7 @@ class WordLevelTokenizer(VocabularyTokenizer):
 
     def to_bytes(self) -> bytes:
         """A `tokenizer.json` in Hugging Face's layout, which its library reads as it is."""
-        return self._spelled(explicit_pattern(r"\s+", rf"[\w{_MARKS}]+"))
+        return self._spelled(explicit_pattern(r"\s+", rf"[\w{mark_class()}]+"))
 
     def _spelled(self, pattern: str) -> bytes:
         digest = canonical_sha256({"fingerprint": self.fingerprint(), "pattern": pattern})
@@ -118,17 +123,13 @@ class WordLevelTokenizer(VocabularyTokenizer):
         )
 
     @classmethod
-    def _head(cls, document: dict[str, Any]) -> dict[str, Any]:
-        return marker_of(document)
-
-    @classmethod
-    def _strings(cls, document: dict[str, Any]) -> tuple[list[str], list[str]]:
+    def _rebuilt(cls, document: dict[str, Any]) -> tuple[Self, bytes]:
         names = [token["content"] for token in document["added_tokens"]]
-        return list(document["model"]["vocab"]), names
-
-    def _bytes_like(self, document: dict[str, Any]) -> bytes:
+        reserved = {UNK, *names}
+        words = [word for word in document["model"]["vocab"] if word not in reserved]
+        tokenizer = cls(words, special_tokens=names)
         # Another version of Python knows other letters, which is no damage.
-        return self._spelled(document["pre_tokenizer"]["pattern"]["Regex"])
+        return tokenizer, tokenizer._spelled(document["pre_tokenizer"]["pattern"]["Regex"])
 
 
 def _checked_special_tokens(special_tokens: Iterable[str]) -> tuple[str, ...]:
@@ -160,25 +161,13 @@ def _checked_words(words: Iterable[object], names: tuple[str, ...]) -> tuple[str
 
 def _count(texts: str | Iterable[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for part in _parts(texts):
-        counts.update(split_words(part))
-        if len(counts) > _MAX_COUNTED_WORDS:
-            counts = _without_rarest(counts, _MAX_COUNTED_WORDS // 2)
-    return Counter({word: n for word, n in counts.items() if len(word) <= _MAX_WORD_CHARACTERS})
-
-
-def _parts(texts: str | Iterable[str]) -> Iterator[str]:
-    # A part ends where a word cannot: the list of all words of a long text would not fit memory.
     for text in each_text(texts):
-        yield from additive_parts(
+        # A part ends where a word cannot: all words of a long text would not fit memory.
+        for part in additive_parts(
             text, target=_PART_CHARACTERS, after_newline=False, maximum=_LONGEST_PART_CHARACTERS
-        )
-
-
-def _without_rarest(counts: Counter[str], keep_at_most: int) -> Counter[str]:
-    """Drop the words counted once, then those counted twice, until few enough are left."""
-    threshold = 1
-    while len(counts) > keep_at_most:
-        counts = Counter({word: n for word, n in counts.items() if n > threshold})
-        threshold += 1
-    return counts
+        ):
+            counts.update(split_words(part))
+            if len(counts) > _MAX_COUNTED_WORDS:
+                threshold = statistics.median_low(counts.values())
+                counts = Counter({word: n for word, n in counts.items() if n > threshold})
+    return Counter({word: n for word, n in counts.items() if len(word) <= _MAX_WORD_CHARACTERS})

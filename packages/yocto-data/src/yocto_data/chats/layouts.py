@@ -28,7 +28,8 @@ def dialogues_and_texts(blocks: Iterable[str]) -> Iterator[Chat | TextPart]:
     for paragraph, is_whole in chain(_paragraphs(blocks), (("", False),)):  # the last is the end
         chat = _dialogue(paragraph) if is_whole else None
         ends = chat is not None or not paragraph
-        if ends or size >= _PART:
+        # White space alone would make a last part that is none.
+        if ends or size >= (_PART if paragraph.strip() else 4 * _LONGEST_PARAGRAPH):
             if any(map(str.strip, text)):
                 yield TextPart("".join(text), ends)
             text, size = [], 0
@@ -91,6 +92,7 @@ _APP = re.compile(
     re.DOTALL,
 )
 _EDITED = re.compile(r"\s*\u200e<[^<>\n]+>$")
+_MARKS = "\u200e\u202a\u202c "  # of direction, around telephone numbers
 _MOST_SPEAKERS = 20  # named in an error
 
 
@@ -132,6 +134,6 @@ def _entries(lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
         if speaker := _SAID.match(said[0]):  # else somebody joined, or a number has changed
             text = _EDITED.sub("", "\n".join([said[0][speaker.end() :], *said[1:]])).strip()
             if not _APP.fullmatch(text):
-                yield day, speaker[1].strip("\u200e "), text
+                yield day, speaker[1].strip(_MARKS), text
         if match is not None:
             day, said = match["day"], [match["rest"].removesuffix("\r")]

@@ -79,7 +79,16 @@ class ChatDataset(TokenDataset):
         """
         import torch  # noqa: PLC0415 - preparation does without it
 
-        tokens, trained = self._rows(starts)
+        source, target, firsts = self._places(starts)
+        shape = len(starts), self.block_size + 1
+        # Padding is id 0, whatever that is: behind everything that is learned, it teaches nothing.
+        tokens, trained = np.zeros(shape, np.int64), np.zeros(shape, bool)
+        tokens.ravel()[target] = self._file.array[source]
+        trained.ravel()[target] = self._bits(source)
+        # The first token of a piece would be predicted from the end of another.
+        trained.ravel()[target[firsts]] = False
+        if self.vocab_size is not None and tokens.max() >= self.vocab_size:
+            self._file.check_ids()
         y = np.where(trained[:, 1:], tokens[:, 1:], IGNORED)
         return torch.from_numpy(tokens[:, :-1]), torch.from_numpy(y)
 
@@ -115,21 +124,6 @@ class ChatDataset(TokenDataset):
         assert self._file.record is not None  # noqa: S101 - it was opened by its meta.json
         hashes = (self._file.record.sha256, self.chats.mask.sha256, self.chats.starts.sha256)
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-    def _rows(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens, int64, and whether each is learned: shape (B, T + 1) each."""
-        source, target, firsts = self._places(starts)
-        shape = len(starts), self.block_size + 1
-        # Padding is id 0, whatever that is: behind everything that is learned, it teaches nothing.
-        tokens, trained = np.zeros(shape, np.int64), np.zeros(shape, bool)
-        tokens.ravel()[target] = self._file.array[source]
-        learned = self._bits(source)
-        # The first token of a piece would be predicted from the end of another.
-        learned[firsts] = False
-        trained.ravel()[target] = learned
-        if self.vocab_size is not None and tokens.max() >= self.vocab_size:
-            self._file.check_ids()
-        return tokens, trained
 
     def _places(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Where the tokens of windows lie in the file and in the rows, and which begin a piece."""

@@ -115,7 +115,7 @@ def prepare_chats(
         raise ShortDataError(
             "one conversation cannot be shared between training and validation; use more"
         )
-    plan = SplitPlan.after(found, replace(options, split_by="documents"))
+    plan = SplitPlan.after(found, options)
     separator = separator_of(tokenizer, options, found.documents, vocab_size)
     run = _EncodingRun(
         corpus=corpus,

@@ -55,8 +55,6 @@ class SafeCutter:
 
     def _next_cut(self, start: int) -> int | None:
         target, maximum = start + self._target, start + self._maximum
-        if len(self._text) <= target:
-            return None
         # The character after the last possible cut is looked at, too.
         if found := _BEFORE_SPACE.search(self._text, target, maximum + 1):
             return found.start()

@@ -77,7 +77,9 @@ def read_values(file: BufferedReader, start: int, dtype: torch.dtype, target: Te
     straight to where it belongs, anything else a few rows at a time.
     """
     file.seek(start)
-    is_alike = target.is_contiguous() and target.dtype == dtype and target.device.type == "cpu"
+    # A transposed single column is contiguous, too, and still cannot be viewed as bytes.
+    in_order = target.is_contiguous() and target.stride(-1) == 1
+    is_alike = in_order and target.dtype == dtype and target.device.type == "cpu"
     rows = target.view(-1, target.shape[-1])
     step = len(rows) if is_alike else max(1, CHUNK_VALUES // rows.shape[1])
     for first in range(0, len(rows), step):

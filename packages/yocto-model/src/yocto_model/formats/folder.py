@@ -219,7 +219,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} is damaged: it is not JSON") from error
+        raise ModelFileError(f"{path} is not JSON: it is {what_it_is(path)}") from error
     if not isinstance(document, dict):
         raise ModelFileError(f"{path} does not hold a JSON object")
     return document

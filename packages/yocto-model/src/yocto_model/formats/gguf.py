@@ -1,15 +1,11 @@
 """GGUF, the file that llama.cpp and its kin run: settings, tokenizer and weights in one.
 
-Format: docs/gguf.md of github.com/ggml-org/ggml. The package `gguf` writes, and knows quantized
-types. Headers are read here: its reader takes seconds and 160 MB for a vocabulary of 49,152.
+The package `gguf` writes, and knows quantized types; headers are read by gguf_header.py.
 """
 
 import functools
-import math
 import os
-import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,7 +23,6 @@ from yocto_model.formats.assembly import (
     check_is_file,
     is_finite,
     read_values,
-    what_it_is,
 )
 from yocto_model.formats.families import (
     ARCHITECTURE_CLASSES,
@@ -35,18 +30,11 @@ from yocto_model.formats.families import (
     family_of,
     stored,
 )
+from yocto_model.formats.gguf_header import PLAIN, Header, TensorPlace, package
 from yocto_model.gpt import GPT
 
 GGUFKind = Literal["f32", "f16", "bf16", "q8_0"]
 
-# What a number in a header is, as `struct` calls it. The other two kinds are texts and lists.
-_NUMBERS = {
-    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
-}  # fmt: skip
-_FLOAT32, _TEXT, _LIST = 6, 8, 9
-_LARGEST_HEADER_BYTES = 2**27  # a vocabulary of 262,144 tokens takes about 2^23
-# Types of tensors that are read without the package: their numbers, dtypes, file types.
-_PLAIN = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
 _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
 
 # Our fields and theirs, which follow the architecture's name.
@@ -98,7 +86,7 @@ def read_gguf(
     path = Path(path)
     check_is_file(path)
     with path.open("rb") as file:
-        fields, tensors = _Header(path, file).read()
+        fields, tensors = Header(path, file).read()
         arch = fields.get("general.architecture")
         if not isinstance(arch, str) or arch not in ARCHITECTURE_CLASSES:
             known = ", ".join(ARCHITECTURE_CLASSES)
@@ -113,145 +101,14 @@ def read_gguf(
         for name, tensor in tensors.items():
             n_heads = heads.get(name.split(".")[-2], 0) if name.startswith("blk.") else 0
             read = functools.partial(_read, file, tensor, n_heads)
-            kind = _PLAIN.get(tensor.kind, torch.float32)
+            kind = PLAIN.get(tensor.kind, torch.float32)
             entries[name] = Entry(kind, tensor.shape, read)
         form = functools.partial(stored, config, f"gguf {arch}")
         model = assemble(GPT, path, config, entries, form, device=device, dtype=dtype)
     return model, fields
 
 
-# --- the header ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    """Where a tensor is: its type's number, its shape, and its bytes in the file."""
-
-    kind: int
-    shape: tuple[int, ...]
-    start: int
-    n_bytes: int
-
-
-class _Header:
-    """Everything before the weights. No size in it is believed before the file has that much."""
-
-    def __init__(self, path: Path, file: BufferedReader) -> None:
-        self.path, self.file = path, file
-        self.size = os.fstat(file.fileno()).st_size
-
-    def read(self) -> tuple[dict[str, Any], dict[str, _Tensor]]:
-        """All fields, and where each tensor is."""
-        if self.file.read(4) != b"GGUF":
-            raise ModelFileError(f"{self.path} is no GGUF file: it is {what_it_is(self.path)}")
-        [version] = self._numbers("I", 1)
-        if version not in (2, 3):
-            raise ModelFileError(
-                f"{self.path} is GGUF of version {version}, or of another byte order; this package "
-                "reads 2 and 3"
-            )
-        n_tensors, n_fields = self._numbers("Q", 2)
-        fields: dict[str, Any] = {}
-        for _ in range(n_fields):
-            name = self._text()
-            if name in fields:
-                raise self._damage(f"it has two fields {quoted(name)}")
-            fields[name] = self._value(*self._numbers("I", 1))
-        if fields.get("split.count", 1) not in (0, 1):
-            raise ModelFileError(
-                f"{self.path} is one of {quoted(fields['split.count'])} parts; join them first "
-                "(llama.cpp: llama-gguf-split --merge)"
-            )
-        alignment = fields.get("general.alignment", 32)
-        if type(alignment) is not int or alignment < 1:
-            raise self._damage(f"general.alignment is {quoted(alignment)}")
-        return fields, self._tensors(n_tensors, alignment)
-
-    def _tensors(self, n_tensors: int, alignment: int) -> dict[str, _Tensor]:
-        infos: dict[str, tuple[int, tuple[int, ...], int]] = {}
-        for _ in range(n_tensors):
-            name = self._text()
-            if name in infos:
-                raise self._damage(f"it has two tensors {quoted(name)}")
-            [n_axes] = self._numbers("I", 1)
-            shape = self._numbers("Q", n_axes)[::-1]  # the fastest axis comes first
-            infos[name] = (*self._numbers("I", 1), shape, *self._numbers("Q", 1))
-        found, end = {}, -(-self.file.tell() // alignment) * alignment
-        begin = end
-        for name, (kind, shape, offset) in infos.items():
-            n_values, n_bytes = _block(self.path, kind)
-            if not shape or 0 in shape or shape[-1] % n_values:
-                raise self._damage(f"tensor {quoted(name)} has shape {shape}")
-            found[name] = _Tensor(kind, shape, end, math.prod(shape) // n_values * n_bytes)
-            # Each begins where the one before ends, so that together they fit into the file.
-            if begin + offset != end or end + found[name].n_bytes > self.size:
-                raise self._damage(f"tensor {quoted(name)} does not lie where it should")
-            end += -(-found[name].n_bytes // alignment) * alignment
-        return found
-
-    def _value(self, kind: int) -> Any:
-        if kind == _LIST:
-            [kind], [count] = self._numbers("I", 1), self._numbers("Q", 1)
-            if kind in _NUMBERS:
-                return list(self._numbers(_NUMBERS[kind], count))
-            if kind == _TEXT and count <= self.size:
-                return [self._text() for _ in range(count)]
-            raise self._damage(f"it has a list of {count} values of kind {kind}")
-        if kind == _TEXT:
-            return self._text()
-        if kind not in _NUMBERS:
-            raise self._damage(f"it has a value of kind {kind}")
-        [number] = self._numbers(_NUMBERS[kind], 1)
-        # 1e-5 as a float32, not the digits that follow from making it a float64.
-        return float(str(np.float32(number))) if kind == _FLOAT32 else number
-
-    def _text(self) -> str:
-        try:
-            return self._bytes(*self._numbers("Q", 1)).decode()
-        except UnicodeDecodeError as error:
-            raise self._damage("it has a text that is not UTF-8") from error
-
-    def _numbers(self, code: str, count: int) -> tuple[Any, ...]:
-        return struct.unpack(f"<{count}{code}", self._bytes(count * struct.calcsize(f"<{code}")))
-
-    def _bytes(self, count: int) -> bytes:
-        if count > min(self.size, _LARGEST_HEADER_BYTES) - self.file.tell():
-            raise self._damage("it ends within its header, or that is far too long")
-        return self.file.read(count)
-
-    def _damage(self, what: str) -> ModelFileError:
-        return ModelFileError(f"{self.path} is damaged or cut off: {what}")
-
-
-@functools.cache
-def _block(path: Path, kind: int) -> tuple[int, int]:
-    """How many values of a type of tensor are stored together, and in how many bytes."""
-    if kind in _PLAIN:
-        return 1, _PLAIN[kind].itemsize
-    gguf = _package()
-    try:
-        name = gguf.GGMLQuantizationType(kind)
-        sizes: tuple[int, int] = gguf.GGML_QUANT_SIZES[name]
-        gguf.quants.dequantize(np.zeros((1, sizes[1]), dtype=np.uint8), name)
-    except (ValueError, KeyError, NotImplementedError) as error:
-        raise ModelFileError(
-            f"{path} has tensors of a type that cannot be read: {error}"
-        ) from error
-    return sizes
-
-
-def _package() -> Any:
-    """The package gguf, which takes a while to import and is not always installed."""
-    try:
-        import gguf  # noqa: PLC0415 - see above
-    except ImportError as error:
-        raise ModelFileError(
-            "this needs the package gguf: pip install 'yocto-model[gguf]'"
-        ) from error
-    return gguf
-
-
-def _config(arch: str, fields: Mapping[str, Any], tensors: Mapping[str, _Tensor]) -> GPTConfig:
+def _config(arch: str, fields: Mapping[str, Any], tensors: Mapping[str, TensorPlace]) -> GPTConfig:
     """What the fields of a file mean; a ModelFileError names those that we do not support."""
     own = {key.removeprefix(f"{arch}."): value for key, value in fields.items()}
     refused = [name for name, fine in _KNOWN.items() if own.get(name, fine[0]) not in fine]
@@ -294,10 +151,10 @@ def _config(arch: str, fields: Mapping[str, Any], tensors: Mapping[str, _Tensor]
 # --- weights -------------------------------------------------------------------------------------
 
 
-def _read(file: BufferedReader, tensor: _Tensor, n_heads: int, target: Tensor) -> None:
+def _read(file: BufferedReader, tensor: TensorPlace, n_heads: int, target: Tensor) -> None:
     """Copy a tensor of the file; `n_heads` is 0 if its rows are in our order."""
-    if tensor.kind in _PLAIN:
-        read_values(file, tensor.start, _PLAIN[tensor.kind], target)
+    if tensor.kind in PLAIN:
+        read_values(file, tensor.start, PLAIN[tensor.kind], target)
     else:
         _unpack(file, tensor, target)
     if n_heads:
@@ -306,9 +163,9 @@ def _read(file: BufferedReader, tensor: _Tensor, n_heads: int, target: Tensor) -
         target.copy_(pairs.transpose(1, 2).reshape(target.shape))
 
 
-def _unpack(file: BufferedReader, tensor: _Tensor, target: Tensor) -> None:
+def _unpack(file: BufferedReader, tensor: TensorPlace, target: Tensor) -> None:
     """The same as `read_values` for a type of several values that share their scale."""
-    gguf = _package()
+    gguf = package()
     kind, rows = gguf.GGMLQuantizationType(tensor.kind), target.view(-1, tensor.shape[-1])
     row_bytes, step = tensor.n_bytes // len(rows), max(1, CHUNK_VALUES // rows.shape[1])
     for first in range(0, len(rows), step):
@@ -338,7 +195,8 @@ def write_gguf(
     Args:
         path: the file.
         model: of a family that llama.cpp knows.
-        kind: of its matrices; norms and biases stay float32.
+        kind: of its matrices; norms and biases stay float32. In q8_0, 32 numbers of a row share a
+            scale: a matrix whose rows 32 does not divide is stored as f16.
         fields: the tokenizer's fields and others: texts, numbers, truth values, lists of them.
         name: what the model is called.
 
@@ -347,7 +205,7 @@ def write_gguf(
         ModelFileError: the package `gguf` is missing.
         OSError: the file could not be written.
     """
-    gguf, path, config, arch = _package(), Path(path), model.config, family_of(model.config)
+    gguf, path, config, arch = package(), Path(path), model.config, family_of(model.config)
     if kind not in get_args(GGUFKind):
         raise InputError(f"kind must be one of {', '.join(get_args(GGUFKind))}, not {quoted(kind)}")
     if arch == "yocto" or (arch == "qwen2" and config.n_head * config.head_width != config.n_embd):
@@ -359,11 +217,8 @@ def write_gguf(
         described["tokenizer.ggml.suppress_tokens"] = padding
     tensors = list(_tensors(model, arch, n_tokens, fields.get("tokenizer.ggml.unknown_token_id")))
     types = {name: _type_of(name, weight, kind) for name, weight, _ in tensors}
-    narrow = {w.shape[1] for name, w, _ in tensors if types[name] == "q8_0" and w.shape[1] % 32}
-    if narrow:
-        raise InputError(
-            f"q8_0 needs widths that 32 divides, but this model has {sorted(narrow)}; take f16"
-        )
+    if kind == "q8_0" and kind not in types.values():
+        raise InputError(f"q8_0 needs widths that 32 divides, not n_embd {config.n_embd}; take f16")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     writer = gguf.GGUFWriter(temporary, arch)
     for key, value in described.items():
@@ -429,7 +284,10 @@ def _tensors(
 
 
 def _type_of(name: str, weight: Tensor, kind: str) -> str:
-    return kind if weight.dim() == 2 and name != "position_embd.weight" else "f32"
+    """How a tensor is stored: as llama.cpp's own programs do it, and as float16 if it must."""
+    if weight.dim() == 1 or name == "position_embd.weight":
+        return "f32"
+    return "f16" if kind == "q8_0" and weight.shape[1] % 32 else kind
 
 
 def _packed(gguf: Any, name: str, weight: Tensor, n_heads: int, kind: str) -> Any:

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Collection, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,18 +61,16 @@ def checked_ids(ids: object, vocab_size: int) -> NDArray[np.integer[Any]]:
     return np.array(integers, dtype=np.int64)
 
 
-def checked_id(token_id: object, vocab_size: int, where: str = "") -> int:
+def checked_id(token_id: Any, vocab_size: int, where: str = "") -> int:
     """One id as an `int` in `range(vocab_size)`; NumPy's integers are ids too.
 
     Raises:
         TokenizerError: it is something else; the message has `where` after the id.
     """
-    number = -1
-    if isinstance(token_id, SupportsIndex) and not isinstance(token_id, bool | np.bool_):
-        try:
-            number = operator.index(token_id)
-        except TypeError:  # an array of floats has the method, too
-            number = -1
+    try:
+        number = -1 if isinstance(token_id, bool | np.bool_) else operator.index(token_id)
+    except TypeError:
+        number = -1
     if not 0 <= number < vocab_size:
         raise TokenizerError(
             f"id {shown(token_id)}{where} is not an integer from 0 to {vocab_size - 1}"

@@ -54,7 +54,6 @@ CHATML = r"""
     {{ "<|im_start|>assistant\n" }}
 {%- endif -%}
 """
-_CHATML_TOKENS = {"<|im_start|>", "<|im_end|>"}
 
 _LARGEST_CHARACTERS = 1 << 20
 _MARK = "\ue000"  # for private use (Unicode 23.5): no text means anything by it
@@ -205,9 +204,6 @@ class ChatTemplate:
                 f"{self.name} refuses these messages ({shown(str(error), 120)})"
             ) from error
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(name={self.name!r})"
-
 
 _SYSTEM = {"role": "system", "content": "S"}
 _USER = {"role": "user", "content": "U"}
@@ -230,7 +226,7 @@ def template_for(
     """
     if source is not None:
         return ChatTemplate(source, name="the model's chat template")
-    if pretrained and _CHATML_TOKENS.issubset(tokenizer.special_tokens):
+    if pretrained and {"<|im_start|>", "<|im_end|>"} <= {*tokenizer.special_tokens}:
         return ChatTemplate(CHATML, name="ChatML")
     return ChatTemplate(PLAIN, name="the plain layout")
 

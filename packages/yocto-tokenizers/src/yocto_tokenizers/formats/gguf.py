@@ -3,20 +3,19 @@ r"""A tokenizer in a GGUF file: its fields `tokenizer.ggml.*`, made of a tokeniz
 Three of llama.cpp's kinds are written. What each means is said by the code that reads them,
 https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp:
 
-- `llama`: pieces are merged by score. So are sentencepiece models; and so can characters be, since
-  no two of them make a token.
-- `gpt2`: byte-level BPE with merges, of which llama.cpp knows the pre-tokenizers by name.
-- `rwkv`: always the longest token that fits, which splits known words as ours does.
+- `llama`: pieces of sentencepiece, merged by score.
+- `gpt2`: byte-level BPE with merges, of which llama.cpp knows the pre-tokenizers by name. It takes
+  characters, too: the bytes of each merge, and nothing else. Of a text, others are left out.
+- `rwkv`: always the longest token that fits, which splits known words as ours does. Unknown ones
+  become shorter words and bytes, in tokens past those of the tokenizer.
 
-What a text holds beyond the vocabulary becomes bytes, in tokens past those of the tokenizer. Texts
-encode to our ids, but for words outside a vocabulary, and for U+2581, a space to `llama`.
+Texts encode to our ids, but for such words, and for U+2581, a space to `llama`.
 """
 
 import json
 from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,16 +23,26 @@ from typing import Any, TypeAlias
 from yocto_tokenizers.base import EOS, UNK, BaseTokenizer, config_bytes
 from yocto_tokenizers.char import CharTokenizer
 from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
-from yocto_tokenizers.formats.hugging_face import BYTE_PIECE, HuggingFaceTokenizer
+from yocto_tokenizers.formats.hugging_face import GPT2_ALPHABET, HuggingFaceTokenizer
 from yocto_tokenizers.formats.loading import class_for
-from yocto_tokenizers.formats.sentence_piece_model import SPACE_MARK, ModelContent, PieceType
-from yocto_tokenizers.formats.tokenizer_json import added_token, bpe, document
-from yocto_tokenizers.formats.vocabulary import VocabularyTokenizer
+from yocto_tokenizers.formats.sentence_piece_model import (
+    BYTE_PIECES,
+    SPACE_MARK,
+    ModelContent,
+    PieceType,
+    merges_of,
+)
+from yocto_tokenizers.formats.tokenizer_json import added_token, document, split
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
+from yocto_tokenizers.word_level import WordLevelTokenizer
 
 _GGML = "tokenizer.ggml."
 _OWN = "yocto.tokenizer."
-_SOURCE = "the GGUF file"
+_ROLES = {
+    "bos": "bos_token_id", "eos": "eos_token_id",
+    "unk": "unknown_token_id", "pad": "padding_token_id",
+}  # fmt: skip
+_SOURCE = "the tokenizer in the GGUF file"
 
 _LLAMA = {"model": "llama", "pre": "default"}
 
@@ -48,22 +57,16 @@ def _byte_level(*, use_regex: bool) -> dict[str, Any]:
     return {**step, "use_regex": use_regex}
 
 
-def _split(digits: str) -> dict[str, Any]:
-    pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-        + digits
-        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    split = {"type": "Split", "pattern": {"Regex": pattern}}
-    return {**split, "behavior": "Isolated", "invert": False}
-
-
+_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 #: Pre-tokenizers by llama.cpp's names, as the steps that the models' own tokenizer.json have.
 _PRE = {
     "gpt-2": [_byte_level(use_regex=True)],
     "smollm": [{"type": "Digits", "individual_digits": True}, _byte_level(use_regex=True)],
-    "qwen2": [_split(r"\p{N}"), _byte_level(use_regex=False)],
-    "llama-bpe": [_split(r"\p{N}{1,3}"), _byte_level(use_regex=False)],
+    "qwen2": [split(_PATTERN % ""), _byte_level(use_regex=False)],
+    "llama-bpe": [split(_PATTERN % "{1,3}"), _byte_level(use_regex=False)],
 }
 
 
@@ -82,63 +85,66 @@ def gguf_fields(tokenizer: BaseTokenizer) -> dict[str, Any]:
         tokens, fields = _foreign(tokenizer)
     elif isinstance(tokenizer, SentencePieceTokenizer):
         tokens, fields = _pieces(tokenizer)
-    elif isinstance(tokenizer, VocabularyTokenizer):
-        # `llama` takes U+2581 and a space for one another, and a NUL for the end of a token.
-        usual = {" ", SPACE_MARK, "\0"} & {*tokenizer.itos} == {" "}
-        plain = usual and isinstance(tokenizer, CharTokenizer)
-        tokens, fields = _characters(tokenizer) if plain else _longest_match(tokenizer)
+    elif isinstance(tokenizer, CharTokenizer):
+        tokens, fields = _characters(tokenizer)
+    elif isinstance(tokenizer, WordLevelTokenizer):
+        tokens, fields = _words(tokenizer)
     else:
         raise TokenizerError(
             f"a tokenizer of kind {shown(tokenizer.kind)} cannot be in a GGUF file"
         )
-    # Where no id is given, llama.cpp takes one of its own, which may be any token here.
-    eos = _id_or_new(tokens, tokenizer.eos_id, EOS, PieceType.CONTROL)
-    ids = {"bos_token_id": eos if tokenizer.bos_id is None else tokenizer.bos_id}
-    ids["eos_token_id"] = eos
-    if fields["model"] != "gpt2" or tokenizer.unk_id is not None:
-        ids["unknown_token_id"] = _id_or_new(tokens, tokenizer.unk_id, UNK, PieceType.UNKNOWN)
-    texts = [text for text, _ in tokens]
+    texts, kinds = [text for text, _ in tokens], [int(kind) for _, kind in tokens]
+    # Where no end is given, llama.cpp takes one of its own, which may be any token here.
+    if (eos_id := tokenizer.eos_id) is None:
+        if EOS not in texts:
+            texts.append(EOS)
+            kinds.append(int(PieceType.CONTROL))
+        eos_id = texts.index(EOS)
     if len(set(texts)) < len(texts):
         twice, _ = Counter(texts).most_common(1)[0]
         raise TokenizerError(f"token {shown(twice)} would be in the GGUF file twice; rename it")
-    if fields["model"] == "llama":
-        fields.setdefault("scores", [])
-        fields["scores"] += [0.0] * (len(tokens) - len(fields["scores"]))
-    switches = {"add_bos_token": False, "add_eos_token": False, "add_space_prefix": False}
-    listed = {"tokens": texts, "token_type": [int(kind) for _, kind in tokens]}
-    ggml = {_GGML + key: value for key, value in {**switches, **fields, **listed, **ids}.items()}
+    if "scores" in fields:
+        fields["scores"] += [0.0] * (len(texts) - len(fields["scores"]))
+    ggml = {
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "add_space_prefix": False,
+        **fields,
+        "tokens": texts,
+        "token_type": kinds,
+        "bos_token_id": eos_id if tokenizer.bos_id is None else tokenizer.bos_id,
+        "eos_token_id": eos_id,
+    }
+    if tokenizer.unk_id is not None:
+        ggml["unknown_token_id"] = tokenizer.unk_id
+    found = {_GGML + key: value for key, value in ggml.items()}
     if isinstance(tokenizer, HuggingFaceTokenizer):
-        return ggml
+        return found
     content = b64encode(tokenizer.to_bytes()).decode("ascii")
-    return {**ggml, f"{_OWN}file": tokenizer.file_name, f"{_OWN}content": content}
+    return {**found, f"{_OWN}file": tokenizer.file_name, f"{_OWN}content": content}
 
 
-def _id_or_new(tokens: _Tokens, token_id: int | None, name: str, kind: PieceType) -> int:
-    """The id, or where there is none that of a token of this name, past the model's own rows."""
-    if token_id is not None:
-        return token_id
-    if name not in (texts := [text for text, _ in tokens]):
-        tokens.append((name, kind))
-        return len(tokens) - 1
-    return texts.index(name)
-
-
-def _characters(tokenizer: VocabularyTokenizer) -> tuple[_Tokens, _Fields]:
+def _characters(tokenizer: CharTokenizer) -> tuple[_Tokens, _Fields]:
+    """Merges that make each character of its bytes; no merge begins in the middle of one."""
     special = tokenizer.special_tokens
     tokens = [
-        (text, PieceType.CONTROL) if text in special
-        else (text.replace(" ", SPACE_MARK), PieceType.NORMAL)
+        (text, PieceType.CONTROL) if text in special else (_in_gpt2(text), PieceType.NORMAL)
         for text in tokenizer.itos
-    ]  # fmt: skip
-    tokens += [(f"<0x{byte:02X}>", PieceType.BYTE) for byte in range(256)]
-    return tokens, dict(_LLAMA)
+    ]
+    # There must be a merge; those of a character that the vocabulary lacks do no harm.
+    pieces = [*(text for text, kind in tokens if kind == PieceType.NORMAL), _in_gpt2("\ufffd")]
+    merges = [f"{piece[:cut]} {piece[cut]}" for piece in pieces for cut in range(1, len(piece))]
+    # Of the pre-tokenizers, one with which decoding does not take spaces away from punctuation.
+    return tokens, {"model": "gpt2", "pre": "smollm", "merges": list(dict.fromkeys(merges))}
 
 
-def _longest_match(tokenizer: VocabularyTokenizer) -> tuple[_Tokens, _Fields]:
+def _in_gpt2(text: str) -> str:
+    return text.encode().decode("latin-1").translate(GPT2_ALPHABET)
+
+
+def _words(tokenizer: WordLevelTokenizer) -> tuple[_Tokens, _Fields]:
     """Tokens as strings with escapes, and every byte: without one, llama.cpp would never end."""
-    names = dict.fromkeys(tokenizer.special_tokens, PieceType.CONTROL)
-    if tokenizer.unk_id is not None:
-        names[UNK] = PieceType.UNKNOWN
+    names = {**dict.fromkeys(tokenizer.special_tokens, PieceType.CONTROL), UNK: PieceType.UNKNOWN}
     tokens = [
         (text, names[text]) if text in names else (_escaped(text), PieceType.NORMAL)
         for text in tokenizer.itos
@@ -166,15 +172,13 @@ def _pieces(tokenizer: SentencePieceTokenizer) -> tuple[_Tokens, _Fields]:
             "this sentencepiece model cannot be in a GGUF file: llama.cpp encodes BPE with byte "
             "fallback and without a normalizer as it does, and no other"
         )
-    tokens = [(piece.text, piece.type) for piece in model.pieces]
+    tokens = [(piece.piece, PieceType(piece.type)) for piece in model.pieces]
     scores = [piece.score for piece in model.pieces]
     return tokens, {**_LLAMA, "scores": scores, "add_space_prefix": model.adds_space}
 
 
 def _foreign(tokenizer: HuggingFaceTokenizer) -> tuple[_Tokens, _Fields]:
     """A BPE of Hugging Face, if llama.cpp has one that splits and merges in the same way."""
-    import tokenizers  # noqa: PLC0415 - slow to import
-
     parts = json.loads(tokenizer.to_bytes())
     model, added = parts["model"], {token["id"]: token for token in parts["added_tokens"]}
     if "merges" not in model:
@@ -190,18 +194,20 @@ def _foreign(tokenizer: HuggingFaceTokenizer) -> tuple[_Tokens, _Fields]:
             return text, PieceType.UNKNOWN
         if i in added:
             return text, PieceType.CONTROL if added[i]["special"] else PieceType.USER_DEFINED
-        is_byte = byte_fallback and BYTE_PIECE.fullmatch(text)
+        is_byte = byte_fallback and text in BYTE_PIECES
         return text, PieceType.BYTE if is_byte else PieceType.NORMAL
 
     tokens = [token(i) for i in range(tokenizer.vocab_size)]
     merges = [tuple(m.split(" ", 1) if isinstance(m, str) else m) for m in model["merges"]]
     steps = _steps(parts.get("normalizer")), _steps(parts.get("pre_tokenizer"))
     if byte_fallback:
+        if tokenizer.unk_id is None:
+            raise _no_such("it has bytes but no unknown token")
         tokens, fields = _by_score(tokens, merges, [*steps[0], *steps[1]])
     else:
         fields = {"model": "gpt2", "pre": _pre(*steps), "merges": [" ".join(m) for m in merges]}
     # What the library puts around an empty text is what it puts around any.
-    around = tokenizers.Tokenizer.from_str(json.dumps(parts)).encode("").ids
+    around = tokenizer._tokenizer.encode("").ids  # noqa: SLF001
     fields["add_bos_token"] = around[:1] == [tokenizer.bos_id]
     fields["add_eos_token"] = around[fields["add_bos_token"] :] == [tokenizer.eos_id]
     return tokens, fields
@@ -247,15 +253,10 @@ def _by_score(
                 pass
             case _:
                 raise _no_such(f"it changes text by {shown(json.dumps(step), 120)}")
-    rank = {text: -float(i) for i, (text, _) in enumerate(groupby(map("".join, merges)))}
-    normal = {text for text, kind in tokens if kind == PieceType.NORMAL}
-    possible = {
-        (text[:cut], text[cut:])
-        for text in normal
-        for cut in range(1, len(text))
-        if text[:cut] in normal and text[cut:] in normal
-    }
-    if possible != set(merges) or len(rank) < sum(1 for _ in groupby(map("".join, merges))):
+    made = [text for text, _ in groupby(map("".join, merges))]
+    rank = {text: -float(i) for i, text in enumerate(made)}
+    possible = merges_of([text for text, kind in tokens if kind == PieceType.NORMAL])
+    if set(possible) != set(merges) or len(rank) < len(made):
         raise _no_such("its merges are in an order that is not one of the tokens")
     scores = [rank.get(text, 0.0) if kind == PieceType.NORMAL else 0.0 for text, kind in tokens]
     spelled = [(text.replace(" ", SPACE_MARK), kind) for text, kind in tokens]
@@ -276,41 +277,31 @@ def tokenizer_from_gguf(fields: Mapping[str, Any]) -> BaseTokenizer:
             contradict each other.
     """
     if f"{_OWN}content" in fields:
-        return _own(fields.get(f"{_OWN}file"), fields[f"{_OWN}content"])
+        try:
+            content = b64decode(fields[f"{_OWN}content"], validate=True)
+        except (TypeError, ValueError) as error:
+            raise _damaged(f"under {_OWN}content that is not base64") from error
+        name = Path(str(fields.get(f"{_OWN}file")))
+        return class_for(name, content, source=_SOURCE).from_bytes(content, source=_SOURCE)
     ggml = {key.removeprefix(_GGML): fields[key] for key in fields if key.startswith(_GGML)}
-    readers: dict[str, Callable[[_Fields, _Tokens], BaseTokenizer]] = {
-        "llama": _sentence_piece, "gpt2": _byte_level_bpe
-    }  # fmt: skip
-    model = ggml.get("model")
-    if not isinstance(model, str) or model not in readers:
-        raise _damaged(f"of kind {shown(model)}, expected one of {', '.join(readers)}")
+    if (model := ggml.get("model")) not in ("llama", "gpt2"):
+        raise _damaged(f"of kind {shown(model)}, expected one of llama, gpt2")
     texts = _listed(ggml, "tokens", str, None)
     kinds = _listed(ggml, "token_type", int, [1] * len(texts))
     if not texts or len(kinds) != len(texts) or not set(kinds) <= set(PieceType):
         raise _damaged("whose tokens and their types do not belong together")
-    for key in ("bos_token_id", "eos_token_id", "unknown_token_id", "padding_token_id"):
+    for key in _ROLES.values():
         token_id = ggml.get(key)
         # llama.cpp, too, does without an id that is out of range.
         if type(token_id) is not int or not 0 <= token_id < len(texts):
             ggml.pop(key, None)
-    return readers[model](ggml, list(zip(texts, map(PieceType, kinds), strict=True)))
-
-
-def _own(name: object, content: object) -> BaseTokenizer:
-    """A tokenizer of ours, which stands in the file as a whole."""
-    try:
-        if not isinstance(name, str) or not isinstance(content, str):
-            raise TypeError("not text")
-        decoded = b64decode(content, validate=True)
-    except (TypeError, ValueError, Base64Error) as error:
-        raise _damaged(f"under {_OWN}content that is not base64") from error
-    source = f"the tokenizer in {_SOURCE}"
-    return class_for(Path(name), decoded, source=source).from_bytes(decoded, source=source)
+    tokens = list(zip(texts, map(PieceType, kinds), strict=True))
+    return (_sentence_piece if model == "llama" else _byte_level_bpe)(ggml, tokens)
 
 
 def _damaged(what: str) -> TokenizerFileError:
     return TokenizerFileError(
-        f"{_SOURCE} has a tokenizer {what}; convert the model again, or name a tokenizer"
+        f"the GGUF file has a tokenizer {what}; convert the model again, or name a tokenizer"
     )
 
 
@@ -335,8 +326,7 @@ def _sentence_piece(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
     trainer.byte_fallback = PieceType.BYTE in kinds
     # llama.cpp's own ids, where the file has none.
     for role, default in (("bos", 1), ("eos", 2), ("unk", 0)):
-        key = "unknown_token_id" if role == "unk" else f"{role}_token_id"
-        token_id = ggml.get(key, min(default, len(tokens) - 1))
+        token_id = ggml.get(_ROLES[role], min(default, len(tokens) - 1))
         setattr(trainer, f"{role}_piece", tokens[token_id][0])
         setattr(trainer, f"{role}_id", token_id)
     for i, (text, kind) in enumerate(tokens):
@@ -351,7 +341,7 @@ def _sentence_piece(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
     normalizer.add_dummy_prefix = bool(ggml.get("add_space_prefix", True))
     normalizer.remove_extra_whitespaces = False
     normalizer.escape_whitespaces = True
-    return SentencePieceTokenizer(proto.SerializeToString(), source=f"the tokenizer in {_SOURCE}")
+    return SentencePieceTokenizer(proto.SerializeToString(), source=_SOURCE)
 
 
 def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
@@ -359,8 +349,7 @@ def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
     pre = ggml.get("pre")
     if not isinstance(pre, str) or pre not in _PRE:
         raise _damaged(f"that splits text by {shown(pre)}, expected one of {', '.join(_PRE)}")
-    roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-    ids = {f"{role}_token": ggml.get(f"{key}_token_id") for role, key in roles.items()}
+    ids = {f"{role}_token": ggml.get(key) for role, key in _ROLES.items()}
     names = {key: None if i is None else tokens[i][0] for key, i in ids.items()}
     bos = names["bos_token"] if ggml.get("add_bos_token") else None
     content = document(
@@ -373,14 +362,14 @@ def _byte_level_bpe(ggml: _Fields, tokens: _Tokens) -> BaseTokenizer:
         pre_tokenizer={"type": "Sequence", "pretokenizers": _PRE[pre]},
         post_processor=None if bos is None else _in_front(bos, ids["bos_token"]),
         decoder=_byte_level(use_regex=True),
-        model=bpe(
-            {text: i for i, (text, _) in enumerate(tokens)},
-            [merge.split(" ", 1) for merge in _listed(ggml, "merges", str, None)],
-            ignore_merges=pre == "llama-bpe",
-        ),
+        model={
+            "type": "BPE",
+            "ignore_merges": pre == "llama-bpe",
+            "vocab": {text: i for i, (text, _) in enumerate(tokens)},
+            "merges": [merge.split(" ", 1) for merge in _listed(ggml, "merges", str, None)],
+        },
     )
-    source = f"the tokenizer in {_SOURCE}"
-    return HuggingFaceTokenizer(content, config_bytes(names), source=source)
+    return HuggingFaceTokenizer(content, config_bytes(names), source=_SOURCE)
 
 
 def _in_front(name: str, token_id: int | None) -> dict[str, Any]:

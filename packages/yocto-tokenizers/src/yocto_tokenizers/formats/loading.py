@@ -10,7 +10,7 @@ from yocto_tokenizers.errors import TokenizerFileError, shown
 from yocto_tokenizers.fast.checks import file_at, read_bytes
 from yocto_tokenizers.formats.hugging_face import HuggingFaceTokenizer, is_hugging_face
 from yocto_tokenizers.formats.sentence_piece_model import ModelContent
-from yocto_tokenizers.formats.tokenizer_json import marker_of
+from yocto_tokenizers.formats.tokenizer_json import head_of
 from yocto_tokenizers.formats.vocabulary import parse_json
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
 from yocto_tokenizers.word_level import WordLevelTokenizer
@@ -29,12 +29,7 @@ def load_tokenizer(path: str | PathLike[str]) -> BaseTokenizer:
         TokenizerFileError: no file, or a file that is damaged or of an unknown kind.
     """
     file = _the_file(path)
-    content = read_bytes(file)
-    cls = class_for(file, content, source=shown(file))
-    # Only this class looks at a second file.
-    if cls is HuggingFaceTokenizer:
-        return cls.load(file)
-    return cls.from_bytes(content, source=shown(file))
+    return class_for(file, read_bytes(file), source=shown(file)).load(file)
 
 
 def class_for(file: Path, content: bytes, *, source: str) -> type[BaseTokenizer]:
@@ -48,40 +43,38 @@ def class_for(file: Path, content: bytes, *, source: str) -> type[BaseTokenizer]
     if b'"added_tokens"' in content and b'"kind": "' not in content:
         return HuggingFaceTokenizer
     document = parse_json(content, source)
-    if marker_of(document).get("kind") == WordLevelTokenizer.kind:
-        return WordLevelTokenizer
+    kind = head_of(document).get("kind")
+    for cls in (CharTokenizer, WordLevelTokenizer):
+        if kind == cls.kind:
+            return cls
     if is_hugging_face(document):
         return HuggingFaceTokenizer
-    if document.get("kind") == CharTokenizer.kind:
-        return CharTokenizer
     raise TokenizerFileError(
-        f"{source} is not a tokenizer of a known kind (its kind is "
-        f"{shown(document.get('kind'))}); name a tokenizer's file, or upgrade yocto-tokenizers"
+        f"{source} is not a tokenizer of a known kind (its kind is {shown(kind)}); "
+        "name a tokenizer's file, or upgrade yocto-tokenizers"
     )
 
 
 def _the_file(path: str | PathLike[str]) -> Path:
     """The path itself, or the tokenizer file in it; of several, the one that says most."""
-    files = [file_at(path, name) for name in _FILE_NAMES]
-    if files[0] == Path(path):  # not a directory
-        return files[0]
+    files = vocabulary, document, model = [file_at(path, name) for name in _FILE_NAMES]
+    if vocabulary == Path(path):  # not a directory
+        return vocabulary
     found = [file for file in files if file.exists()]
     if not found:
         raise TokenizerFileError(
             f"{shown(path)} holds no tokenizer; expected one of {', '.join(_FILE_NAMES)}"
         )
-    vocabulary, document, model = files
-    if len(found) == 1 or (vocabulary in found and _is_ours(vocabulary)):
+    if len(found) == 1:
         return found[0]
+    # GPT-2 has a vocab.json, too: its keys are tokens.
+    if vocabulary in found:
+        parsed = parse_json(read_bytes(vocabulary), shown(vocabulary))
+        if head_of(parsed).get("kind") == CharTokenizer.kind:
+            return vocabulary
     if model in found and (document not in found or _is_lossless(model)):
         return model
     return document
-
-
-def _is_ours(vocabulary: Path) -> bool:
-    """Whether a vocab.json is a file of characters, and not GPT-2's, whose keys are its tokens."""
-    document = parse_json(read_bytes(vocabulary), shown(vocabulary))
-    return document.get("kind") == CharTokenizer.kind
 
 
 def _is_lossless(model: Path) -> bool:

@@ -9,17 +9,20 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from yocto_tokenizers.base import BOS, EOS, UNK
 from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
 from yocto_tokenizers.fast.characters import additive_parts
 from yocto_tokenizers.fast.checks import checked_names, each_text
-from yocto_tokenizers.formats.tokenizer_json import added_token, bpe, document
+from yocto_tokenizers.formats.tokenizer_json import added_token, document
 from yocto_tokenizers.formats.vocabulary import canonical_sha256
 
 #: What sentencepiece writes in place of a space.
 SPACE_MARK: Final = "\u2581"
+
+#: How byte fallback spells each byte.
+BYTE_PIECES: Final = {f"<0x{byte:02X}>": byte for byte in range(256)}
 
 #: Whether a newline is a token of its own, or part of pieces.
 Newline: TypeAlias = Literal["atomic", "merged"]
@@ -47,14 +50,6 @@ class PieceType(IntEnum):
     BYTE = 6
 
 
-class Piece(NamedTuple):
-    """One entry of the vocabulary; its position is its id."""
-
-    text: str
-    score: float
-    type: PieceType
-
-
 class ModelContent:
     """What a model file says about how text is encoded.
 
@@ -63,7 +58,8 @@ class ModelContent:
         source: what messages call it.
 
     Attributes:
-        pieces: the vocabulary, in id order.
+        pieces: the vocabulary, in id order; each has a `piece`, which is its text, a `score` and a
+            `type`.
         is_bpe: whether text is split by merges (the other types have no merge ranks).
         byte_fallback: whether a character that is not a piece becomes its UTF-8 bytes.
         unknown_surface: what the unknown piece decodes to in a model without byte fallback.
@@ -78,7 +74,7 @@ class ModelContent:
     def __init__(self, content: bytes, source: str):
         model = _parsed(content, source)
         trainer, self._normalizer = model.trainer_spec, model.normalizer_spec
-        self.pieces = [Piece(p.piece, p.score, PieceType(p.type)) for p in model.pieces]
+        self.pieces = model.pieces
         self.is_bpe: bool = trainer.model_type == trainer.BPE
         self.byte_fallback: bool = trainer.byte_fallback
         self.unknown_surface: str = trainer.unk_surface
@@ -99,7 +95,7 @@ class ModelContent:
     def any_piece_has(self, pattern: re.Pattern[str]) -> bool:
         """Whether the pattern is found in the text that some piece stands for."""
         return any(
-            pattern.search(spaced(piece.text))
+            pattern.search(spaced(piece.piece))
             for piece in self.pieces
             if piece.type in (PieceType.NORMAL, PieceType.USER_DEFINED)
         )
@@ -110,7 +106,7 @@ class ModelContent:
         return canonical_sha256(
             {
                 "kind": "sentencepiece",
-                "pieces": [[text, score.hex(), int(kind)] for text, score, kind in self.pieces],
+                "pieces": [[p.piece, p.score.hex(), p.type] for p in self.pieces],
                 "is_bpe": self.is_bpe,
                 "byte_fallback": self.byte_fallback,
                 "unknown_surface": self.unknown_surface,
@@ -124,7 +120,7 @@ class ModelContent:
     def tokenizer_json(self) -> bytes | None:
         """The model in Hugging Face's layout; None if that cannot express it exactly."""
         named = (PieceType.UNKNOWN, PieceType.CONTROL, PieceType.BYTE)
-        texts = [p.text if p.type in named else spaced(p.text) for p in self.pieces]
+        texts = [p.piece if p.type in named else spaced(p.piece) for p in self.pieces]
         vocabulary = {text: i for i, text in enumerate(texts)}
         if not (self.lossless and self.is_bpe and len(vocabulary) == len(texts)):
             return None
@@ -137,36 +133,38 @@ class ModelContent:
             added,
             pre_tokenizer=None,
             decoder={"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
-            model=bpe(
-                vocabulary,
-                _merges([texts[i] for i in self.ids_of(PieceType.NORMAL)]),
-                unknown=texts[self.ids_of(PieceType.UNKNOWN)[0]],
-                byte_fallback=True,
-            ),
+            model={
+                "type": "BPE",
+                "unk_token": texts[self.ids_of(PieceType.UNKNOWN)[0]],
+                "byte_fallback": True,
+                "vocab": vocabulary,
+                "merges": merges_of([texts[i] for i in self.ids_of(PieceType.NORMAL)]),
+            },
         )
 
     def _problem(self, model: Any) -> str | None:
         """What keeps this from being a whole model: a file cut between two fields still parses."""
-        texts = [self.unknown_surface, self._normalizer.name, *(p.text for p in self.pieces)]
-        byte_pieces = {self.pieces[i].text for i in self.ids_of(PieceType.BYTE)}
-        all_bytes = {f"<0x{byte:02X}>" for byte in range(256)} if self.byte_fallback else set()
+        pieces = [p.piece for p in self.pieces]
+        texts = [self.unknown_surface, self._normalizer.name, *pieces]
+        byte_pieces = {pieces[i] for i in self.ids_of(PieceType.BYTE)}
+        all_bytes = set(BYTE_PIECES) if self.byte_fallback else set()
         problems = {
             "it holds no pieces": not self.pieces,
             "it is cut short": not all(map(model.HasField, ("trainer_spec", "normalizer_spec"))),
             # The reader gives such text as bytes.
             "it holds text that is not UTF-8": any(isinstance(text, bytes) for text in texts),
-            "it holds an empty piece": not all(piece.text for piece in self.pieces),
+            "it holds an empty piece": not all(pieces),
             "it holds a score that is not a number": not all(
-                math.isfinite(score) for _, score, _ in self.pieces
+                math.isfinite(p.score) for p in self.pieces
             ),
-            "it holds a piece twice": len({p.text for p in self.pieces}) < len(self.pieces),
+            "it holds a piece twice": len(set(pieces)) < len(pieces),
             "it does not have exactly one unknown piece": len(self.ids_of(PieceType.UNKNOWN)) != 1,
             "it lacks some of the 256 byte pieces": byte_pieces != all_bytes,
         }
         return next((problem for problem, is_so in problems.items() if is_so), None)
 
 
-def _merges(pieces: list[str]) -> list[tuple[str, str]]:
+def merges_of(pieces: list[str]) -> list[tuple[str, str]]:
     """Every way to make a piece of two others, in the order of the pieces: the rank of a merge."""
     ids = {text: i for i, text in enumerate(pieces)}
     merges: list[tuple[str, str]] = []
@@ -199,17 +197,6 @@ def damaged(source: str, problem: str) -> TokenizerFileError:
     )
 
 
-def training_sentences(
-    texts: str | Iterable[str], newline: Newline, limit_characters: int
-) -> list[str]:
-    """The texts in parts that the trainer accepts, evenly sampled down to a limit.
-
-    They are read here and not by the native trainer, which would turn every exception, Ctrl-C
-    included, into a RuntimeError.
-    """
-    return even_sample(_sentences(texts, newline), limit_characters)
-
-
 def even_sample(parts: Iterable[str], limit_characters: int) -> list[str]:
     """All parts if they fit the limit, else every n-th of them, n a power of two.
 
@@ -231,7 +218,8 @@ def even_sample(parts: Iterable[str], limit_characters: int) -> list[str]:
     return kept
 
 
-def _sentences(texts: str | Iterable[str], newline: Newline) -> Iterator[str]:
+def sentences(texts: str | Iterable[str], newline: Newline) -> Iterator[str]:
+    """The texts in parts that the trainer accepts."""
     for text in each_text(texts):
         for part in additive_parts(
             text,
@@ -244,8 +232,7 @@ def _sentences(texts: str | Iterable[str], newline: Newline) -> Iterator[str]:
 
 def control_symbols(special_tokens: Iterable[str]) -> list[str]:
     """The names that are not in every model anyway; none may collide with those that are."""
-    byte_names = [f"<0x{byte:02X}>" for byte in range(256)]
-    names = checked_names(special_tokens, reserved=[UNK, *byte_names])
+    names = checked_names(special_tokens, reserved=[UNK, *BYTE_PIECES])
     for name in names:
         # The option is a list in CSV, and pieces hold SPACE_MARK for a space.
         if any(character in name for character in f',"{SPACE_MARK}'):
@@ -288,6 +275,4 @@ def translated(error: Exception, vocab_size: int, character_coverage: float) -> 
         )
     if "!sentences_.empty()" in text:
         return TokenizerError("the corpus holds no words; train on a text that is not empty")
-    if "already defined" in text:
-        return TokenizerError("a special token is defined twice; drop one")
     return TokenizerError(f"sentencepiece cannot train on this text: {shown(text, 160)}")

@@ -19,11 +19,11 @@ from typing import Any
 MARKER = "yocto"
 
 
-def marker_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What a parsed tokenizer.json says of itself if it is ours; empty if it does not."""
-    model = document.get("model")
-    marker = model.get(MARKER) if isinstance(model, dict) else None
-    return marker if isinstance(marker, dict) else {}
+def head_of(document: dict[str, Any]) -> dict[str, Any]:
+    """Where a parsed file of ours says what it is; empty if it is not ours."""
+    model = document.get("model", {MARKER: document})
+    head = model.get(MARKER) if isinstance(model, dict) else None
+    return head if isinstance(head, dict) else {}
 
 
 def whole_tokens(
@@ -46,15 +46,16 @@ def whole_tokens(
     model = {"type": "WordLevel", "unk_token": unknown, "vocab": {s: i for i, s in enumerate(itos)}}
     return document(
         [added_token(i, name, special=True) for name, i in special_tokens.items()],
-        pre_tokenizer={
-            "type": "Split",
-            "pattern": {"Regex": pattern},
-            "behavior": "Isolated",
-            "invert": False,
-        },
+        pre_tokenizer=split(pattern),
         decoder={"type": "Fuse"},
         model=model if marker is None else {**model, MARKER: marker},
     )
+
+
+def split(pattern: str) -> dict[str, Any]:
+    """The pre-tokenizer whose parts are what a pattern finds, and what stands between."""
+    regex = {"Regex": pattern}
+    return {"type": "Split", "pattern": regex, "behavior": "Isolated", "invert": False}
 
 
 @cache
@@ -66,31 +67,8 @@ def explicit_pattern(*runs: str) -> str:
     """
     everything = "".join(map(chr, range(0x110000)))
     found = [re.findall(run, everything) for run in runs]
-    classes = ["".join(f"{part[0]}-{part[-1]}" for part in parts) for parts in found]
-    return "|".join([*(f"[{ranges}]+" for ranges in classes), r"[\s\S]"])
-
-
-def bpe(
-    vocabulary: Mapping[str, int],
-    merges: Sequence[Sequence[str]],
-    *,
-    unknown: str | None = None,
-    byte_fallback: bool = False,
-    ignore_merges: bool = False,
-) -> dict[str, Any]:
-    """The model of a BPE: the id of each piece, and the pairs that are merged, first ones first."""
-    return {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": unknown,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": byte_fallback,
-        "byte_fallback": byte_fallback,
-        "ignore_merges": ignore_merges,
-        "vocab": vocabulary,
-        "merges": merges,
-    }
+    ranges = ["".join(f"{part[0]}-{part[-1]}" for part in parts) for parts in found]
+    return "|".join([*(f"[{inside}]+" for inside in ranges), r"[\s\S]"])
 
 
 def added_token(token_id: int, content: str, *, special: bool) -> dict[str, Any]:

@@ -13,15 +13,13 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from yocto_tokenizers.base import UNK, BaseTokenizer
+from yocto_tokenizers.base import BaseTokenizer
 from yocto_tokenizers.errors import TokenizerFileError, shown
-from yocto_tokenizers.formats.tokenizer_json import whole_tokens
+from yocto_tokenizers.formats.tokenizer_json import head_of, whole_tokens
 
 FORMAT_VERSION = 1
-
-T = TypeVar("T")
 
 
 class VocabularyTokenizer(BaseTokenizer):
@@ -64,7 +62,7 @@ class VocabularyTokenizer(BaseTokenizer):
     @classmethod
     def from_bytes(cls, content: bytes, *, source: str = "the content") -> Self:
         document = parse_json(content, source)
-        head = cls._head(document)
+        head = head_of(document)
         kind, version = head.get("kind"), head.get("format_version")
         if kind != cls.kind:
             raise TokenizerFileError(
@@ -76,61 +74,34 @@ class VocabularyTokenizer(BaseTokenizer):
                 f"to {FORMAT_VERSION}; upgrade it"
             )
         try:
-            itos, names = cls._strings(document)
-            tokenizer = _rebuilt(cls, _without(itos, names), names)
-            same = tokenizer._bytes_like(document) == content  # noqa: SLF001 - its own
+            tokenizer, written = cls._rebuilt(document)
         except (KeyError, TypeError, ValueError) as error:
             raise TokenizerFileError(f"{source} is damaged ({error}); restore the file") from error
         # Stricter than checking field by field: not even a blank may differ from what was written,
         # and the content must match its own sha256.
-        if not same:
+        if content != written:
             raise TokenizerFileError(
                 f"{source} is damaged or was edited: it contradicts itself or its sha256; "
                 "restore the file"
             )
         return tokenizer
 
-    # How a file is laid out: the class of words has a layout of its own.
     @classmethod
-    def _head(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """The part of a file that says what it is."""
-        return document
-
-    @classmethod
-    def _strings(cls, document: dict[str, Any]) -> tuple[list[str], list[str]]:
-        """The strings in id order, and the names of the special tokens."""
-        return document["itos"], list(document["special_tokens"])
-
-    def _bytes_like(self, document: dict[str, Any]) -> bytes:  # noqa: ARG002 - see words
-        """What `to_bytes` would have given where the document was written."""
-        return self.to_bytes()
+    def _rebuilt(cls, document: dict[str, Any]) -> tuple[Self, bytes]:
+        """The tokenizer of a parsed file, and what `to_bytes` gave where it was written."""
+        make: Callable[..., Self] = cls
+        names = dict.fromkeys(document["special_tokens"])
+        letters = [string for string in document["itos"] if string not in names]
+        tokenizer = make(letters, special_tokens=names)
+        return tokenizer, tokenizer.to_bytes()
 
     @cached_property
     def _token_bytes(self) -> Sequence[bytes]:
         return [b"" if name in self.special_tokens else name.encode() for name in self.itos]
 
-    def __reduce__(self) -> tuple[object, ...]:
-        # Tables stay behind: the process that receives the copy builds its own when it encodes.
-        names = list(self.special_tokens)
-        return (_rebuilt, (type(self), _without(self.itos, names), names))
-
-
-def _rebuilt(cls: Callable[..., T], strings: Sequence[str], names: Sequence[str]) -> T:
-    return cls(strings, special_tokens=names)
-
-
-def _without(itos: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The strings to pass to a class: all except those that it adds itself."""
-    numbered = {*names, UNK}
-    return [string for string in itos if string not in numbered]
-
 
 def parse_json(content: bytes, source: str) -> dict[str, Any]:
-    """The object that a JSON file holds.
-
-    Args:
-        content: the bytes of the file.
-        source: what messages call it.
+    """The object that a JSON file holds; `source` is what messages call it.
 
     Raises:
         TokenizerFileError: it is not JSON, or not an object.
