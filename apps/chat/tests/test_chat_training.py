@@ -3,16 +3,24 @@
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 from yocto_chat.conversation import Layout, Reply, Turn
 from yocto_cli.chats import ChatEncoder, turn_tokens
 from yocto_cli.prepare import Kind, learner
 from yocto_data import Message
-from yocto_tokenizers import CHATML, PLAIN, TURNS, ChatTemplate, Tokenizer
+from yocto_tokenizers import (
+    CHATML,
+    PLAIN,
+    TURNS,
+    ChatTemplate,
+    HuggingFaceTokenizer,
+    Tokenizer,
+)
 
 LETTERS = "".join(map(chr, range(0x20, 0x7F)))
 CORPUS = f"{LETTERS}\nUser: the soul\nAssistant: what is it, and who are we?\nassistant\n"
@@ -35,7 +43,12 @@ def chats(draw: Callable[..., Any]) -> tuple[Message, ...]:
 
 
 @cache
-def tokenizer_for(kind: Kind, template: str) -> Tokenizer:
+def tokenizer_for(kind: Kind | Literal["foreign"], template: str) -> Tokenizer:
+    if kind == "foreign":  # as those of GPT-2 and Llama 3
+        theirs = tokenizers.ByteLevelBPETokenizer()
+        names = list(turn_tokens(template))
+        theirs.train_from_iterator([CORPUS] * 9, vocab_size=400, special_tokens=names)
+        return HuggingFaceTokenizer.from_bytes(theirs.to_str().encode())
     size = None if kind == "char" else 400
     return learner(kind, size, special_tokens=turn_tokens(template))(iter([CORPUS, "\n\n"]))
 
@@ -47,11 +60,11 @@ def replies(learned: Sequence[bool]) -> list[tuple[int, int]]:
 
 
 @pytest.mark.property
-@pytest.mark.parametrize("kind", ["char", "word", "bpe"])
+@pytest.mark.parametrize("kind", ["char", "word", "bpe", "foreign"])
 @pytest.mark.parametrize("template", TEMPLATES)
 @given(chat=chats())
 def test_a_prompt_is_what_was_learned_from(
-    template: str, kind: Kind, chat: tuple[Message, ...]
+    template: str, kind: Kind | Literal["foreign"], chat: tuple[Message, ...]
 ) -> None:
     """Asked with the messages of a conversation, up to each reply: the ids of training."""
     source = TEMPLATES[template]
