@@ -102,11 +102,7 @@ class BpeArguments(CharArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class ChatArguments(PrepareArguments):
-    """Conversations, of which only what the assistant says is learned; texts are learned whole.
-
-    Read are messages, ShareGPT's, Alpaca's and other records of .jsonl and .json, conversations
-    that yocto-chat saved, exports of WhatsApp, and texts with lines "User: " and "Assistant: ".
-    """
+    """Conversations, of which only what the assistant says is learned; texts are learned whole."""
 
     tokenizer: Literal["char", "word", "bpe"] | None = flag(
         None, "what to learn from all that is said", shown="char"
@@ -139,7 +135,11 @@ COMMANDS: dict[str, type[OutArguments]] = {
     "import": ImportArguments,
 }
 _EXAMPLE = f"Example: {PROG} {{}} --text_path book.txt --out_dir data/book"
-_CHAT_EXAMPLE = f"Example: {PROG} {{}} --text_path chats.jsonl --out_dir data/chats --show"
+_CHAT_EXAMPLE = f"""\
+Reads messages, ShareGPT's, Alpaca's and other records of .jsonl and .json, conversations that
+yocto-chat saved, exports of WhatsApp, and texts with lines "User: " and "Assistant: ".
+
+Example: {PROG} {{}} --text_path chats.jsonl --out_dir data/chats --show"""
 _IMPORT_EXAMPLE = (
     f"Example: {PROG} {{}} --data_dir nanoGPT/data/shakespeare_char --out_dir data/imported "
     "--dtype uint16 --vocab_path data/book/vocab.json"
