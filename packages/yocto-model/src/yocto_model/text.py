@@ -86,6 +86,8 @@ class StopFilter:
 
     def push(self, token: Token) -> list[Token]:
         """Add a token; return those that are safe to show, the last cut where a stop begins."""
+        if not self.stops:
+            return [token]
         self._held.append(token)
         text = "".join(held.text for held in self._held)
         found = [(at + len(stop), at) for stop in self.stops if (at := text.find(stop)) >= 0]
