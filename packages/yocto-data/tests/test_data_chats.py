@@ -641,8 +641,8 @@ def test_a_document_has_one_separator(
     meta = prepared([tmp_path / "a.txt", tmp_path / "b.txt"], tmp_path / "out", **options)
     found = [ids for name in ("train", "val") for ids, _ in documents_of(tmp_path / "out", name)]
     chat, _ = tokens_of((Message("user", "q"), Message("assistant", "a")))
-    texts = [[*before, *text, *after] for text in (b"b\n\n", b"end")]
-    assert sorted([[*b"a" * 70_000, 10, 10], *texts, chat]) == sorted(found)
+    texts = [[*before, *b"a" * 70_000, 10, 10], [*b"b\n\n", *after], [*before, *b"end", *after]]
+    assert sorted([*texts, chat]) == sorted(found)
     assert meta.text is not None
     assert 1 == meta.text.empty_documents
 

@@ -372,7 +372,7 @@ def test_k16_two_at_once(tmp_path: Path, run: Prepare, refused: Refused) -> None
         ('["a", "list"]', "must be an object with a field 'text'"),
         ('"text"', "must be an object"),
         ('{"txt": "a"}', "has no field 'text'; pass text_field=NAME"),
-        ('{"text": 5}', "must be a string, found a number"),
+        ('{"text": 5}', "must hold text, found a number"),
         ('{"text": true}', "found true or false"),
         ('{"text": ["a"]}', "found a list"),
         ('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),

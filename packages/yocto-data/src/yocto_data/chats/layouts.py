@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain, groupby
 
-from yocto_data.chats.messages import Chat, Message, Role, TextPart, alternating
+from yocto_data.chats.messages import Chat, Message, Role, alternating
 from yocto_data.errors import DataError, shorten
+from yocto_data.prep.documents import TextPart
 
 # --- a text with lines of speakers ---------------------------------------------------------------
 
@@ -24,15 +25,16 @@ def dialogues_and_texts(blocks: Iterable[str]) -> Iterator[Chat | TextPart]:
     message before.
     """
     text: list[str] = []
-    size = 0
+    size, begins = 0, True
     for paragraph, is_whole in chain(_paragraphs(blocks), (("", False),)):  # the last is the end
         chat = _dialogue(paragraph) if is_whole else None
         ends = chat is not None or not paragraph
         # White space alone would make a last part that is none.
         if ends or size >= (_PART if paragraph.strip() else 4 * _LONGEST_PARAGRAPH):
             if any(map(str.strip, text)):
-                yield TextPart("".join(text), ends)
-            text, size = [], 0
+                yield TextPart("".join(text), ends, begins)
+                begins = False
+            text, size, begins = [], 0, begins or ends
         if chat is not None:
             yield chat
         else:

@@ -15,8 +15,7 @@ import numpy as np
 from yocto_data.batches import BatchSampler
 from yocto_data.dataset import TokenDataset
 from yocto_data.errors import DataError, ShortDataError, integer, shorten
-from yocto_data.prep.meta import ChatSplitMeta
-from yocto_data.prep.token_files import MappedFile, TokenFile
+from yocto_data.prep.token_files import TokenFile
 
 if TYPE_CHECKING:
     import torch
@@ -48,13 +47,12 @@ class ChatDataset(TokenDataset):
         self.path, self.meta = self._file.path, self._file.meta
         self.dtype, self.vocab_size = self._file.dtype, self._file.vocab_size
         self.n_tokens = len(self._file.array)
-        chats = None if self.meta is None else self.meta.chats_of_file(self.path.name)
-        if chats is None:
+        if self._file.chats is None:
             raise DataError(f"{shorten(self.path)} holds texts, not chats; use TokenDataset")
-        self.chats: ChatSplitMeta = chats
-        self._mask = MappedFile(self.path.with_name(chats.mask.file), np.dtype("u1"), chats.mask)
+        self.chats = self._file.chats
+        self._mask = self._file.mask()
         self._begins, self._lengths, self.n_cut = self._pieces()
-        if not chats.trained or not len(self._begins):
+        if not self.chats.trained or not len(self._begins):
             raise ShortDataError(f"{shorten(self.path)} holds nothing to learn; use other chats")
         # Pieces by window: window i holds those from bound i to bound i + 1.
         self._order, self._bounds = pack(self._lengths, self.block_size + 1)
@@ -122,7 +120,7 @@ class ChatDataset(TokenDataset):
     def fingerprint(self) -> str:
         """The sha256 (hex) that stands for tokens, mask and starts together."""
         assert self._file.record is not None  # noqa: S101 - it was opened by its meta.json
-        hashes = (self._file.record.sha256, self.chats.mask.sha256, self.chats.starts.sha256)
+        hashes = (self._file.record.sha256, self.chats.mask, self.chats.starts)
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def _places(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -167,12 +165,12 @@ class ChatDataset(TokenDataset):
 
     def _pieces(self) -> tuple[np.ndarray, np.ndarray, int]:
         """First token and length of whatever is never cut, and how many documents had to be."""
-        path = self.path.with_name(self.chats.starts.file)
-        starts = MappedFile(path, np.dtype("<u8"), self.chats.starts).array.astype(np.int64)
+        file = self._file.starts()
+        starts = file.array.astype(np.int64)
         ends = np.append(starts[1:], self.n_tokens)
         lengths = ends - starts
         if starts[0] != 0 or lengths.min() < 1:
-            raise DataError(f"{shorten(path)} was damaged; run yocto-prepare again")
+            raise DataError(f"{shorten(file.path)} was damaged; run yocto-prepare again")
         capacity = self.block_size + 1
         is_long = lengths > capacity
         begins, sizes = [starts[~is_long]], [lengths[~is_long]]
@@ -248,6 +246,7 @@ class ChatBatches(BatchSampler):
 
     It is a `BatchSampler` in the mode `epoch` over packed windows: the batch of a step is a pure
     function of (seed, step), each rank gets an equal slice, and batches run on into the next epoch.
+    `options` are rank, world_size and stream.
     """
 
     dataset: ChatDataset
@@ -258,14 +257,9 @@ class ChatBatches(BatchSampler):
         batch_size: int,
         *,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        stream: int = 0,
+        **options: int,
     ) -> None:
-        super().__init__(
-            dataset, batch_size, seed=seed, mode="epoch", rank=rank, world_size=world_size,
-            stream=stream,
-        )  # fmt: skip
+        super().__init__(dataset, batch_size, seed=seed, mode="epoch", **options)
 
     @property
     def windows_per_epoch(self) -> int:
