@@ -217,7 +217,7 @@ GOOD = {"question": "q", "answer": "a"}
 @pytest.mark.parametrize(
     ("record", "says"),
     [
-        ("not json {", "not valid JSON (Expecting value)"),
+        ("not json {", "not valid JSON (column 1: Expecting value)"),
         ('"text"', "a record must be an object, found a string"),
         ("[" * 99_999, "nested too deeply"),
         ({}, "no known format of chats has the keys nothing"),
@@ -311,6 +311,8 @@ PROSE = st.text(alphabet="ab: \t\u2028", min_size=1, max_size=9).filter(str.stri
 )
 @example(parts=[(Message("user", "a"), Message("assistant", "b")), "a"], newline="\n", blank=2,
          cuts=[22])  # fmt: skip
+@example(parts=["a", (Message("user", "a"), Message("assistant", "b"))], newline="\r\n", blank=2,
+         cuts=[6])  # fmt: skip
 def test_dialogues_and_texts(parts: list[Any], newline: str, blank: int, cuts: list[int]) -> None:
     """Paragraphs with speakers are conversations; the rest is text, to the character."""
     text = ""

@@ -11,7 +11,7 @@ from yocto_data.prep.documents import TextPart
 # --- a text with lines of speakers ---------------------------------------------------------------
 
 _SPEAKER = re.compile(r"(User|Assistant):(?: |$)")
-_PARAGRAPH_END = re.compile(r"\n(?:[^\S\n]*\n)+")
+_PARAGRAPH_END = re.compile(r"\n(?:[^\S\n]*\n)+(?P<at_end>[^\S\n]*\Z)?")
 # In characters. A longer paragraph is text, whatever it begins with; a longer text comes in parts.
 _LONGEST_PARAGRAPH = 1 << 20
 _PART = 1 << 16
@@ -49,7 +49,7 @@ def _paragraphs(blocks: Iterable[str]) -> Iterator[tuple[str, bool]]:
         text += block
         start = 0
         for match in _PARAGRAPH_END.finditer(text):
-            if match.end() == len(text):
+            if match["at_end"] is not None:
                 break  # the next block may go on with blank lines
             yield text[start : match.end()], is_whole
             start, is_whole = match.end(), True

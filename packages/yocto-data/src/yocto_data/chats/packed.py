@@ -50,7 +50,7 @@ class ChatDataset(TokenDataset):
         if self._file.chats is None:
             raise DataError(f"{shorten(self.path)} holds texts, not chats; use TokenDataset")
         self.chats = self._file.chats
-        self._mask = self._file.mask()
+        self._mask = self._file.beside("mask")
         self._begins, self._lengths, self.n_cut = self._pieces()
         if not self.chats.trained or not len(self._begins):
             raise ShortDataError(f"{shorten(self.path)} holds nothing to learn; use other chats")
@@ -101,15 +101,14 @@ class ChatDataset(TokenDataset):
         """The ids of all learned tokens, in order and in blocks: what a loss is taken over."""
         before = 0
         for block in self._file.blocks():
-            yield block[self._span(before, before + len(block))]
+            yield block[self._bits(np.arange(before, before + len(block)))]
             before += len(block)
 
     def opening(self) -> np.ndarray:
         """The ids of the first document before any that is learned: what the model is asked."""
-        end = int(self._begins[0] + self._lengths[0])
-        first = int(self._begins[0])
-        learned = np.flatnonzero(self._span(first, end))
-        return np.asarray(self._file.array[first : first + learned[0]], dtype=np.int64)
+        along = self._begins[0] + np.arange(self._lengths[0])
+        n_asked = int(self._bits(along).argmax())  # the first that is learned
+        return self._file.array[along[:n_asked]].astype(np.int64)
 
     @property
     def padding(self) -> float:
@@ -132,7 +131,6 @@ class ChatDataset(TokenDataset):
         if starts.min() < 0:
             raise IndexError(f"window {starts.min()} of {len(self)}")
         self._file.require_whole()
-        self._mask.require_whole()
         epochs, windows = np.divmod(starts, len(self))
         per_row = self._bounds[windows + 1] - self._bounds[windows]  # (B,)
         parts = []
@@ -153,19 +151,14 @@ class ChatDataset(TokenDataset):
         target = along + np.repeat(np.repeat(shift, per_row), lengths)
         return source, target, firsts
 
-    def _span(self, begin: int, end: int) -> np.ndarray:
-        """Whether each token from `begin` to `end` is learned."""
-        self._mask.require_whole()
-        packed = self._mask.array[begin >> 3 : (end + 7) >> 3]
-        return np.unpackbits(packed, bitorder="little")[begin & 7 :][: end - begin].view(bool)
-
     def _bits(self, positions: np.ndarray) -> np.ndarray:
         """Whether the tokens at these positions are learned."""
+        self._mask.require_whole()
         return (self._mask.array[positions >> 3] >> (positions & 7).astype(np.uint8) & 1) == 1
 
     def _pieces(self) -> tuple[np.ndarray, np.ndarray, int]:
         """First token and length of whatever is never cut, and how many documents had to be."""
-        file = self._file.starts()
+        file = self._file.beside("starts")
         starts = file.array.astype(np.int64)
         ends = np.append(starts[1:], self.n_tokens)
         lengths = ends - starts
@@ -175,7 +168,7 @@ class ChatDataset(TokenDataset):
         is_long = lengths > capacity
         begins, sizes = [starts[~is_long]], [lengths[~is_long]]
         for begin, end in zip(starts[is_long].tolist(), ends[is_long].tolist(), strict=True):
-            cuts = np.array(cut(self._span(begin, end), capacity), dtype=np.int64)
+            cuts = np.array(cut(self._bits(np.arange(begin, end)), capacity), dtype=np.int64)
             if len(cuts):
                 begins.append(begin + cuts[:, 0])
                 sizes.append(cuts[:, 1] - cuts[:, 0])

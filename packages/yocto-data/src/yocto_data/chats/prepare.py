@@ -1,11 +1,11 @@
 """Conversations to a data directory: .bin files, beside them masks and starts, meta.json last."""
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 
@@ -31,8 +31,13 @@ from yocto_data.prep.token_files import HashedWriter, TokenWriter
 Encode = Callable[[Sequence[Message]], tuple[Sequence[int], Sequence[bool]]]
 """Turns a conversation into ids, and says of each id whether it is learned."""
 
-_Row = tuple[bytes, bytes]
-"""A document's ids, and whether each is learned: elements of the .bin file, and bytes 0 or 1."""
+
+class _Row(NamedTuple):
+    """What is written of a conversation, or of a part of a text."""
+
+    ids: bytes  # elements of the .bin file
+    trained: bytes  # 0 or 1 for each id
+    kinds: Counter[str]  # what it counts as in meta.json
 
 
 def prepare_chats(
@@ -87,30 +92,26 @@ def prepare_chats(
     if template is not None and not template.strip():
         raise DataError("the chat template is empty; give None where there is none")
     first = ChatCorpus(sources=expand_sources(sources, CHATS), options=options)
-    work = Preparation.begin(
-        first, sources, out_dir, tokenizer=tokenizer, force=force, progress=progress
-    )
+    work = Preparation(first, sources, out_dir, tokenizer, force=force, progress=progress)
     if work.found.documents < 2:
         raise ShortDataError(
             "one conversation cannot be shared between training and validation; use more"
         )
-    plan = SplitPlan.after(work.found, options)
-    separator = work.separator()
-    encoder = _ChatEncoder(tokenizer, work.vocab_size, separator, encode)
     corpus = cast("ChatCorpus", work.corpus)
-    kinds: Counter[str] = Counter()
+    corpus.expected = first.records
+    pieces = _pieces(corpus, SplitPlan.after(work.found, options))
+    encoder = _ChatEncoder(tokenizer, work.vocab_size, work.separator, encode)
     with staged_directory(work.target, force=force) as directory:
         with (
             _ChatWriter.opened(directory, "train", encoder.dtype) as train,
             _ChatWriter.opened(directory, "val", encoder.dtype) as val,
         ):
             writers = {"train": train, "val": val}
-            for job, rows in work.encoded(_pieces(corpus, plan), encoder, writers, workers=workers):
-                kinds.update(_write(job, rows, writers, corpus))
-                corpus.check(first.records)
+            work.write(pieces, encoder, writers, workers=workers)
         for name, writer in writers.items():
             if not writer.documents:
                 raise ShortDataError(f"no conversation is left for {name}.bin; use more")
+        kinds = train.kinds + val.kinds
         chats = ChatsMeta(
             template=None if template is None else _save_template(template, directory),
             formats=tuple(CountMeta(what=n, count=c) for n, c in first.formats.items()),
@@ -125,9 +126,7 @@ def prepare_chats(
             train=train.chat_record(),
             val=val.chat_record(),
         )
-        return work.finish(
-            directory, writers, separator=separator, split_by="documents", chats=chats
-        )
+        return work.finish(directory, writers, split_by="documents", chats=chats)
 
 
 class _ChatEncoder(Encoder):
@@ -148,7 +147,10 @@ class _ChatEncoder(Encoder):
         if isinstance(content, TextPart):
             data = super().encoded(content)
             trained = np.ones(len(data) // self.dtype.itemsize, bool)
+            kinds = Counter(texts=1)
         else:
+            replies = sum(message.role == "assistant" for message in content)
+            kinds = Counter(conversations=1, replies=replies)
             ids, given = self._encode(content)
             data, trained = self.narrowed(ids), np.array(given)
             count = len(data) // self.dtype.itemsize
@@ -158,7 +160,7 @@ class _ChatEncoder(Encoder):
         trained[:1] = False  # nothing is in front of it to predict it from
         if not trained.any():
             raise ValueError("nothing in it is learned")
-        return data, trained.tobytes()
+        return _Row(data, trained.tobytes(), kinds)
 
 
 def _pieces(corpus: ChatCorpus, plan: SplitPlan) -> Generator[Piece, None, None]:
@@ -167,30 +169,6 @@ def _pieces(corpus: ChatCorpus, plan: SplitPlan) -> Generator[Piece, None, None]
             split: SplitName = "val" if plan.is_val(ordinal) else "train"
             characters = sum(map(len, document.blocks))
             yield Piece(document.content, characters, split, document.where, corpus.bytes_read)
-
-
-def _write(
-    job: Sequence[Piece],
-    rows: Sequence[_Row | str],
-    writers: Mapping[str, "_ChatWriter"],
-    corpus: ChatCorpus,
-) -> Counter[str]:
-    """Append the rows of a job, and count what they are; those that could not be made are bad."""
-    kinds: Counter[str] = Counter()
-    parts: dict[str, list[_Row]] = {name: [] for name in writers}
-    for piece, row in zip(job, rows, strict=True):
-        if isinstance(row, str):
-            corpus.drop(row, piece.where)
-            continue
-        parts[piece.split].append(row)
-        if isinstance(piece.content, TextPart):
-            kinds["texts"] += 1
-        else:
-            kinds["conversations"] += 1
-            kinds["replies"] += sum(m.role == "assistant" for m in piece.content)
-    for name, part in parts.items():
-        writers[name].write_rows(part)
-    return kinds
 
 
 class _ChatWriter(TokenWriter):
@@ -203,6 +181,7 @@ class _ChatWriter(TokenWriter):
         self._mask, self._starts = mask, starts
         self._bits = b""  # one byte for each, but too few to make a byte of eight
         self._trained = 0
+        self.kinds: Counter[str] = Counter()
 
     @classmethod
     @contextmanager
@@ -218,13 +197,14 @@ class _ChatWriter(TokenWriter):
 
     def write_rows(self, rows: Sequence[_Row]) -> None:
         """Append documents."""
-        lengths = np.array([len(trained) for _, trained in rows], dtype=np.int64)
+        lengths = np.array([len(row.trained) for row in rows], dtype=np.int64)
         starts = self.tokens + np.cumsum(lengths) - lengths
         self._starts.write(starts.astype("<u8").tobytes())
-        self.write(b"".join(data for data, _ in rows))
-        self.documents += len(rows)
-        trained = b"".join(trained for _, trained in rows)
+        self.write(b"".join(row.ids for row in rows))
+        trained = b"".join(row.trained for row in rows)
         self._trained += trained.count(b"\1")
+        for row in rows:
+            self.kinds.update(row.kinds)
         bits = self._bits + trained
         whole = len(bits) // 8 * 8
         self._mask.write(_packed(bits[:whole]))

@@ -19,6 +19,7 @@ from yocto_data.prep.documents import (
     Document,
     PrepareOptions,
     TextPart,
+    json_value,
     lines_of,
     setting,
 )
@@ -54,6 +55,7 @@ class ChatCorpus(Corpus):
     """
 
     options: ChatOptions
+    expected: int = 0  # records in all, where an earlier pass has counted them
     records: int = 0
     untrained: int = 0
     formats: Counter[str] = field(default_factory=Counter)
@@ -67,8 +69,9 @@ class ChatCorpus(Corpus):
         self.dropped[reason] += 1
         self.first_dropped.setdefault(reason, where)
 
-    def check(self, records: int) -> None:
-        """Refuse more than max_bad of so many records, with the reasons and where they are."""
+    def check_dropped(self) -> None:
+        """Refuse more than max_bad of all records, with the reasons and where they are."""
+        records = self.expected or self.records
         if (bad := self.dropped.total()) > self.options.max_bad * records:
             reasons = "; ".join(
                 f"{shorten(self.first_dropped[reason], 80)}: {shorten(reason, 120)}"
@@ -94,7 +97,7 @@ class ChatCorpus(Corpus):
 
     def finish(self, found: bool) -> None:
         """Refuse sources of which too much cannot be used, or in which nothing was found."""
-        self.check(self.records)
+        self.check_dropped()
         if self.options.me is not None and "WhatsApp" not in self.formats:
             raise DataError("me is given, but no source is a WhatsApp export that is understood")
         if not found:
@@ -176,13 +179,10 @@ def _lines(source: Source, blocks: Iterator[str]) -> Iterator[tuple[object, str]
     """The values of a .jsonl file, or what is wrong with one, as a `ValueError`."""
     for number, line in enumerate(lines_of(source, blocks), start=1):
         if line.strip():
-            value: object
             try:
-                value = JSON_DECODER.decode(line)
-            except json.JSONDecodeError as error:
-                value = ValueError(f"not valid JSON ({error.msg})")
-            except RecursionError:
-                value = ValueError("nested too deeply")
+                value = json_value(line)
+            except ValueError as error:
+                value = error
             yield value, f"line {number}"
 
 

@@ -94,6 +94,13 @@ class Corpus:
     empty_documents: int = 0
     read: list[SourceMeta] = field(default_factory=list)  # the files that lie behind it
 
+    def drop(self, reason: str, where: str) -> None:
+        """Refuse a document. Of chats, some may be unusable."""
+        raise DataError(f"{where}: {reason}")
+
+    def check_dropped(self) -> None:
+        """Refuse more than the options allow; here, none was passed over."""
+
     def again(self) -> Self:
         """Another pass, which reads the files afresh."""
         return type(self)(sources=self.sources, options=self.options)
@@ -141,7 +148,11 @@ class Corpus:
         for number, line in enumerate(lines_of(source, blocks), start=1):
             if line.strip():
                 where = f"{source.shown}, line {number}"
-                yield where, iter((_record_text(line, self.options.text_field, where),))
+                try:
+                    text = _record_text(line, self.options.text_field)
+                except ValueError as error:
+                    self.drop(str(error), where)
+                yield where, iter((text,))
 
     def _decoded(self, source: Source, file: SourceFile) -> Iterator[str]:
         """The text of a file, in blocks that are never empty."""
@@ -172,23 +183,25 @@ def lines_of(source: Source, blocks: Iterator[str]) -> Iterator[str]:
         yield line
 
 
-def _record_text(line: str, field_name: str, where: str) -> str:
+def _record_text(line: str, field_name: str) -> str:
     """The text of a record; "" for null. Other fields are ignored."""
-    try:
-        record = JSON_DECODER.decode(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON (column {error.colno}: {error.msg})") from error
-    except RecursionError as error:
-        raise DataError(f"{where}: nested too deeply") from error
+    record = json_value(line)
     shown = f"field '{shorten(field_name)}'"
     if not isinstance(record, dict):
-        raise DataError(f"{where}: must be an object with a {shown}")
+        raise ValueError(f"must be an object with a {shown}")
     if field_name not in record:
-        raise DataError(f"{where}: has no {shown}; pass text_field=NAME for the one with the text")
+        raise ValueError(f"has no {shown}; pass text_field=NAME for the one with the text")
+    return "" if record[field_name] is None else text_of(record[field_name], shown)
+
+
+def json_value(line: str) -> Any:
+    """The value of a line; raises `ValueError` if it is none."""
     try:
-        return "" if record[field_name] is None else text_of(record[field_name], shown)
-    except ValueError as error:
-        raise DataError(f"{where}: {error}") from error
+        return JSON_DECODER.decode(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON (column {error.colno}: {error.msg})") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def text_of(value: object, where: str) -> str:

@@ -156,14 +156,10 @@ def make_jobs(pieces: Iterable[Piece], chunk_chars: int) -> Iterator[list[Piece]
         yield job
 
 
-Encoded = tuple[list[Piece], list[Any]]
-"""The pieces of a job, and what the encoder made of each."""
-
-
 def encode_jobs(
     jobs: Iterator[list[Piece]], encoder: Encoder, *, workers: int
-) -> Generator[Encoded, None, None]:
-    """Every job with its tokens, in order, whatever the number of workers.
+) -> Generator[tuple[list[Piece], list[Any]], None, None]:
+    """Every job and what the encoder made of it, in order, whatever the number of workers.
 
     Raises:
         WorkError: a worker process could not be started, or died.

@@ -3,15 +3,14 @@
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from yocto_data.errors import DataError, ShortDataError, WorkError, integer, shorten
 from yocto_data.prep.directory import check_target, resolve_target, staged_directory
 from yocto_data.prep.documents import Corpus, PrepareOptions
 from yocto_data.prep.encoding import (
-    Encoded,
     Encoder,
     Tokenizer,
     encode_jobs,
@@ -106,14 +105,11 @@ def prepare(
     workers = integer("workers", workers, 1)
     if block_size is not None:
         block_size = integer("block_size", block_size, 1)
-    work = Preparation.begin(
-        Corpus(sources=expand_sources(sources), options=options), sources, out_dir,
-        tokenizer=tokenizer, force=force, progress=progress,
-    )  # fmt: skip
+    corpus = Corpus(sources=expand_sources(sources), options=options)
+    work = Preparation(corpus, sources, out_dir, tokenizer, force=force, progress=progress)
     plan = SplitPlan.after(work.found, options)
-    separator = work.separator()
     cutter = PieceCutter(corpus=work.corpus, plan=plan)
-    encoder = Encoder(tokenizer, work.vocab_size, separator)
+    encoder = Encoder(tokenizer, work.vocab_size, work.separator)
     # Encoding characters is one table look-up: it outruns the pipe to another process.
     useful = 1 if getattr(tokenizer, "kind", None) == "char" else workers
     with staged_directory(work.target, force=force) as directory:
@@ -122,59 +118,43 @@ def prepare(
             TokenWriter(directory / "val.bin", encoder.dtype) as val,
         ):
             writers = {"train": train, "val": val}
-            for job, rows in work.encoded(cutter.pieces(), encoder, writers, workers=useful):
-                _write(job, rows, writers)
+            work.write(cutter.pieces(), encoder, writers, workers=useful)
         _require_tokens(train.tokens, val.tokens, plan, block_size)
-        return work.finish(
-            directory, writers, separator=separator, split_by=plan.by,
-            unsafe_cuts=cutter.unsafe_cuts,
-        )  # fmt: skip
+        return work.finish(directory, writers, split_by=plan.by, unsafe_cuts=cutter.unsafe_cuts)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Preparation:
     """What the preparation of texts and that of chats have in common.
 
-    It begins with all checks and a first pass, `encoded` is the second, `finish` writes meta.json.
+    It begins with all checks and the first pass; `write` is the second, `finish` saves meta.json.
+
+    Args:
+        first: what the first pass reads.
+        sources: what the user has named.
+        others: as for `prepare`.
     """
 
-    found: FirstPass
-    corpus: Corpus  # of the second pass
-    target: Path
-    tokenizer: Tokenizer
-    vocab_size: int
-    progress: Progress
-    total_bytes: int
-
-    @classmethod
-    def begin(
-        cls,
-        corpus: Corpus,
+    def __init__(
+        self,
+        first: Corpus,
         sources: PathLike | Sequence[PathLike],
         out_dir: PathLike,
-        *,
         tokenizer: Tokenizer,
+        *,
         force: bool,
         progress: Progress | None,
-    ) -> Self:
-        """Check what was given, and read the sources, which are `corpus`, once."""
-        vocab_size = vocabulary_size(tokenizer)
-        report = progress or (lambda *_: None)
-        target = resolve_target(out_dir)
-        _refuse_overlap(target, sources, corpus.sources)
-        check_target(target, force=force)
-        total_bytes = sum(s.path.stat().st_size for s in corpus.sources if s.path.is_file())
-        return cls(
-            found=FirstPass.over(corpus, heartbeat=lambda: report(0, total_bytes, 0)),
-            corpus=corpus.again(),
-            target=target,
-            tokenizer=tokenizer,
-            vocab_size=vocab_size,
-            progress=report,
-            total_bytes=total_bytes,
-        )
+    ) -> None:
+        self.corpus = first.again()
+        self.tokenizer, self.vocab_size = tokenizer, vocabulary_size(tokenizer)
+        self.target = resolve_target(out_dir)
+        _refuse_overlap(self.target, sources, first.sources)
+        check_target(self.target, force=force)
+        self._total_bytes = sum(s.path.stat().st_size for s in first.sources if s.path.is_file())
+        self._progress = progress or (lambda *_: None)
+        self.found = FirstPass(first, heartbeat=lambda: self._progress(0, self._total_bytes, 0))
+        self.separator = self._separator()
 
-    def separator(self) -> SeparatorMeta | None:
+    def _separator(self) -> SeparatorMeta | None:
         """What comes between documents, if anything does."""
         options = self.corpus.options
         separator = options.separator
@@ -188,15 +168,15 @@ class Preparation:
             position=options.separator_position,
         )
 
-    def encoded(
+    def write(
         self,
         pieces: Generator[Piece, None, None],
         encoder: Encoder,
         writers: Mapping[str, TokenWriter],
         *,
         workers: int,
-    ) -> Generator[Encoded, None, None]:
-        """The pieces, job by job, with what the encoder makes of them; the caller writes them."""
+    ) -> None:
+        """Append what the encoder makes of the pieces; the corpus hears of what it refuses."""
         chunk_chars = self.corpus.options.chunk_chars
         workers = max(1, min(workers, self.found.characters // chunk_chars))
         reported = 0
@@ -206,13 +186,21 @@ class Preparation:
             closing(encode_jobs(make_jobs(pieces, chunk_chars), encoder, workers=workers)) as jobs,
         ):
             for job, rows in jobs:
-                yield job, rows
+                parts: dict[str, list[Any]] = {name: [] for name in writers}
+                for piece, row in zip(job, rows, strict=True):
+                    if isinstance(row, str):
+                        self.corpus.drop(row, piece.place)
+                    else:
+                        parts[piece.split].append(row)
+                        writers[piece.split].documents += piece.is_first
+                for name, part in parts.items():
+                    writers[name].write_rows(part)
+                self.corpus.check_dropped()
                 if job[-1].bytes_read > reported:
                     reported = job[-1].bytes_read
                     self._report(writers, reported)
-        self._report(writers, self.total_bytes)
-        first, second = self.found.corpus, self.corpus
-        for before, after in zip(first.read, second.read, strict=True):
+        self._report(writers, self._total_bytes)
+        for before, after in zip(self.found.corpus.read, self.corpus.read, strict=True):
             if before != after:
                 raise WorkError(
                     f"{shorten(after.name)} changed between checking and encoding; try again when "
@@ -221,36 +209,35 @@ class Preparation:
 
     def _report(self, writers: Mapping[str, TokenWriter], done_bytes: int) -> None:
         tokens = sum(writer.tokens for writer in writers.values())
-        self.progress(done_bytes, self.total_bytes, tokens)
+        self._progress(done_bytes, self._total_bytes, tokens)
 
     def finish(
         self,
         directory: Path,
         writers: Mapping[str, TokenWriter],
         *,
-        separator: SeparatorMeta | None,
         split_by: Literal["position", "documents"],
         unsafe_cuts: int = 0,
         chats: ChatsMeta | None = None,
     ) -> DataMeta:
         """Save the tokenizer and meta.json, the last of the files."""
-        options, corpus = self.corpus.options, self.found.corpus
+        options, found, read = self.corpus.options, self.found, self.found.corpus
         meta = DataMeta(
             vocab_size=self.vocab_size,
             tokenizer=save_tokenizer(self.tokenizer, directory),
             train=writers["train"].record(),
             val=writers["val"].record(),
-            separator=separator,
-            sources=tuple(corpus.read),
+            separator=self.separator,
+            sources=tuple(read.read),
             text=TextMeta(
                 encoding=options.encoding,
                 errors=options.errors,
-                characters=self.found.characters,
-                documents=self.found.documents,
-                empty_documents=corpus.empty_documents,
-                boms_dropped=corpus.boms_dropped,
-                replaced=corpus.replaced,
-                control_characters=self.found.control_characters,
+                characters=found.characters,
+                documents=found.documents,
+                empty_documents=read.empty_documents,
+                boms_dropped=read.boms_dropped,
+                replaced=read.replaced,
+                control_characters=found.control_characters,
                 unsafe_cuts=unsafe_cuts,
             ),
             options=OptionsMeta(
@@ -264,21 +251,6 @@ class Preparation:
         )
         meta.save(directory)
         return meta
-
-
-def _write(
-    job: Sequence[Piece], rows: Sequence[bytes | str], writers: Mapping[str, TokenWriter]
-) -> None:
-    """Append the tokens of a job; a text that could not be encoded ends it all."""
-    parts: dict[str, list[bytes]] = {name: [] for name in writers}
-    for piece, row in zip(job, rows, strict=True):
-        if isinstance(row, str):
-            since = f" (from character {piece.start} on)" if piece.start else ""
-            raise DataError(f"{piece.where}{since}: {row}")
-        parts[piece.split].append(row)
-        writers[piece.split].documents += piece.is_first
-    for name, part in parts.items():
-        writers[name].write(b"".join(part))
 
 
 def _refuse_overlap(

@@ -65,39 +65,31 @@ class SafeCutter:
         return maximum
 
 
-@dataclass(kw_only=True)
 class FirstPass:
-    """What reading everything once has found; this pass also checks the whole input."""
+    """What reading everything once has found; this pass also checks the whole input.
 
-    corpus: Corpus
-    documents: int = 0
-    characters: int = 0
-    control_characters: int = 0
-    lowest: tuple[int, int] = (1 << 64, 0)  # the smallest hash of a document, and its number
-    highest: tuple[int, int] = (-1, 0)
+    `heartbeat` is called for every block, so that a caller can show progress, or raise to stop.
+    """
 
-    @classmethod
-    def over(cls, corpus: Corpus, heartbeat: Callable[[], None]) -> Self:
-        """Read everything: count, check, and hash the sources.
-
-        `heartbeat` is called for every block, so that a caller can show progress, or raise to stop.
-        """
-        found = cls(corpus=corpus)
+    def __init__(self, corpus: Corpus, heartbeat: Callable[[], None]) -> None:
+        self.corpus = corpus
+        self.documents = self.characters = self.control_characters = 0
+        self.lowest = (1 << 64, 0)  # the smallest hash of a document, and its number
+        self.highest = (-1, 0)
         read = -1
         with closing(corpus.documents()) as documents:
             for document in documents:
-                hashed = (_word(corpus.options.seed, found.documents), found.documents)
-                found.documents += 1
-                found.lowest = min(found.lowest, hashed)
-                found.highest = max(found.highest, hashed)
+                hashed = (_word(corpus.options.seed, self.documents), self.documents)
+                self.documents += 1
+                self.lowest = min(self.lowest, hashed)
+                self.highest = max(self.highest, hashed)
                 for block in document.blocks:
                     data = block.encode("utf-8")
-                    found.characters += len(block)
-                    found.control_characters += len(data) - len(data.translate(None, _CONTROLS))
+                    self.characters += len(block)
+                    self.control_characters += len(data) - len(data.translate(None, _CONTROLS))
                     if corpus.bytes_read != read:  # not for each of many short records
                         read = corpus.bytes_read
                         heartbeat()
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,10 +157,15 @@ class Piece(NamedTuple):
     content: Any  # a `TextPart`, or a conversation
     characters: int
     split: SplitName
-    where: str  # names the document in errors
+    where: str  # names the document
     bytes_read: int  # how far the sources were read when it was cut
     start: int = 0  # the character of its document at which it begins
     is_first: bool = True  # of its document in its split
+
+    @property
+    def place(self) -> str:
+        """Where it lies, for errors."""
+        return self.where + (f" (from character {self.start} on)" if self.start else "")
 
 
 @dataclass(kw_only=True)

@@ -3,10 +3,10 @@
 import codecs
 import hashlib
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, cast
 
 import numpy as np
 
@@ -157,19 +157,16 @@ class TokenFile(MappedFile):
         size, sha256 = (None, None) if record is None else (record.bytes, record.sha256)
         super().__init__(path, element, size, sha256)
 
-    def mask(self) -> MappedFile:
-        """Of chats, the bits that say which tokens are learned."""
-        assert self.chats is not None  # noqa: S101 - the caller has looked
-        path = self.path.with_suffix(".mask")
-        return MappedFile(path, np.dtype("u1"), -(-len(self.array) // 8), self.chats.mask)
+    def beside(self, ending: Literal["mask", "starts"]) -> MappedFile:
+        """Of chats, a file that is named after this one: which tokens are learned, or its places.
 
-    def starts(self) -> MappedFile:
-        """Of chats, the first token of each document."""
-        assert self.chats is not None  # noqa: S101 - the caller has looked
-        assert self.record is not None  # noqa: S101
-        size = 8 * (self.record.documents or 0)
-        path = self.path.with_suffix(".starts")
-        return MappedFile(path, np.dtype("<u8"), size, self.chats.starts)
+        The mask holds bits, in bytes; the other the first token of each document, as `<u8`.
+        """
+        documents = 0 if self.record is None else self.record.documents or 0
+        sizes = {"mask": -(-len(self.array) // 8), "starts": 8 * documents}
+        dtype = np.dtype("u1" if ending == "mask" else "<u8")
+        path = self.path.with_suffix(f".{ending}")
+        return MappedFile(path, dtype, sizes[ending], getattr(self.chats, ending))
 
     def check_ids(self) -> None:
         """Read all tokens and compare them with the vocabulary, where its size is known."""
@@ -196,8 +193,8 @@ class TokenFile(MappedFile):
         super().verify()
         if self.meta is None or self.meta.chats is None:
             return
-        self.mask().verify()
-        self.starts().verify()
+        self.beside("mask").verify()
+        self.beside("starts").verify()
         if (template := self.meta.chats.template) is not None:
             path = self.path.with_name(TEMPLATE_NAME)
             MappedFile(path, np.dtype("u1"), None, template).verify()
@@ -304,6 +301,10 @@ class TokenWriter(HashedWriter):
     def tokens(self) -> int:
         """How many tokens were written."""
         return self.bytes // self.dtype.itemsize
+
+    def write_rows(self, rows: Sequence[Any]) -> None:
+        """Append what an encoder has made of pieces: here, tokens as bytes."""
+        self.write(b"".join(rows))
 
     def write(self, data: bytes) -> None:
         """Append tokens, as bytes of the file's own type."""
