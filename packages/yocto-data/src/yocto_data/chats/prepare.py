@@ -74,8 +74,7 @@ def prepare_chats(
             validation, chosen by a hash of `seed` and their number.
         workers: processes that encode; `encode` must then be something that pickle can send.
         force: replace a data directory that already exists.
-        progress: called with bytes done, bytes in all, tokens so far; 0 bytes are done while the
-            sources are checked. If it raises, the preparation ends and leaves nothing behind.
+        progress: as for `prepare`.
         changes: fields of `ChatOptions` by name, over those of `options`.
 
     Returns:
@@ -83,9 +82,7 @@ def prepare_chats(
 
     Raises:
         ShortDataError: there is too little to share between training and validation.
-        WorkError: a source changed meanwhile, a write failed, or a worker died.
-        DataError: anything else that the caller must change, such as more than `max_bad` records
-            that cannot be used.
+        DataError: as for `prepare`, and if more than `max_bad` records cannot be used.
     """
     options = replace(options or ChatOptions(), **changes)
     workers = integer("workers", workers, 1)

@@ -19,7 +19,7 @@ from yocto_data.prep.documents import (
     Document,
     PrepareOptions,
     TextPart,
-    json_value,
+    json_lines,
     lines_of,
     setting,
 )
@@ -109,7 +109,7 @@ class ChatCorpus(Corpus):
     ) -> Iterator[tuple[Chat | TextPart, str]]:
         """What a source holds, and which part of it each is."""
         if source.kind != "text":
-            values = _lines if source.kind == "jsonl" else _values
+            values = json_lines if source.kind == "jsonl" else _values
             for value, part in values(source, blocks):
                 self.records += 1
                 try:
@@ -152,15 +152,8 @@ def iter_chats(
 
     Train a tokenizer on what they say, or show them. What can be read: see `prepare_chats`.
 
-    Args:
-        sources: one path or several.
-        options: encoding, errors, me and max_bad matter here.
-        changes: fields of `ChatOptions` by name, over those of `options`.
-
-    Raises:
-        DataError: a setting is out of its range or a source is missing (both at the call), or a
-            source cannot be read, too much of it cannot be used, or nothing is left.
-        WorkError: a source changed while it was being read.
+    Of the options, given as an object or by name, encoding, errors, me and max_bad matter here. The
+    errors are those of `iter_texts`, and a DataError if too much cannot be used.
     """
     options = replace(options or ChatOptions(), **changes)
     return _contents(ChatCorpus(sources=expand_sources(sources, CHATS), options=options))
@@ -173,17 +166,6 @@ def _contents(corpus: ChatCorpus) -> Iterator[Chat | TextPart]:
 
 
 # --- records -------------------------------------------------------------------------------------
-
-
-def _lines(source: Source, blocks: Iterator[str]) -> Iterator[tuple[object, str]]:
-    """The values of a .jsonl file, or what is wrong with one, as a `ValueError`."""
-    for number, line in enumerate(lines_of(source, blocks), start=1):
-        if line.strip():
-            try:
-                value = json_value(line)
-            except ValueError as error:
-                value = error
-            yield value, f"line {number}"
 
 
 _VALUE = re.compile(r"[\s,]*([^\s,])")

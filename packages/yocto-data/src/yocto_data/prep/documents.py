@@ -145,14 +145,13 @@ class Corpus:
     def _records(
         self, source: Source, blocks: Iterator[str]
     ) -> Iterator[tuple[str, Iterator[str]]]:
-        for number, line in enumerate(lines_of(source, blocks), start=1):
-            if line.strip():
-                where = f"{source.shown}, line {number}"
-                try:
-                    text = _record_text(line, self.options.text_field)
-                except ValueError as error:
-                    self.drop(str(error), where)
-                yield where, iter((text,))
+        for record, part in json_lines(source, blocks):
+            where = f"{source.shown}, {part}"
+            try:
+                text = _record_text(record, self.options.text_field)
+            except ValueError as error:
+                self.drop(str(error), where)
+            yield where, iter((text,))
 
     def _decoded(self, source: Source, file: SourceFile) -> Iterator[str]:
         """The text of a file, in blocks that are never empty."""
@@ -183,25 +182,29 @@ def lines_of(source: Source, blocks: Iterator[str]) -> Iterator[str]:
         yield line
 
 
-def _record_text(line: str, field_name: str) -> str:
+def json_lines(source: Source, blocks: Iterator[str]) -> Iterator[tuple[Any, str]]:
+    """The values of a .jsonl file, or what is wrong with one, as a `ValueError`; and which line."""
+    for number, line in enumerate(lines_of(source, blocks), start=1):
+        if line.strip():
+            try:
+                value = JSON_DECODER.decode(line)
+            except json.JSONDecodeError as error:
+                value = ValueError(f"not valid JSON (column {error.colno}: {error.msg})")
+            except RecursionError:
+                value = ValueError("nested too deeply")
+            yield value, f"line {number}"
+
+
+def _record_text(record: Any, field_name: str) -> str:
     """The text of a record; "" for null. Other fields are ignored."""
-    record = json_value(line)
     shown = f"field '{shorten(field_name)}'"
+    if isinstance(record, ValueError):
+        raise record
     if not isinstance(record, dict):
         raise ValueError(f"must be an object with a {shown}")
     if field_name not in record:
         raise ValueError(f"has no {shown}; pass text_field=NAME for the one with the text")
     return "" if record[field_name] is None else text_of(record[field_name], shown)
-
-
-def json_value(line: str) -> Any:
-    """The value of a line; raises `ValueError` if it is none."""
-    try:
-        return JSON_DECODER.decode(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON (column {error.colno}: {error.msg})") from error
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
 
 
 def text_of(value: object, where: str) -> str:

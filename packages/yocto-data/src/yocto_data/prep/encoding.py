@@ -100,15 +100,14 @@ class Encoder:
 
     def __call__(self, contents: Sequence[Any]) -> list[Any]:
         """What `encoded` makes of each, or in its place, as a string, what is wrong with it."""
-        return [self._encoded_or_refused(content) for content in contents]
-
-    def _encoded_or_refused(self, content: Any) -> Any:
-        # A tokenizer may be any object: whatever it raises becomes one line with the document's
-        # name.
-        try:
-            return self.encoded(content)
-        except (ValueError, LookupError, TypeError, RuntimeError) as error:
-            return _one_line(error)
+        rows: list[Any] = []
+        for content in contents:
+            # A tokenizer may be any object: whatever it raises becomes one line.
+            try:
+                rows.append(self.encoded(content))
+            except (ValueError, LookupError, TypeError, RuntimeError) as error:
+                rows.append(_one_line(error))
+        return rows
 
     def encoded(self, part: TextPart) -> bytes:
         """The ids of a part of a document, with the separator where the document has its end."""
