@@ -177,14 +177,7 @@ def test_d7_broken_utf_8(
     assert (expected.count("\ufffd"), "replace") == (meta.text.replaced, meta.text.errors)
 
 
-def test_d8_control_characters(tmp_path: Path, run: Prepare) -> None:
-    """D8: NUL, C0, DEL and ESC are accepted and counted; tab and line ends are no controls."""
-    text = b"\x1b[31mred\x1b[0m \x00\x07\x7f\ttab\r\n\xc3\xa9\xc2\x9b"
-    meta = run(file(tmp_path, text))
-    assert 5 == meta.text.control_characters
-    assert text == both(tmp_path)
-
-
+# D8, control characters: test_data_prepare.py.
 # D9, a file that changes while it is read: test_data_texts.py and test_data_prepare.py.
 # D10 and D14, arguments out of range: test_data_prepare.py and test_data_meta.py.
 # D13, ids beyond 65,535: test_data_prepare.py, by position; test_data_tokenizer.py.
@@ -372,7 +365,7 @@ def test_k16_two_at_once(tmp_path: Path, run: Prepare, refused: Refused) -> None
         ('["a", "list"]', "must be an object with a field 'text'"),
         ('"text"', "must be an object"),
         ('{"txt": "a"}', "has no field 'text'; pass text_field=NAME"),
-        ('{"text": 5}', "must be a string, found a number"),
+        ('{"text": 5}', "must hold text, found a number"),
         ('{"text": true}', "found true or false"),
         ('{"text": ["a"]}', "found a list"),
         ('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),

@@ -24,16 +24,11 @@ from yocto_data import (
     chat_evaluation_batches,
 )
 from yocto_data.chats.packed import IGNORED, cut, pack
-from yocto_data.prep.meta import ChatsMeta, ChatSplitMeta, FileMeta, TokenizerMeta
+from yocto_data.prep.meta import ChatsMeta, ChatSplitMeta, TokenizerMeta
 
 NewDirectory = Callable[[], Path]
 #: Of each document which tokens are learned; the tokens are their own positions in the file.
 Masks = list[list[bool]]
-
-
-def written(path: Path, data: bytes) -> FileMeta:
-    path.write_bytes(data)
-    return FileMeta(file=path.name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def make(folder: Path, masks: Masks, *, starts: list[int] | None = None) -> Path:
@@ -41,19 +36,23 @@ def make(folder: Path, masks: Masks, *, starts: list[int] | None = None) -> Path
     bits = np.concatenate(masks).astype(bool)
     lengths = [len(mask) for mask in masks]
     begins = np.cumsum([0, *lengths[:-1]]) if starts is None else starts
-    files: dict[str, Any] = {}
-    for name in ("train", "val"):
-        data = np.arange(len(bits), dtype="<u2").tobytes()
-        files[name] = SplitMeta(
-            file=f"{name}.bin", tokens=len(bits), bytes=len(data), max_id=len(bits) - 1,
-            sha256=hashlib.sha256(data).hexdigest(), documents=len(masks),
-        )  # fmt: skip
-        (folder / f"{name}.bin").write_bytes(data)
-    beside = ChatSplitMeta(
-        mask=written(folder / "a.mask", np.packbits(bits, bitorder="little").tobytes()),
-        starts=written(folder / "a.starts", np.array(begins, "<u8").tobytes()),
-        trained=int(bits.sum()),
-    )
+    contents = {
+        "bin": np.arange(len(bits), dtype="<u2").tobytes(),
+        "mask": np.packbits(bits, bitorder="little").tobytes(),
+        "starts": np.array(begins, "<u8").tobytes(),
+    }
+    for ending, data in contents.items():
+        for name in ("train", "val"):
+            (folder / f"{name}.{ending}").write_bytes(data)
+    sums = {ending: hashlib.sha256(data).hexdigest() for ending, data in contents.items()}
+    files: dict[str, Any] = {
+        name: SplitMeta(
+            file=f"{name}.bin", tokens=len(bits), bytes=len(contents["bin"]), max_id=len(bits) - 1,
+            sha256=sums["bin"], documents=len(masks),
+        )
+        for name in ("train", "val")
+    }  # fmt: skip
+    beside = ChatSplitMeta(mask=sums["mask"], starts=sums["starts"], trained=int(bits.sum()))
     chats = ChatsMeta(
         template=None, formats=(), conversations=len(masks), replies=0, texts=0, untrained=0,
         dropped=(), train=beside, val=beside,
@@ -278,10 +277,10 @@ def test_another_process_maps_it_itself(dataset: ChatDataset) -> None:
         ([[False] * 9], None, ShortDataError, "train.bin holds nothing to learn"),
         ([[False] * 99], None, ShortDataError, "train.bin holds nothing to learn"),
         ([[False] * 3], None, ShortDataError, "train.bin holds nothing to learn"),
-        ([[False, True]] * 2, [0, 9], DataError, "a.starts was damaged"),
-        ([[False, True]] * 2, [1, 2], DataError, "a.starts was damaged"),
-        ([[False, True]] * 2, [0, 0], DataError, "a.starts was damaged"),
-        ([[False, True]] * 2, [0, 2**64 - 1], DataError, "a.starts was damaged"),
+        ([[False, True]] * 2, [0, 9], DataError, "train.starts was damaged"),
+        ([[False, True]] * 2, [1, 2], DataError, "train.starts was damaged"),
+        ([[False, True]] * 2, [0, 0], DataError, "train.starts was damaged"),
+        ([[False, True]] * 2, [0, 2**64 - 1], DataError, "train.starts was damaged"),
     ],
 )
 def test_what_is_refused_at_opening(
@@ -303,7 +302,7 @@ def test_windows_that_are_none(dataset: ChatDataset, starts: Any) -> None:
         dataset[len(dataset)]
 
 
-@pytest.mark.parametrize("name", ["train.bin", "a.mask"])
+@pytest.mark.parametrize("name", ["train.bin", "train.mask"])
 def test_a_file_cut_while_in_use(tmp_path: Path, name: str) -> None:
     """Reading beyond the end of a mapped file would end the process; it is one line."""
     dataset = ChatDataset(make(tmp_path, CHATS), 20)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from yocto_data import DataError, DecodingError, PrepareOptions, WorkError, iter_texts
-from yocto_data.prep.documents import Corpus, ReadCounts
+from yocto_data.prep.documents import Corpus
 from yocto_data.prep.sources import SourceFile, TextDecoder, check_encoding, expand_sources
 
 NewDirectory = Callable[[], Path]
@@ -102,24 +102,20 @@ def test_another_field_holds_the_text(tmp_path: Path) -> None:
     assert list(iter_texts(path, text_field="body")) == ["one", "two"]
 
 
-def corpus_of(path: Path) -> Corpus:
-    return Corpus(sources=expand_sources(path), options=PrepareOptions())
-
-
 def test_a_pass_is_counted(tmp_path: Path) -> None:
     """After a pass the counts hold each file's size and hash, and all bytes as they lie on disk."""
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfabc")
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"x" * 5000, mtime=0))
-    counts = ReadCounts()
-    for document in corpus_of(tmp_path).documents(counts):
+    counts = Corpus(sources=expand_sources(tmp_path), options=PrepareOptions())
+    for document in counts.documents():
         assert list(document.blocks)
     sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
-    assert sizes == [source.bytes for source in counts.sources]
+    assert sizes == [source.bytes for source in counts.read]
     assert sum(sizes) == counts.bytes_read
     assert counts.boms_dropped == 1
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(tmp_path.iterdir())]
-    assert hashes == [source.sha256 for source in counts.sources]
-    assert [source.name for source in counts.sources] == ["a.txt", "b.txt.gz"]
+    assert hashes == [source.sha256 for source in counts.read]
+    assert [source.name for source in counts.read] == ["a.txt", "b.txt.gz"]
 
 
 @pytest.mark.parametrize("change", ["grow", "shrink", "touch"])

@@ -3,13 +3,13 @@
 from importlib.metadata import version
 
 from yocto_data.batches import BatchSampler, evaluation_batches
-from yocto_data.chats.messages import Chat, Message, TextPart
+from yocto_data.chats.messages import Chat, Message
 from yocto_data.chats.packed import ChatBatches, ChatDataset, chat_evaluation_batches
 from yocto_data.chats.prepare import prepare_chats
 from yocto_data.chats.reading import ChatOptions, iter_chats
 from yocto_data.dataset import CharDataset, TokenDataset
 from yocto_data.errors import DataError, DecodingError, MissingMetaError, ShortDataError, WorkError
-from yocto_data.prep.documents import PrepareOptions
+from yocto_data.prep.documents import PrepareOptions, TextPart
 from yocto_data.prep.encoding import Tokenizer
 from yocto_data.prep.meta import DataMeta, SplitMeta, token_dtype
 from yocto_data.prep.nanogpt import import_nanogpt

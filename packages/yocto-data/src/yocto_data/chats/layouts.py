@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain, groupby
 
-from yocto_data.chats.messages import Chat, Message, Role, TextPart, alternating
+from yocto_data.chats.messages import Chat, Message, Role, alternating
 from yocto_data.errors import DataError, shorten
+from yocto_data.prep.documents import TextPart
 
 # --- a text with lines of speakers ---------------------------------------------------------------
 
 _SPEAKER = re.compile(r"(User|Assistant):(?: |$)")
-_PARAGRAPH_END = re.compile(r"\n(?:[^\S\n]*\n)+")
+_PARAGRAPH_END = re.compile(r"\n(?:[^\S\n]*\n)+(?P<at_end>[^\S\n]*\Z)?")
 # In characters. A longer paragraph is text, whatever it begins with; a longer text comes in parts.
 _LONGEST_PARAGRAPH = 1 << 20
 _PART = 1 << 16
@@ -24,15 +25,16 @@ def dialogues_and_texts(blocks: Iterable[str]) -> Iterator[Chat | TextPart]:
     message before.
     """
     text: list[str] = []
-    size = 0
+    size, begins = 0, True
     for paragraph, is_whole in chain(_paragraphs(blocks), (("", False),)):  # the last is the end
         chat = _dialogue(paragraph) if is_whole else None
         ends = chat is not None or not paragraph
         # White space alone would make a last part that is none.
         if ends or size >= (_PART if paragraph.strip() else 4 * _LONGEST_PARAGRAPH):
             if any(map(str.strip, text)):
-                yield TextPart("".join(text), ends)
-            text, size = [], 0
+                yield TextPart("".join(text), ends, begins)
+                begins = False
+            text, size, begins = [], 0, begins or ends
         if chat is not None:
             yield chat
         else:
@@ -47,7 +49,7 @@ def _paragraphs(blocks: Iterable[str]) -> Iterator[tuple[str, bool]]:
         text += block
         start = 0
         for match in _PARAGRAPH_END.finditer(text):
-            if match.end() == len(text):
+            if match["at_end"] is not None:
                 break  # the next block may go on with blank lines
             yield text[start : match.end()], is_whole
             start, is_whole = match.end(), True

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 from yocto_data.errors import shorten
-from yocto_data.prep.documents import lone_surrogate
+from yocto_data.prep.documents import kind_of, text_of
 
 Role = Literal["system", "user", "assistant"]
 
@@ -19,13 +19,6 @@ class Message(NamedTuple):
 
 #: A conversation: maybe a system message, then user and assistant by turns.
 Chat = tuple[Message, ...]
-
-
-class TextPart(NamedTuple):
-    """A stretch of text outside any conversation, learned as a whole."""
-
-    text: str
-    ends: bool = True  # whether its document ends here; a long one comes in several parts
 
 
 _SPELLINGS: dict[str, Role] = {
@@ -46,8 +39,6 @@ _PAIRS = (
     ("question", "answer"),
     ("input", "output"),
 )
-_KINDS = {bool: "true or false", int: "a number", float: "a number", dict: "an object",
-          list: "a list", str: "a string", type(None): "null"}  # fmt: skip
 
 
 def chat_of(record: object) -> tuple[str, Chat | str]:
@@ -60,7 +51,7 @@ def chat_of(record: object) -> tuple[str, Chat | str]:
         ValueError: it has none of these formats; the message says what is wrong with it.
     """
     if not isinstance(record, dict):
-        raise ValueError(f"a record must be an object, found {_kind(record)}")
+        raise ValueError(f"a record must be an object, found {kind_of(record)}")
     if record.get("format") == "yocto-chat":
         return "yocto-chat", alternating(_saved(record))
     for key, name in _LISTS.items():
@@ -71,7 +62,7 @@ def chat_of(record: object) -> tuple[str, Chat | str]:
             name = "Alpaca" if question == "instruction" else f"{question}/{answer}"
             return name, alternating(_pair(record, question, answer))
     if "text" in record:
-        return "text", _text(record["text"], "'text'")
+        return "text", text_of(record["text"], "'text'")
     keys = ", ".join(map(repr, record)) or "nothing"
     raise ValueError(f"no known format of chats has the keys {shorten(keys)}")
 
@@ -107,13 +98,13 @@ def is_trained(chat: Chat) -> bool:
 
 def _messages(value: object, key: str) -> list[Message]:
     if not isinstance(value, list):
-        raise ValueError(f"'{key}' must be a list, found {_kind(value)}")
+        raise ValueError(f"'{key}' must be a list, found {kind_of(value)}")
     return [_message(each, f"message {number}") for number, each in enumerate(value, start=1)]
 
 
 def _message(value: object, where: str) -> Message:
     if not isinstance(value, dict):
-        raise ValueError(f"{where} must be an object, found {_kind(value)}")
+        raise ValueError(f"{where} must be an object, found {kind_of(value)}")
     named = value.get("role", value.get("from"))
     role = _SPELLINGS.get(named.strip().lower()) if isinstance(named, str) else None
     if role is None:
@@ -126,7 +117,7 @@ def _message(value: object, where: str) -> Message:
     if isinstance(content, list):
         text = "".join(_part(part, where) for part in content)
     else:
-        text = _text(content, where)
+        text = text_of(content, where)
     if role == "assistant" and not text.strip():
         raise ValueError(f"{where} is a reply without text")
     return Message(role, text, weight != 0)
@@ -139,20 +130,20 @@ def _part(part: object, where: str) -> str:
             kind = shorten(repr(part["type"]), 60)
             raise ValueError(f"{where} holds a part of type {kind}, which is no text")
         part = part.get("text")
-    return _text(part, f"a part of {where}")
+    return text_of(part, f"a part of {where}")
 
 
 def _pair(record: Mapping[str, Any], question: str, answer: str) -> list[Message]:
     found = []
     if record.get("system") not in (None, ""):
-        found.append(Message("system", _text(record["system"], "'system'")))
+        found.append(Message("system", text_of(record["system"], "'system'")))
     for key, role in ((question, "user"), (answer, "assistant")):
         if isinstance(record[key], list):  # both may be lists of messages
             found += _messages(record[key], key)
             continue
         context = record.get("input", record.get("context")) if key == "instruction" else None
         parts = [record[key], *([] if context in (None, "") else [context])]
-        text = "\n\n".join(_text(part, f"'{key}'") for part in parts)
+        text = "\n\n".join(text_of(part, f"'{key}'") for part in parts)
         found.append(_message({"role": role, "content": text}, f"'{key}'"))
     return found
 
@@ -162,23 +153,10 @@ def _saved(record: Mapping[str, Any]) -> list[Message]:
     system, turns = record.get("system"), record.get("turns")
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise ValueError("'turns' must be a list of objects")
-    found = [Message("system", _text(system, "'system'"))] if system else []
+    found = [Message("system", text_of(system, "'system'"))] if system else []
     for number, turn in enumerate(turns, start=1):
         where = f"turn {number}"
         weight = 1 if turn.get("finish", "stop") == "stop" else 0
         reply = {"role": "assistant", "content": turn.get("assistant"), "weight": weight}
-        found += [Message("user", _text(turn.get("user"), where)), _message(reply, where)]
+        found += [Message("user", text_of(turn.get("user"), where)), _message(reply, where)]
     return found
-
-
-def _text(value: object, where: str) -> str:
-    # None must never become the text "None", nor 7 the text "7".
-    if not isinstance(value, str):
-        raise ValueError(f"{where} must hold text, found {_kind(value)}")
-    if (found := lone_surrogate(value)) is not None:
-        raise ValueError(f"{where} holds {found}")
-    return value
-
-
-def _kind(value: object) -> str:
-    return _KINDS[type(value)]

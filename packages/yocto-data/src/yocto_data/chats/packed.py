@@ -15,8 +15,7 @@ import numpy as np
 from yocto_data.batches import BatchSampler
 from yocto_data.dataset import TokenDataset
 from yocto_data.errors import DataError, ShortDataError, integer, shorten
-from yocto_data.prep.meta import ChatSplitMeta
-from yocto_data.prep.token_files import MappedFile, TokenFile
+from yocto_data.prep.token_files import TokenFile
 
 if TYPE_CHECKING:
     import torch
@@ -48,13 +47,12 @@ class ChatDataset(TokenDataset):
         self.path, self.meta = self._file.path, self._file.meta
         self.dtype, self.vocab_size = self._file.dtype, self._file.vocab_size
         self.n_tokens = len(self._file.array)
-        chats = None if self.meta is None else self.meta.chats_of_file(self.path.name)
-        if chats is None:
+        if self._file.chats is None:
             raise DataError(f"{shorten(self.path)} holds texts, not chats; use TokenDataset")
-        self.chats: ChatSplitMeta = chats
-        self._mask = MappedFile(self.path.with_name(chats.mask.file), np.dtype("u1"), chats.mask)
+        self.chats = self._file.chats
+        self._mask = self._file.beside("mask")
         self._begins, self._lengths, self.n_cut = self._pieces()
-        if not chats.trained or not len(self._begins):
+        if not self.chats.trained or not len(self._begins):
             raise ShortDataError(f"{shorten(self.path)} holds nothing to learn; use other chats")
         # Pieces by window: window i holds those from bound i to bound i + 1.
         self._order, self._bounds = pack(self._lengths, self.block_size + 1)
@@ -103,15 +101,14 @@ class ChatDataset(TokenDataset):
         """The ids of all learned tokens, in order and in blocks: what a loss is taken over."""
         before = 0
         for block in self._file.blocks():
-            yield block[self._span(before, before + len(block))]
+            yield block[self._bits(np.arange(before, before + len(block)))]
             before += len(block)
 
     def opening(self) -> np.ndarray:
         """The ids of the first document before any that is learned: what the model is asked."""
-        end = int(self._begins[0] + self._lengths[0])
-        first = int(self._begins[0])
-        learned = np.flatnonzero(self._span(first, end))
-        return np.asarray(self._file.array[first : first + learned[0]], dtype=np.int64)
+        along = self._begins[0] + np.arange(self._lengths[0])
+        n_asked = int(self._bits(along).argmax())  # the first that is learned
+        return self._file.array[along[:n_asked]].astype(np.int64)
 
     @property
     def padding(self) -> float:
@@ -122,7 +119,7 @@ class ChatDataset(TokenDataset):
     def fingerprint(self) -> str:
         """The sha256 (hex) that stands for tokens, mask and starts together."""
         assert self._file.record is not None  # noqa: S101 - it was opened by its meta.json
-        hashes = (self._file.record.sha256, self.chats.mask.sha256, self.chats.starts.sha256)
+        hashes = (self._file.record.sha256, self.chats.mask, self.chats.starts)
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def _places(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -134,7 +131,6 @@ class ChatDataset(TokenDataset):
         if starts.min() < 0:
             raise IndexError(f"window {starts.min()} of {len(self)}")
         self._file.require_whole()
-        self._mask.require_whole()
         epochs, windows = np.divmod(starts, len(self))
         per_row = self._bounds[windows + 1] - self._bounds[windows]  # (B,)
         parts = []
@@ -155,29 +151,24 @@ class ChatDataset(TokenDataset):
         target = along + np.repeat(np.repeat(shift, per_row), lengths)
         return source, target, firsts
 
-    def _span(self, begin: int, end: int) -> np.ndarray:
-        """Whether each token from `begin` to `end` is learned."""
-        self._mask.require_whole()
-        packed = self._mask.array[begin >> 3 : (end + 7) >> 3]
-        return np.unpackbits(packed, bitorder="little")[begin & 7 :][: end - begin].view(bool)
-
     def _bits(self, positions: np.ndarray) -> np.ndarray:
         """Whether the tokens at these positions are learned."""
+        self._mask.require_whole()
         return (self._mask.array[positions >> 3] >> (positions & 7).astype(np.uint8) & 1) == 1
 
     def _pieces(self) -> tuple[np.ndarray, np.ndarray, int]:
         """First token and length of whatever is never cut, and how many documents had to be."""
-        path = self.path.with_name(self.chats.starts.file)
-        starts = MappedFile(path, np.dtype("<u8"), self.chats.starts).array.astype(np.int64)
+        file = self._file.beside("starts")
+        starts = file.array.astype(np.int64)
         ends = np.append(starts[1:], self.n_tokens)
         lengths = ends - starts
         if starts[0] != 0 or lengths.min() < 1:
-            raise DataError(f"{shorten(path)} was damaged; run yocto-prepare again")
+            raise DataError(f"{shorten(file.path)} was damaged; run yocto-prepare again")
         capacity = self.block_size + 1
         is_long = lengths > capacity
         begins, sizes = [starts[~is_long]], [lengths[~is_long]]
         for begin, end in zip(starts[is_long].tolist(), ends[is_long].tolist(), strict=True):
-            cuts = np.array(cut(self._span(begin, end), capacity), dtype=np.int64)
+            cuts = np.array(cut(self._bits(np.arange(begin, end)), capacity), dtype=np.int64)
             if len(cuts):
                 begins.append(begin + cuts[:, 0])
                 sizes.append(cuts[:, 1] - cuts[:, 0])
@@ -248,6 +239,7 @@ class ChatBatches(BatchSampler):
 
     It is a `BatchSampler` in the mode `epoch` over packed windows: the batch of a step is a pure
     function of (seed, step), each rank gets an equal slice, and batches run on into the next epoch.
+    `options` are rank, world_size and stream.
     """
 
     dataset: ChatDataset
@@ -258,14 +250,9 @@ class ChatBatches(BatchSampler):
         batch_size: int,
         *,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        stream: int = 0,
+        **options: int,
     ) -> None:
-        super().__init__(
-            dataset, batch_size, seed=seed, mode="epoch", rank=rank, world_size=world_size,
-            stream=stream,
-        )  # fmt: skip
+        super().__init__(dataset, batch_size, seed=seed, mode="epoch", **options)
 
     @property
     def windows_per_epoch(self) -> int:

@@ -1,53 +1,43 @@
 """Conversations to a data directory: .bin files, beside them masks and starts, meta.json last."""
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 
-from yocto_data.chats.messages import Chat, Message, TextPart
-from yocto_data.chats.reading import ChatCorpus, ChatCounts, ChatOptions
+from yocto_data.chats.messages import Chat, Message
+from yocto_data.chats.reading import ChatCorpus, ChatOptions
 from yocto_data.errors import DataError, ShortDataError, integer
-from yocto_data.prep.directory import check_target, resolve_target, staged_directory
-from yocto_data.prep.encoding import (
-    Encoder,
-    RefusedTextError,
-    Tokenizer,
-    encode_jobs,
-    make_jobs,
-    one_line,
-    save_tokenizer,
-    vocabulary_size,
-)
+from yocto_data.prep.directory import staged_directory
+from yocto_data.prep.documents import TextPart
+from yocto_data.prep.encoding import Encoder, Tokenizer
 from yocto_data.prep.meta import (
+    TEMPLATE_NAME,
     ChatsMeta,
     ChatSplitMeta,
     CountMeta,
     DataMeta,
     SeparatorMeta,
 )
-from yocto_data.prep.prepare import (
-    Progress,
-    described,
-    refuse_overlap,
-    require_same_sources,
-    separator_of,
-)
+from yocto_data.prep.prepare import Preparation, Progress
 from yocto_data.prep.sources import CHATS, PathLike, expand_sources
-from yocto_data.prep.splitting import FirstPass, Piece, SplitName, SplitPlan
+from yocto_data.prep.splitting import Piece, SplitName, SplitPlan
 from yocto_data.prep.token_files import HashedWriter, TokenWriter
 
 Encode = Callable[[Sequence[Message]], tuple[Sequence[int], Sequence[bool]]]
 """Turns a conversation into ids, and says of each id whether it is learned."""
 
-_Row = tuple[bytes, bytes]
-"""A document's ids, and whether each is learned: elements of the .bin file, and bytes 0 or 1."""
 
-_TEMPLATE_NAME = "chat_template.jinja"
+class _Row(NamedTuple):
+    """What is written of a conversation, or of a part of a text."""
+
+    ids: bytes  # elements of the .bin file
+    trained: bytes  # 0 or 1 for each id
+    kinds: Counter[str]  # what it counts as in meta.json
 
 
 def prepare_chats(
@@ -84,8 +74,7 @@ def prepare_chats(
             validation, chosen by a hash of `seed` and their number.
         workers: processes that encode; `encode` must then be something that pickle can send.
         force: replace a data directory that already exists.
-        progress: called with bytes done, bytes in all, tokens so far; 0 bytes are done while the
-            sources are checked. If it raises, the preparation ends and leaves nothing behind.
+        progress: as for `prepare`.
         changes: fields of `ChatOptions` by name, over those of `options`.
 
     Returns:
@@ -93,234 +82,142 @@ def prepare_chats(
 
     Raises:
         ShortDataError: there is too little to share between training and validation.
-        WorkError: a source changed meanwhile, a write failed, or a worker died.
-        DataError: anything else that the caller must change, such as more than `max_bad` records
-            that cannot be used.
+        DataError: as for `prepare`, and if more than `max_bad` records cannot be used.
     """
     options = replace(options or ChatOptions(), **changes)
     workers = integer("workers", workers, 1)
-    vocab_size = vocabulary_size(tokenizer)
     if template is not None and not template.strip():
         raise DataError("the chat template is empty; give None where there is none")
-    report = progress or (lambda *_: None)
-    corpus = ChatCorpus(sources=expand_sources(sources, CHATS), options=options)
-    target = resolve_target(out_dir)
-    refuse_overlap(target, sources, corpus.sources)
-    check_target(target, force=force)
-
-    total_bytes = sum(s.path.stat().st_size for s in corpus.sources if s.path.is_file())
-    counts = ChatCounts()
-    found = _first_pass(corpus, counts, heartbeat=lambda: report(0, total_bytes, 0))
-    if found.documents < 2:
+    first = ChatCorpus(sources=expand_sources(sources, CHATS), options=options)
+    work = Preparation(first, sources, out_dir, tokenizer, force=force, progress=progress)
+    if work.found.documents < 2:
         raise ShortDataError(
             "one conversation cannot be shared between training and validation; use more"
         )
-    plan = SplitPlan.after(found, options)
-    separator = separator_of(tokenizer, options, found.documents, vocab_size)
-    run = _EncodingRun(
-        corpus=corpus,
-        plan=plan,
-        records=counts.records,
-        encoder=_ChatEncoder(encode, Encoder(tokenizer, vocab_size), separator),
-        workers=max(1, min(workers, found.characters // options.chunk_chars)),
-        report=lambda done, tokens: report(done, total_bytes, tokens),
-    )
-    with staged_directory(target, force=force) as directory:
-        dtype = run.encoder.encoder.dtype
+    corpus = cast("ChatCorpus", work.corpus)
+    corpus.expected = first.records
+    pieces = _pieces(corpus, SplitPlan.after(work.found, options))
+    encoder = _ChatEncoder(tokenizer, work.vocab_size, work.separator, encode)
+    with staged_directory(work.target, force=force) as directory:
         with (
-            _SplitWriter.opened(directory, "train", dtype) as train,
-            _SplitWriter.opened(directory, "val", dtype) as val,
+            _ChatWriter.opened(directory, "train", encoder.dtype) as train,
+            _ChatWriter.opened(directory, "val", encoder.dtype) as val,
         ):
-            run.write({"train": train, "val": val})
-        report(total_bytes, total_bytes, train.tokens.tokens + val.tokens.tokens)
-        require_same_sources(counts, run.counts)
-        written = None
-        if template is not None:
-            with HashedWriter(directory / _TEMPLATE_NAME) as file:
-                file.write(template.encode("utf-8"))
-            written = file.file_record()
-        meta = DataMeta(
-            vocab_size=vocab_size,
-            tokenizer=save_tokenizer(tokenizer, directory),
-            train=train.tokens.record(),
-            val=val.tokens.record(),
-            separator=separator,
-            sources=tuple(counts.sources),
-            **described(options, found, split_by="documents", unsafe_cuts=0),
-            chats=ChatsMeta(
-                template=written,
-                formats=tuple(CountMeta(what=n, count=c) for n, c in counts.formats.items()),
-                conversations=run.kinds["conversations"],
-                replies=run.kinds["replies"],
-                texts=run.kinds["texts"],
-                untrained=counts.untrained,
-                dropped=tuple(
-                    CountMeta(what=reason, count=count, first=run.counts.first_dropped[reason])
-                    for reason, count in run.counts.dropped.items()
-                ),
-                train=train.record(),
-                val=val.record(),
+            writers = {"train": train, "val": val}
+            work.write(pieces, encoder, writers, workers=workers)
+        for name, writer in writers.items():
+            if not writer.documents:
+                raise ShortDataError(f"no conversation is left for {name}.bin; use more")
+        kinds = train.kinds + val.kinds
+        chats = ChatsMeta(
+            template=None if template is None else _save_template(template, directory),
+            formats=tuple(CountMeta(what=n, count=c) for n, c in first.formats.items()),
+            conversations=kinds["conversations"],
+            replies=kinds["replies"],
+            texts=kinds["texts"],
+            untrained=first.untrained,
+            dropped=tuple(
+                CountMeta(what=reason, count=count, first=corpus.first_dropped[reason])
+                for reason, count in corpus.dropped.items()
             ),
+            train=train.chat_record(),
+            val=val.chat_record(),
         )
-        meta.save(directory)
-    return meta
+        return work.finish(directory, writers, split_by="documents", chats=chats)
 
 
-def _first_pass(corpus: ChatCorpus, counts: ChatCounts, heartbeat: Callable[[], None]) -> FirstPass:
-    found = FirstPass(counts=counts)
-    read = -1
-    with closing(corpus.items(counts)) as items:
-        for item in items:
-            found.count_document(corpus.options.seed)
-            for text in item.texts:
-                found.count_text(text)
-            if counts.bytes_read != read:  # not for each of many short records
-                read = counts.bytes_read
-                heartbeat()
-    return found
-
-
-@dataclass(frozen=True)
-class _ChatEncoder:
+class _ChatEncoder(Encoder):
     """Encodes conversations, and the texts between them."""
 
-    encode: Encode
-    encoder: Encoder
-    separator: SeparatorMeta | None
-
-    def __call__(self, contents: list[Chat | TextPart]) -> list[_Row | str]:
-        """The row of each, or what is wrong with it."""
-        return [self._row(content) for content in contents]
-
-    def _row(self, content: Chat | TextPart) -> _Row | str:
-        try:
-            ids, trained = self._ids(content)
-            data = self.encoder.narrowed([ids]).data
-        except RefusedTextError as error:
-            return str(error.args[1])
-        # Whatever a template or tokenizer raises becomes one line about this document.
-        except (ValueError, LookupError, TypeError, RuntimeError) as error:
-            return one_line(error)
-        trained[:1] = False  # nothing is in front of it to predict it from
-        return (data, trained.tobytes()) if trained.any() else "nothing in it is learned"
-
-    def _ids(self, content: Chat | TextPart) -> tuple[np.ndarray, np.ndarray]:
-        if isinstance(content, TextPart):
-            row = self.encoder.ids(content.text)
-            if self.separator is not None and content.ends:
-                at = 0 if self.separator.position == "before" else len(row)
-                row = np.insert(row, at, self.separator.id)
-            return row, np.ones(len(row), bool)
-        ids, trained = self.encode(content)
-        row, mask = self.encoder.row(ids), np.array(trained)
-        if len(row) and (mask.dtype != np.bool_ or mask.shape != row.shape):
-            raise ValueError(f"{len(row)} ids, but a mask of {mask.dtype} of shape {mask.shape}")
-        return row, mask
-
-
-@dataclass(kw_only=True)
-class _EncodingRun:
-    """The second pass: items through the encoder into the files of the two splits."""
-
-    corpus: ChatCorpus
-    plan: SplitPlan
-    records: int  # in all, as the first pass has counted them
-    encoder: _ChatEncoder
-    workers: int
-    report: Callable[[int, int], None]
-    counts: ChatCounts = field(default_factory=ChatCounts)
-    kinds: Counter[str] = field(default_factory=Counter)
-
-    def write(self, writers: Mapping[str, "_SplitWriter"]) -> None:
-        chunk_chars = self.corpus.options.chunk_chars
-        # Closed at once, even after an error: they hold open files and worker processes.
-        with (
-            closing(self._pieces()) as pieces,
-            closing(
-                encode_jobs(make_jobs(pieces, chunk_chars), self.encoder, workers=self.workers)
-            ) as jobs,
-        ):
-            for job, rows in jobs:
-                self._write_job(writers, job, rows)
-                self.counts.check(self.corpus.options.max_bad, self.records)
-                tokens = sum(writer.tokens.tokens for writer in writers.values())
-                self.report(job[-1].bytes_read, tokens)
-        for name, writer in writers.items():
-            if not writer.tokens.documents:
-                raise ShortDataError(f"no conversation is left for {name}.bin; use more")
-
-    def _write_job(
+    def __init__(
         self,
-        writers: Mapping[str, "_SplitWriter"],
-        job: Sequence[Piece[Chat | TextPart]],
-        rows: Sequence[_Row | str],
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        separator: SeparatorMeta | None,
+        encode: Encode,
     ) -> None:
-        parts: dict[str, list[_Row]] = {name: [] for name in writers}
-        for piece, row in zip(job, rows, strict=True):
-            if isinstance(row, str):
-                self.counts.drop(row, piece.where)
-                continue
-            parts[piece.split].append(row)
-            if isinstance(piece.content, TextPart):
-                self.kinds["texts"] += 1
-            else:
-                self.kinds["conversations"] += 1
-                self.kinds["replies"] += sum(m.role == "assistant" for m in piece.content)
-        for name, part in parts.items():
-            writers[name].write(part)
+        super().__init__(tokenizer, vocab_size, separator)
+        self._encode = encode
 
-    def _pieces(self) -> Generator[Piece[Chat | TextPart], None, None]:
-        with closing(self.corpus.items(self.counts)) as items:
-            for ordinal, item in enumerate(items):
-                split: SplitName = "val" if self.plan.is_val(ordinal) else "train"
-                characters = sum(map(len, item.texts))
-                yield Piece(item.content, characters, split, item.where, 0, item.bytes_read)
+    def encoded(self, content: Chat | TextPart) -> Any:
+        """A row; a ValueError if nothing in it is learned."""
+        if isinstance(content, TextPart):
+            data = super().encoded(content)
+            trained = np.ones(len(data) // self.dtype.itemsize, bool)
+            kinds = Counter(texts=1)
+        else:
+            replies = sum(message.role == "assistant" for message in content)
+            kinds = Counter(conversations=1, replies=replies)
+            ids, given = self._encode(content)
+            data, trained = self.narrowed(ids), np.array(given)
+            count = len(data) // self.dtype.itemsize
+            if trained.shape != (count,) or (count and trained.dtype != np.bool_):
+                found = f"a mask of {trained.dtype} of shape {trained.shape}"
+                raise ValueError(f"{count} ids, but {found}")
+        trained[:1] = False  # nothing is in front of it to predict it from
+        if not trained.any():
+            raise ValueError("nothing in it is learned")
+        return _Row(data, trained.tobytes(), kinds)
 
 
-@dataclass(kw_only=True)
-class _SplitWriter:
+def _pieces(corpus: ChatCorpus, plan: SplitPlan) -> Generator[Piece, None, None]:
+    with closing(corpus.documents()) as documents:
+        for ordinal, document in enumerate(documents):
+            split: SplitName = "val" if plan.is_val(ordinal) else "train"
+            characters = sum(map(len, document.blocks))
+            yield Piece(document.content, characters, split, document.where, corpus.bytes_read)
+
+
+class _ChatWriter(TokenWriter):
     """The three files of a split."""
 
-    tokens: TokenWriter
-    mask: HashedWriter
-    starts: HashedWriter
-    bits: bytes = b""  # one byte for each, but too few to make a byte of eight
-    trained: int = 0
+    def __init__(
+        self, path: Path, dtype: np.dtype[Any], mask: HashedWriter, starts: HashedWriter
+    ) -> None:
+        super().__init__(path, dtype)
+        self._mask, self._starts = mask, starts
+        self._bits = b""  # one byte for each, but too few to make a byte of eight
+        self._trained = 0
+        self.kinds: Counter[str] = Counter()
 
     @classmethod
     @contextmanager
-    def opened(
-        cls, directory: Path, name: SplitName, dtype: np.dtype[Any]
-    ) -> Iterator["_SplitWriter"]:
+    def opened(cls, directory: Path, name: SplitName, dtype: np.dtype[Any]) -> Iterator[Self]:
         """New files in a directory, complete when the block ends."""
         with (
-            TokenWriter(directory / f"{name}.bin", dtype) as tokens,
             HashedWriter(directory / f"{name}.mask") as mask,
             HashedWriter(directory / f"{name}.starts") as starts,
+            cls(directory / f"{name}.bin", dtype, mask, starts) as writer,
         ):
-            writer = cls(tokens=tokens, mask=mask, starts=starts)
             yield writer
-            mask.write(_packed(writer.bits))
+            mask.write(_packed(writer._bits))
 
-    def write(self, rows: Sequence[_Row]) -> None:
+    def write_rows(self, rows: Sequence[_Row]) -> None:
         """Append documents."""
-        lengths = np.array([len(trained) for _, trained in rows], dtype=np.int64)
-        starts = self.tokens.tokens + np.cumsum(lengths) - lengths
-        self.starts.write(starts.astype("<u8").tobytes())
-        self.tokens.write(b"".join(data for data, _ in rows))
-        self.tokens.documents += len(rows)
-        trained = b"".join(trained for _, trained in rows)
-        self.trained += trained.count(b"\1")
-        bits = self.bits + trained
+        lengths = np.array([len(row.trained) for row in rows], dtype=np.int64)
+        starts = self.tokens + np.cumsum(lengths) - lengths
+        self._starts.write(starts.astype("<u8").tobytes())
+        self.write(b"".join(row.ids for row in rows))
+        trained = b"".join(row.trained for row in rows)
+        self._trained += trained.count(b"\1")
+        for row in rows:
+            self.kinds.update(row.kinds)
+        bits = self._bits + trained
         whole = len(bits) // 8 * 8
-        self.mask.write(_packed(bits[:whole]))
-        self.bits = bits[whole:]
+        self._mask.write(_packed(bits[:whole]))
+        self._bits = bits[whole:]
 
-    def record(self) -> ChatSplitMeta:
+    def chat_record(self) -> ChatSplitMeta:
         """What meta.json says of the files beside the tokens."""
         return ChatSplitMeta(
-            mask=self.mask.file_record(), starts=self.starts.file_record(), trained=self.trained
+            mask=self._mask.sha256(), starts=self._starts.sha256(), trained=self._trained
         )
+
+
+def _save_template(template: str, directory: Path) -> str:
+    with HashedWriter(directory / TEMPLATE_NAME) as file:
+        file.write(template.encode("utf-8"))
+    return file.sha256()
 
 
 def _packed(bits: bytes) -> bytes:

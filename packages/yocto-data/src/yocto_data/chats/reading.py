@@ -3,25 +3,27 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from yocto_data.chats import layouts
-from yocto_data.chats.messages import Chat, TextPart, chat_of, is_trained
+from yocto_data.chats.messages import Chat, chat_of, is_trained
 from yocto_data.errors import DataError, shorten
 from yocto_data.prep.documents import (
     JSON_DECODER,
     MAX_RECORD_CHARS,
+    Corpus,
+    Document,
     PrepareOptions,
-    ReadCounts,
-    decoded,
+    TextPart,
+    json_lines,
     lines_of,
     setting,
 )
-from yocto_data.prep.sources import CHATS, PathLike, Source, SourceFile, expand_sources
+from yocto_data.prep.sources import CHATS, PathLike, Source, expand_sources
 
 _MOST_REASONS = 10  # told apart; a file of another kind may hold any number of them
 
@@ -44,28 +46,16 @@ class ChatOptions(PrepareOptions):
             raise DataError(f"max_bad must be from 0 to 1, found {self.max_bad!r}")
 
 
-class Item(NamedTuple):
-    """A conversation or a part of a text, and where it was found."""
-
-    content: Chat | TextPart
-    where: str
-    bytes_read: int
-
-    @property
-    def texts(self) -> Iterator[str]:
-        """What is said in it."""
-        if isinstance(self.content, TextPart):
-            return iter((self.content.text,))
-        return (message.content for message in self.content)
-
-
 @dataclass(kw_only=True)
-class ChatCounts(ReadCounts):
-    """What one pass has read so far. A record is one of JSON, or a conversation or text of others.
+class ChatCorpus(Corpus):
+    """One pass over all conversations of some sources, in order, and what it has read so far.
 
-    `untrained` are conversations without a reply to learn from.
+    A record is one of JSON, or a conversation or text of other files. `untrained` are conversations
+    without a reply to learn from.
     """
 
+    options: ChatOptions
+    expected: int = 0  # records in all, where an earlier pass has counted them
     records: int = 0
     untrained: int = 0
     formats: Counter[str] = field(default_factory=Counter)
@@ -79,80 +69,80 @@ class ChatCounts(ReadCounts):
         self.dropped[reason] += 1
         self.first_dropped.setdefault(reason, where)
 
-    def check(self, max_bad: float, records: int) -> None:
-        """Refuse more than this share of bad records, with the reasons and where they are."""
-        if (bad := self.dropped.total()) > max_bad * records:
+    def check_dropped(self) -> None:
+        """Refuse more than max_bad of all records, with the reasons and where they are."""
+        records = self.expected or self.records
+        if (bad := self.dropped.total()) > self.options.max_bad * records:
             reasons = "; ".join(
                 f"{shorten(self.first_dropped[reason], 80)}: {shorten(reason, 120)}"
                 + f" ({count} times)" * (count > 1)
                 for reason, count in self.dropped.most_common(2)
             )
             raise DataError(
-                f"{bad} of {records} records cannot be used, and max_bad is {max_bad:g}: {reasons}"
+                f"{bad} of {records} records cannot be used, and max_bad is "
+                f"{self.options.max_bad:g}: {reasons}"
             )
 
+    def documents_of(self, source: Source, blocks: Iterator[str]) -> Iterator[Document]:
+        """The conversations and texts of one source; bad records are counted."""
+        for content, part in self._contents(source, blocks):
+            if isinstance(content, TextPart):
+                texts = [content.text]
+            elif is_trained(content):
+                texts = [message.content for message in content]
+            else:
+                self.untrained += 1
+                continue
+            yield Document(f"{source.path.name}, {part}", texts, content)
 
-@dataclass(frozen=True, kw_only=True)
-class ChatCorpus:
-    """All conversations of some sources, in order. Every pass reads the files afresh."""
-
-    sources: Sequence[Source]
-    options: ChatOptions
-
-    def items(self, counts: ChatCounts) -> Generator[Item, None, None]:
-        """One pass; bad records are counted. Close it if it is not exhausted.
-
-        Raises:
-            DataError: a source cannot be read, too much of it cannot be used, or nothing is left.
-            WorkError: a source changed meanwhile.
-        """
-        found = False
-        for source in self.sources:
-            with SourceFile(source) as file:
-                for content, part in self._contents(source, file, counts):
-                    if not isinstance(content, TextPart) and not is_trained(content):
-                        counts.untrained += 1
-                        continue
-                    found = True
-                    yield Item(content, f"{source.path.name}, {part}", counts.bytes_read)
-            counts.sources.append(file.record())
-        counts.check(self.options.max_bad, counts.records)
-        if self.options.me is not None and "WhatsApp" not in counts.formats:
+    def finish(self, found: bool) -> None:
+        """Refuse sources of which too much cannot be used, or in which nothing was found."""
+        self.check_dropped()
+        if self.options.me is not None and "WhatsApp" not in self.formats:
             raise DataError("me is given, but no source is a WhatsApp export that is understood")
         if not found:
             shown = self.sources[0].shown if len(self.sources) == 1 else "the sources"
             raise DataError(f"{shown}: no reply to learn from, and no text; name another file")
 
     def _contents(
-        self, source: Source, file: SourceFile, counts: ChatCounts
+        self, source: Source, blocks: Iterator[str]
     ) -> Iterator[tuple[Chat | TextPart, str]]:
         """What a source holds, and which part of it each is."""
-        blocks = decoded(source, file, self.options, counts)
         if source.kind != "text":
-            values = _lines if source.kind == "jsonl" else _values
+            values = json_lines if source.kind == "jsonl" else _values
             for value, part in values(source, blocks):
-                counts.records += 1
+                self.records += 1
                 try:
-                    contents = _of_record(value, counts)
+                    contents = self._of_record(value)
                 except ValueError as error:
-                    counts.drop(str(error), f"{source.path.name}, {part}")
+                    self.drop(str(error), f"{source.path.name}, {part}")
                     continue
                 for content in contents:
                     yield content, part
             return
         first = next(blocks, "")
-        counts.empty_documents += not first.strip()
+        self.empty_documents += not first.strip()
         blocks = chain((first,), blocks)
         if layouts.is_whatsapp(first):
-            counts.formats["WhatsApp"] += 1
+            self.formats["WhatsApp"] += 1
             lines = lines_of(source, blocks)
             contents = layouts.whatsapp_chats(lines, self.options.me, source.shown)
         else:
-            counts.formats["text"] += 1
+            self.formats["text"] += 1
             contents = layouts.dialogues_and_texts(blocks)
         for number, content in enumerate(contents, start=1):
-            counts.records += 1
+            self.records += 1
             yield content, f"part {number}"
+
+    def _of_record(self, value: object) -> Iterable[Chat | TextPart]:
+        if isinstance(value, ValueError):
+            raise value
+        name, content = chat_of(value)
+        self.formats[name] += 1
+        if not isinstance(content, str):
+            return (content,)
+        self.empty_documents += not content.strip()
+        return layouts.dialogues_and_texts((content,))
 
 
 def iter_chats(
@@ -162,52 +152,20 @@ def iter_chats(
 
     Train a tokenizer on what they say, or show them. What can be read: see `prepare_chats`.
 
-    Args:
-        sources: one path or several.
-        options: encoding, errors, me and max_bad matter here.
-        changes: fields of `ChatOptions` by name, over those of `options`.
-
-    Raises:
-        DataError: a setting is out of its range or a source is missing (both at the call), or a
-            source cannot be read, too much of it cannot be used, or nothing is left.
-        WorkError: a source changed while it was being read.
+    Of the options, given as an object or by name, encoding, errors, me and max_bad matter here. The
+    errors are those of `iter_texts`, and a DataError if too much cannot be used.
     """
     options = replace(options or ChatOptions(), **changes)
     return _contents(ChatCorpus(sources=expand_sources(sources, CHATS), options=options))
 
 
 def _contents(corpus: ChatCorpus) -> Iterator[Chat | TextPart]:
-    with closing(corpus.items(ChatCounts())) as items:
-        for item in items:
-            yield item.content
+    with closing(corpus.documents()) as documents:
+        for document in documents:
+            yield document.content
 
 
 # --- records -------------------------------------------------------------------------------------
-
-
-def _of_record(value: object, counts: ChatCounts) -> Iterable[Chat | TextPart]:
-    if isinstance(value, ValueError):
-        raise value
-    name, content = chat_of(value)
-    counts.formats[name] += 1
-    if not isinstance(content, str):
-        return (content,)
-    counts.empty_documents += not content.strip()
-    return layouts.dialogues_and_texts((content,))
-
-
-def _lines(source: Source, blocks: Iterator[str]) -> Iterator[tuple[object, str]]:
-    """The values of a .jsonl file, or what is wrong with one, as a `ValueError`."""
-    for number, line in enumerate(lines_of(source, blocks), start=1):
-        if line.strip():
-            value: object
-            try:
-                value = JSON_DECODER.decode(line)
-            except json.JSONDecodeError as error:
-                value = ValueError(f"not valid JSON ({error.msg})")
-            except RecursionError:
-                value = ValueError("nested too deeply")
-            yield value, f"line {number}"
 
 
 _VALUE = re.compile(r"[\s,]*([^\s,])")

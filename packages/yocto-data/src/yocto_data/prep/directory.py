@@ -17,14 +17,14 @@ from pathlib import Path
 
 from yocto_data.errors import DataError, reason, shorten, writing
 from yocto_data.prep import files
-from yocto_data.prep.meta import META_NAME, DataMeta
+from yocto_data.prep.meta import META_NAME, TEMPLATE_NAME, DataMeta
 
 # Only these may be in a directory that is replaced, and a tokenizer's file of another name.
 OUR_FILES = frozenset(
     {
-        *(META_NAME, "train.bin", "val.bin"),
+        *(META_NAME, TEMPLATE_NAME, "train.bin", "val.bin"),
         *("vocab.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
-        *("train.mask", "val.mask", "train.starts", "val.starts", "chat_template.jinja"),
+        *("train.mask", "val.mask", "train.starts", "val.starts"),
     }
 )
 

@@ -3,10 +3,10 @@
 # ruff: noqa: RUF009 - setting makes a field, as dataclasses.field does
 
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 from yocto_data.errors import DataError, integer, require_one_of, shorten
 from yocto_data.prep.meta import SourceMeta
@@ -17,6 +17,8 @@ Position = Literal["before", "after"]
 
 # A record is parsed in one piece; this bounds the memory it may take.
 MAX_RECORD_CHARS = 64 << 20
+_KINDS = {bool: "true or false", int: "a number", float: "a number", dict: "an object",
+          list: "a list", str: "a string", type(None): "null"}  # fmt: skip
 # The default decoder refuses whole numbers of thousands of digits.
 JSON_DECODER = json.JSONDecoder(parse_int=float)
 
@@ -64,33 +66,47 @@ class PrepareOptions:
             object.__setattr__(self, name, value)
 
 
+class TextPart(NamedTuple):
+    """A stretch of a document, encoded at once; of chats, text outside any conversation."""
+
+    text: str
+    ends: bool = True  # whether its document ends here; a long one comes in several parts
+    begins: bool = True
+
+
 class Document(NamedTuple):
     """One text, in blocks; asking for the next document uses up the blocks of this one."""
 
     where: str
-    blocks: Iterator[str]
+    blocks: Iterable[str]
+    content: Any = None  # of chats: what the blocks are the text of
 
 
 @dataclass(kw_only=True)
-class ReadCounts:
-    """What one pass over the sources has read so far."""
+class Corpus:
+    """One pass over all documents of some sources, in order, and what it has read so far."""
 
+    sources: Sequence[Source]
+    options: PrepareOptions
     bytes_read: int = 0
     boms_dropped: int = 0
     replaced: int = 0
     empty_documents: int = 0
-    sources: list[SourceMeta] = field(default_factory=list)
+    read: list[SourceMeta] = field(default_factory=list)  # the files that lie behind it
 
+    def drop(self, reason: str, where: str) -> None:
+        """Refuse a document. Of chats, some may be unusable."""
+        raise DataError(f"{where}: {reason}")
 
-@dataclass(frozen=True, kw_only=True)
-class Corpus:
-    """All documents of some sources, in order. Every pass reads the files afresh."""
+    def check_dropped(self) -> None:
+        """Refuse more than the options allow; here, none was passed over."""
 
-    sources: Sequence[Source]
-    options: PrepareOptions
+    def again(self) -> Self:
+        """Another pass, which reads the files afresh."""
+        return type(self)(sources=self.sources, options=self.options)
 
-    def documents(self, counts: ReadCounts) -> Generator[Document, None, None]:
-        """The documents of one pass; `counts` is kept up to date, and counts those without text.
+    def documents(self) -> Generator[Document, None, None]:
+        """The documents; those without text are only counted.
 
         Close the generator if it is not exhausted, so that no file stays open.
 
@@ -101,46 +117,53 @@ class Corpus:
         found = False
         for source in self.sources:
             with SourceFile(source) as file:
-                blocks = decoded(source, file, self.options, counts)
-                if source.kind == "jsonl":
-                    documents = self._records(source, blocks)
-                else:
-                    documents = iter((Document(source.shown, blocks),))
-                for where, texts in documents:
-                    if (first := next(texts, "")) == "":
-                        counts.empty_documents += 1
-                        continue
+                for document in self.documents_of(source, self._decoded(source, file)):
                     found = True
-                    yield Document(where, chain((first,), texts))
-            counts.sources.append(file.record())
+                    yield document
+            self.read.append(file.record())
+        self.finish(found)
+
+    def documents_of(self, source: Source, blocks: Iterator[str]) -> Iterator[Document]:
+        """The documents of one source: of each record of a .jsonl file, or the file as a whole."""
+        if source.kind == "jsonl":
+            documents = self._records(source, blocks)
+        else:
+            documents = iter(((source.shown, blocks),))
+        for where, texts in documents:
+            if first := next(texts, ""):
+                yield Document(where, chain((first,), texts))
+            else:
+                self.empty_documents += 1
+
+    def finish(self, found: bool) -> None:
+        """Refuse sources in which nothing was found."""
         if not found:
             one = len(self.sources) == 1
             empty = f"{self.sources[0].shown} is" if one else "all sources are"
             raise DataError(f"{empty} empty; name a file that holds text")
 
-    def _records(self, source: Source, blocks: Iterator[str]) -> Iterator[Document]:
-        for number, line in enumerate(lines_of(source, blocks), start=1):
-            if line.strip():
-                where = f"{source.shown}, line {number}"
-                yield Document(where, iter((_record_text(line, self.options.text_field, where),)))
+    def _records(
+        self, source: Source, blocks: Iterator[str]
+    ) -> Iterator[tuple[str, Iterator[str]]]:
+        for record, part in json_lines(source, blocks):
+            where = f"{source.shown}, {part}"
+            try:
+                text = _record_text(record, self.options.text_field)
+            except ValueError as error:
+                self.drop(str(error), where)
+            yield where, iter((text,))
 
-
-def decoded(
-    source: Source, file: SourceFile, options: PrepareOptions, counts: ReadCounts
-) -> Iterator[str]:
-    """The text of a file, in blocks that are never empty; `counts` is kept up to date."""
-    decoder = TextDecoder(source.shown, options.encoding, options.errors)
-    before = counts.bytes_read
-    for data in file.blocks():
-        text = decoder.push(data)
-        counts.bytes_read = before + file.bytes_read
-        if text:
-            yield text
-    if rest := decoder.push(b"", final=True):
-        yield rest
-    counts.bytes_read = before + file.bytes_read
-    counts.boms_dropped += decoder.bom_dropped
-    counts.replaced += decoder.replaced
+    def _decoded(self, source: Source, file: SourceFile) -> Iterator[str]:
+        """The text of a file, in blocks that are never empty."""
+        decoder = TextDecoder(source.shown, self.options.encoding, self.options.errors)
+        before = self.bytes_read
+        for data in chain(file.blocks(), (b"",)):  # the last is the end
+            text = decoder.push(data, final=not data)
+            self.bytes_read = before + file.bytes_read
+            if text:
+                yield text
+        self.boms_dropped += decoder.bom_dropped
+        self.replaced += decoder.replaced
 
 
 def lines_of(source: Source, blocks: Iterator[str]) -> Iterator[str]:
@@ -159,37 +182,45 @@ def lines_of(source: Source, blocks: Iterator[str]) -> Iterator[str]:
         yield line
 
 
-def _record_text(line: str, field_name: str, where: str) -> str:
+def json_lines(source: Source, blocks: Iterator[str]) -> Iterator[tuple[Any, str]]:
+    """The values of a .jsonl file, or what is wrong with one, as a `ValueError`; and which line."""
+    for number, line in enumerate(lines_of(source, blocks), start=1):
+        if line.strip():
+            try:
+                value = JSON_DECODER.decode(line)
+            except json.JSONDecodeError as error:
+                value = ValueError(f"not valid JSON (column {error.colno}: {error.msg})")
+            except RecursionError:
+                value = ValueError("nested too deeply")
+            yield value, f"line {number}"
+
+
+def _record_text(record: Any, field_name: str) -> str:
     """The text of a record; "" for null. Other fields are ignored."""
-    try:
-        record = JSON_DECODER.decode(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON (column {error.colno}: {error.msg})") from error
-    except RecursionError as error:
-        raise DataError(f"{where}: nested too deeply") from error
     shown = f"field '{shorten(field_name)}'"
+    if isinstance(record, ValueError):
+        raise record
     if not isinstance(record, dict):
-        raise DataError(f"{where}: must be an object with a {shown}")
+        raise ValueError(f"must be an object with a {shown}")
     if field_name not in record:
-        raise DataError(f"{where}: has no {shown}; pass text_field=NAME for the one with the text")
-    text = record[field_name]
-    if text is None:
-        return ""
-    if not isinstance(text, str):
-        kinds = {bool: "true or false", float: "a number", list: "a list", dict: "an object"}
-        raise DataError(f"{where}: {shown} must be a string, found {kinds[type(text)]}")
-    if (found := lone_surrogate(text)) is not None:
-        raise DataError(f"{where}: {shown} holds {found}; remove it")
-    return text
+        raise ValueError(f"has no {shown}; pass text_field=NAME for the one with the text")
+    return "" if record[field_name] is None else text_of(record[field_name], shown)
 
 
-def lone_surrogate(text: str) -> str | None:
-    """What JSON may hold and UTF-8 not: half a character, named with its place; None if none."""
-    if text.isascii():
-        return None
+def text_of(value: object, where: str) -> str:
+    """A member of a record that must be a text; raises `ValueError` if it is none, or not UTF-8."""
+    # None must never become the text "None", nor 7 the text "7".
+    if not isinstance(value, str):
+        raise ValueError(f"{where} must hold text, found {kind_of(value)}")
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        value = ord(text[error.start])
-        return f"a lone surrogate (U+{value:04X}) at character {error.start}"
-    return None
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON may hold half a character
+        half = f"U+{ord(value[error.start]):04X}"
+        place = f"a lone surrogate ({half}) at character {error.start}"
+        raise ValueError(f"{where} holds {place}; remove it") from error
+    return value
+
+
+def kind_of(value: object) -> str:
+    """What JSON calls the type of a value."""
+    return _KINDS[type(value)]

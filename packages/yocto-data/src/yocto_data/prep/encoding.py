@@ -8,15 +8,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from yocto_data.errors import DataError, WorkError, integer, shorten, writing
+from yocto_data.prep.documents import TextPart
 from yocto_data.prep.files import open_regular, sha256_of
-from yocto_data.prep.meta import LARGEST_VOCABULARY, TokenizerMeta, token_dtype
+from yocto_data.prep.meta import LARGEST_VOCABULARY, SeparatorMeta, TokenizerMeta, token_dtype
 from yocto_data.prep.splitting import Piece
 
 # Many short records travel together, but not so many that their objects outweigh their text.
@@ -82,89 +82,68 @@ def save_tokenizer(tokenizer: Tokenizer | None, directory: Path) -> TokenizerMet
     )
 
 
-class RefusedTextError(Exception):
-    """A text that could not be encoded: its number among several, and why."""
-
-
-class Encoded(NamedTuple):
-    """Token bytes of several texts, joined, and the number of bytes of each."""
-
-    data: bytes
-    sizes: list[int]
-
-
 class Encoder:
-    """Encodes texts to little-endian bytes; every id is checked before it is narrowed.
+    """Encodes parts of texts to little-endian bytes; every id is checked before it is narrowed.
 
     Narrowing without the check would turn 65536 into 0 and -1 into 65535.
     """
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, vocab_size: int, separator: SeparatorMeta | None
+    ) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self.dtype = token_dtype(vocab_size)
+        mark = b"" if separator is None else np.array([separator.id], dtype=self.dtype).tobytes()
+        comes_before = separator is not None and separator.position == "before"
+        self._before, self._after = (mark, b"") if comes_before else (b"", mark)
 
-    def __call__(self, texts: Sequence[str]) -> Encoded:
-        """The bytes of all texts; raises `RefusedTextError` for the first that fails."""
-        rows: list[np.ndarray] = []
-        for text in texts:
+    def __call__(self, contents: Sequence[Any]) -> list[Any]:
+        """What `encoded` makes of each, or in its place, as a string, what is wrong with it."""
+        rows: list[Any] = []
+        for content in contents:
+            # A tokenizer may be any object: whatever it raises becomes one line.
             try:
-                rows.append(self.ids(text))
-            # A tokenizer may be any object: whatever it raises becomes one line with the
-            # document's name.
+                rows.append(self.encoded(content))
             except (ValueError, LookupError, TypeError, RuntimeError) as error:
-                raise RefusedTextError(len(rows), one_line(error)) from error
-        return self.narrowed(rows)
+                rows.append(_one_line(error))
+        return rows
 
-    def narrowed(self, rows: Sequence[np.ndarray]) -> Encoded:
-        """The bytes of rows of ids; raises `RefusedTextError` for the first out of range."""
-        # Many short texts are checked and narrowed together. Signed and unsigned 64-bit ids join as
-        # float64, which is exact up to 2^53, and no vocabulary goes beyond 2^32.
-        ids = rows[0] if len(rows) == 1 else np.concatenate(rows)
-        if ids.size and (ids.min() < 0 or ids.max() >= self._vocab_size):
-            self._refuse_out_of_range(rows)
-        sizes = [len(row) * self.dtype.itemsize for row in rows]
-        return Encoded(ids.astype(self.dtype, copy=False).tobytes(), sizes)
-
-    def ids(self, text: str) -> np.ndarray:
-        """The ids of a text, as the tokenizer gives them."""
+    def encoded(self, part: TextPart) -> bytes:
+        """The ids of a part of a document, with the separator where the document has its end."""
         to_array: Callable[[str], np.ndarray] | None
         to_array = getattr(self._tokenizer, "encode_to_numpy", None)
-        return self.row(to_array(text) if to_array else self._tokenizer.encode(text))
+        data = self.narrowed(to_array(part.text) if to_array else self._tokenizer.encode(part.text))
+        before = self._before if part.begins else b""
+        return before + data + (self._after if part.ends else b"")
 
-    def row(self, given: Any) -> np.ndarray:
-        """Ids as an array; raises `ValueError` unless it is a row of integers."""
+    def narrowed(self, given: Any) -> bytes:
+        """The bytes of ids; raises `ValueError` unless they are a row of integers in range."""
         ids = np.asarray(given)
         if not ids.size:  # an empty list has no integer type
-            return np.empty(0, dtype=self.dtype)
+            return b""
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
             raise ValueError(
                 f"the tokenizer gave {ids.ndim}-dimensional {ids.dtype} instead of a row of ids"
             )
-        return ids
-
-    def _refuse_out_of_range(self, rows: Sequence[np.ndarray]) -> None:
-        for number, row in enumerate(rows):
-            wrong = row[(row < 0) | (row >= self._vocab_size)]
-            if wrong.size:
-                allowed = f"but its vocab_size is {self._vocab_size}"
-                raise RefusedTextError(number, f"the tokenizer gave id {wrong[0]}, {allowed}")
+        if ids.min() < 0 or ids.max() >= self._vocab_size:
+            wrong = ids[(ids < 0) | (ids >= self._vocab_size)][0]
+            raise ValueError(
+                f"the tokenizer gave id {wrong}, but its vocab_size is {self._vocab_size}"
+            )
+        return ids.astype(self.dtype, copy=False).tobytes()
 
 
-def one_line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """What a tokenizer, or any other object, says is wrong."""
     text = " ".join(str(error).split()) or type(error).__name__
     text = f"{type(error).__name__}: {text}" if isinstance(error, LookupError) else text
     return shorten(text, limit=270)  # a tokenizer's advice comes last
 
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-def make_jobs(pieces: Iterable[Piece[T]], chunk_chars: int) -> Iterator[list[Piece[T]]]:
+def make_jobs(pieces: Iterable[Piece], chunk_chars: int) -> Iterator[list[Piece]]:
     """Group pieces until they hold `chunk_chars` characters together."""
-    job: list[Piece[T]] = []
+    job: list[Piece] = []
     chars = 0
     for piece in pieces:
         job.append(piece)
@@ -177,17 +156,16 @@ def make_jobs(pieces: Iterable[Piece[T]], chunk_chars: int) -> Iterator[list[Pie
 
 
 def encode_jobs(
-    jobs: Iterator[list[Piece[T]]], encoder: Callable[[list[T]], R], *, workers: int
-) -> Generator[tuple[list[Piece[T]], R], None, None]:
-    """Every job with its tokens, in order, whatever the number of workers.
+    jobs: Iterator[list[Piece]], encoder: Encoder, *, workers: int
+) -> Generator[tuple[list[Piece], list[Any]], None, None]:
+    """Every job and what the encoder made of it, in order, whatever the number of workers.
 
     Raises:
-        DataError: the tokenizer refused a text, or gave ids out of range, in the document named.
         WorkError: a worker process could not be started, or died.
     """
     if workers == 1:
         for job in jobs:
-            yield job, _result(job, partial(encoder, [piece.content for piece in job]))
+            yield job, encoder([piece.content for piece in job])
         return
     # Spawned, not forked: a fork after thread pools have started may hang, and would keep our lock.
     pool = ProcessPoolExecutor(
@@ -196,15 +174,15 @@ def encode_jobs(
         initializer=_start_worker,
         initargs=(encoder,),
     )
-    waiting: deque[tuple[list[Piece[T]], Future[R]]] = deque()
+    waiting: deque[tuple[list[Piece], Future[list[Any]]]] = deque()
     try:
         for job in jobs:
             waiting.append((job, _submit(pool, job)))
             if len(waiting) >= workers * _JOBS_IN_FLIGHT_PER_WORKER:
                 oldest, future = waiting.popleft()
-                yield oldest, _result(oldest, future.result)
+                yield oldest, future.result()
         for oldest, future in waiting:
-            yield oldest, _result(oldest, future.result)
+            yield oldest, future.result()
     except BrokenProcessPool as error:
         raise WorkError(
             "a worker process ended early: memory ran out, or the calling script lacks "
@@ -214,32 +192,22 @@ def encode_jobs(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _result(job: list[Piece[T]], encode: Callable[[], R]) -> R:
-    try:
-        return encode()
-    except RefusedTextError as error:
-        number, message = error.args
-        piece = job[number]
-        since = f" (from character {piece.start} on)" if piece.start else ""
-        raise DataError(f"{piece.where}{since}: {message}") from error
-
-
-def _submit(pool: ProcessPoolExecutor, job: list[Piece[T]]) -> Future[Any]:
+def _submit(pool: ProcessPoolExecutor, job: list[Piece]) -> Future[list[Any]]:
     try:
         return pool.submit(_work, [piece.content for piece in job])
     except BrokenProcessPool:
         raise
     except Exception as error:  # whatever an object raises that cannot be sent to a process
         raise WorkError(
-            f"cannot send the tokenizer to worker processes ({one_line(error)}); use workers=1"
+            f"cannot send the tokenizer to worker processes ({_one_line(error)}); use workers=1"
         ) from error
 
 
 # In a worker process: the encoder, received once and not with every job.
-_encoder: Callable[[list[Any]], Any]
+_encoder: Encoder
 
 
-def _start_worker(encoder: Callable[[list[Any]], Any]) -> None:
+def _start_worker(encoder: Encoder) -> None:
     global _encoder  # noqa: PLW0603 - what an initializer is for
     _encoder = encoder
     # Ctrl-C reaches the whole process group; the parent decides what it means.
@@ -255,5 +223,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(contents: list[Any]) -> Any:
+def _work(contents: list[Any]) -> list[Any]:
     return _encoder(contents)

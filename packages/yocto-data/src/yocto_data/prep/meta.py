@@ -14,6 +14,7 @@ from yocto_data.prep import files
 FORMAT = "yocto-data"
 FORMAT_VERSION = 1
 META_NAME = "meta.json"
+TEMPLATE_NAME = "chat_template.jinja"
 LARGEST_VOCABULARY = 1 << 32
 
 _MAX_META_BYTES = 256 << 20
@@ -99,24 +100,16 @@ class OptionsMeta:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileMeta:
-    """A file beside a .bin file."""
-
-    file: str
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class ChatSplitMeta:
     """What lies beside the .bin file of a split of chats, and how many tokens are learned.
 
-    `mask` holds a bit for each token, the lowest of a byte first, which is 1 where the token is
-    learned; `starts` the first token of each document, as little-endian 64-bit integers.
+    `mask` and `starts` are the sha256 of two files named after it. The first holds a bit for each
+    token, the lowest of a byte first, which is 1 where the token is learned; the second the first
+    token of each document, as little-endian 64-bit integers.
     """
 
-    mask: FileMeta
-    starts: FileMeta
+    mask: str
+    starts: str
     trained: int
 
 
@@ -133,12 +126,13 @@ class CountMeta:
 class ChatsMeta:
     """What the conversations were, and how the model is to be asked: by the template, if any.
 
-    `formats` counts records of JSON, and other files; `dropped` records that could not be used, by
-    the reason. `conversations` and `texts` (parts of documents) are what the splits hold together;
-    `untrained` conversations had no reply to learn from, and were left out.
+    `template` is the sha256 of chat_template.jinja. `formats` counts records of JSON, and other
+    files; `dropped` records that could not be used, by the reason. `conversations` and `texts`
+    (parts of documents) are what the splits hold together; `untrained` conversations had no reply
+    to learn from, and were left out.
     """
 
-    template: FileMeta | None
+    template: str | None
     formats: tuple[CountMeta, ...]
     conversations: int
     replies: int
@@ -178,12 +172,13 @@ class DataMeta:
                 raise DataError(
                     f"splits.{name} holds id {split.max_id}, but vocab_size is {self.vocab_size}"
                 )
-        if self.chats is not None:
-            for name in ("train", "val"):
-                _check_chats(name, getattr(self, name), getattr(self.chats, name))
-        beside = (file.file for name in (self.train.file, self.val.file)
-                  for file in self.files_beside(name))  # fmt: skip
-        for file in (self.train.file, self.val.file, self.tokenizer.file, *beside):
+            if self.chats is not None:
+                trained = getattr(self.chats, name).trained
+                if not 0 <= trained <= split.tokens:
+                    raise DataError(
+                        f"chats.{name} states {trained} of {split.tokens} tokens as learned"
+                    )
+        for file in (self.train.file, self.val.file, self.tokenizer.file):
             if file is not None and (file != Path(file).name or "\\" in file or file == ".."):
                 raise DataError(f"a file must be named without a folder, found '{shorten(file)}'")
 
@@ -204,18 +199,9 @@ class DataMeta:
 
     def chats_of_file(self, file_name: str) -> ChatSplitMeta | None:
         """What lies beside a .bin file, by its base name; None if it does not hold chats."""
-        splits = {} if self.chats is None else {
-            self.train.file: self.chats.train, self.val.file: self.chats.val
-        }  # fmt: skip
-        return splits.get(file_name)
-
-    def files_beside(self, file_name: str) -> tuple[FileMeta, ...]:
-        """The files without which a .bin file of chats is not what it was."""
-        split = self.chats_of_file(file_name)
-        if self.chats is None or split is None:
-            return ()
-        template = self.chats.template
-        return (split.mask, split.starts, *(() if template is None else (template,)))
+        if self.chats is None:
+            return None
+        return {self.train.file: self.chats.train, self.val.file: self.chats.val}.get(file_name)
 
     @classmethod
     def load(cls, data_dir: str | Path) -> Self:
@@ -289,20 +275,6 @@ class DataMeta:
             "splits": {"train": members.pop("train"), "val": members.pop("val")},
             **members,
         }
-
-
-def _check_chats(name: str, split: SplitMeta, chats: ChatSplitMeta) -> None:
-    """Refuse sizes that do not fit each other."""
-    for what, file, expected in (
-        ("mask", chats.mask, -(-split.tokens // 8)),
-        ("starts", chats.starts, 8 * (split.documents or 0)),
-    ):
-        if file.bytes != expected:
-            raise DataError(
-                f"chats.{name} states {file.bytes} bytes for its {what}, but it takes {expected}"
-            )
-    if not 0 <= chats.trained <= split.tokens:
-        raise DataError(f"chats.{name} states {chats.trained} of {split.tokens} tokens as learned")
 
 
 def _read(hint: Any, value: Any) -> Any:

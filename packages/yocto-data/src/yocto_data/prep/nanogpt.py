@@ -56,6 +56,7 @@ def import_nanogpt(
         if len(file.array) < 2:
             raise ShortDataError(f"{shorten(file.path)} holds one token; at least 2 are needed")
     check_target(target, force=force)
+    report = progress or (lambda *_: None)
     total_bytes = sum(file.array.nbytes for file in sources)
     done_bytes = done_tokens = 0
     records = []
@@ -66,8 +67,7 @@ def import_nanogpt(
                     writer.write(block.astype(element).tobytes())
                     done_bytes += block.nbytes
                     done_tokens += len(block)
-                    if progress is not None:
-                        progress(done_bytes, total_bytes, done_tokens)
+                    report(done_bytes, total_bytes, done_tokens)
             records.append(writer.record())
         meta = DataMeta(
             vocab_size=int(vocab_size),

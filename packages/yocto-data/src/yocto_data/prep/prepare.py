@@ -1,19 +1,16 @@
 """Texts to a data directory: train.bin, val.bin, the tokenizer's file, and meta.json last."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from yocto_data.errors import DataError, ShortDataError, WorkError, integer, shorten
 from yocto_data.prep.directory import check_target, resolve_target, staged_directory
-from yocto_data.prep.documents import Corpus, PrepareOptions, ReadCounts
+from yocto_data.prep.documents import Corpus, PrepareOptions
 from yocto_data.prep.encoding import (
-    Encoded,
     Encoder,
     Tokenizer,
     encode_jobs,
@@ -21,7 +18,7 @@ from yocto_data.prep.encoding import (
     save_tokenizer,
     vocabulary_size,
 )
-from yocto_data.prep.meta import DataMeta, OptionsMeta, SeparatorMeta, TextMeta, token_dtype
+from yocto_data.prep.meta import ChatsMeta, DataMeta, OptionsMeta, SeparatorMeta, TextMeta
 from yocto_data.prep.sources import PathLike, Source, expand_sources
 from yocto_data.prep.splitting import FirstPass, Piece, PieceCutter, SafeCutter, SplitPlan
 from yocto_data.prep.token_files import TokenWriter
@@ -54,7 +51,7 @@ def iter_texts(
 
 
 def _pieces(corpus: Corpus) -> Iterator[str]:
-    with closing(corpus.documents(ReadCounts())) as documents:
+    with closing(corpus.documents()) as documents:
         for document in documents:
             cutter = SafeCutter(corpus.options.chunk_chars)
             for block in document.blocks:
@@ -108,143 +105,155 @@ def prepare(
     workers = integer("workers", workers, 1)
     if block_size is not None:
         block_size = integer("block_size", block_size, 1)
-    vocab_size = vocabulary_size(tokenizer)
-    report = progress or (lambda *_: None)
     corpus = Corpus(sources=expand_sources(sources), options=options)
-    target = resolve_target(out_dir)
-    refuse_overlap(target, sources, corpus.sources)
-    check_target(target, force=force)
-
-    total_bytes = sum(s.path.stat().st_size for s in corpus.sources if s.path.is_file())
-    found = FirstPass.over(corpus, heartbeat=lambda: report(0, total_bytes, 0))
+    work = Preparation(corpus, sources, out_dir, tokenizer, force=force, progress=progress)
+    plan = SplitPlan.after(work.found, options)
+    cutter = PieceCutter(corpus=work.corpus, plan=plan)
+    encoder = Encoder(tokenizer, work.vocab_size, work.separator)
     # Encoding characters is one table look-up: it outruns the pipe to another process.
     useful = 1 if getattr(tokenizer, "kind", None) == "char" else workers
-    run = _EncodingRun(
-        cutter=PieceCutter(corpus=corpus, plan=SplitPlan.after(found, options)),
-        encoder=Encoder(tokenizer, vocab_size),
-        workers=max(1, min(useful, found.characters // options.chunk_chars)),
-        separator=separator_of(tokenizer, options, found.documents, vocab_size),
-        progress=report,
-        total_bytes=total_bytes,
-    )
-    with staged_directory(target, force=force) as directory:
+    with staged_directory(work.target, force=force) as directory:
         with (
-            TokenWriter(directory / "train.bin", token_dtype(vocab_size)) as train,
-            TokenWriter(directory / "val.bin", token_dtype(vocab_size)) as val,
+            TokenWriter(directory / "train.bin", encoder.dtype) as train,
+            TokenWriter(directory / "val.bin", encoder.dtype) as val,
         ):
-            run.write({"train": train, "val": val})
-        require_same_sources(found.counts, run.cutter.counts)
-        _require_tokens(train.tokens, val.tokens, run.cutter.plan, block_size)
-        meta = DataMeta(
-            vocab_size=vocab_size,
-            tokenizer=save_tokenizer(tokenizer, directory),
-            train=train.record(),
-            val=val.record(),
-            separator=run.separator,
-            sources=tuple(found.counts.sources),
-            **described(
-                options, found, split_by=run.cutter.plan.by, unsafe_cuts=run.cutter.unsafe_cuts
-            ),
+            writers = {"train": train, "val": val}
+            work.write(cutter.pieces(), encoder, writers, workers=useful)
+        _require_tokens(train.tokens, val.tokens, plan, block_size)
+        return work.finish(directory, writers, split_by=plan.by, unsafe_cuts=cutter.unsafe_cuts)
+
+
+class Preparation:
+    """What the preparation of texts and that of chats have in common.
+
+    It begins with all checks and the first pass; `write` is the second, `finish` saves meta.json.
+
+    Args:
+        first: what the first pass reads.
+        sources: what the user has named.
+        others: as for `prepare`.
+    """
+
+    def __init__(
+        self,
+        first: Corpus,
+        sources: PathLike | Sequence[PathLike],
+        out_dir: PathLike,
+        tokenizer: Tokenizer,
+        *,
+        force: bool,
+        progress: Progress | None,
+    ) -> None:
+        self.corpus = first.again()
+        self.tokenizer, self.vocab_size = tokenizer, vocabulary_size(tokenizer)
+        self.target = resolve_target(out_dir)
+        _refuse_overlap(self.target, sources, first.sources)
+        check_target(self.target, force=force)
+        self._total_bytes = sum(s.path.stat().st_size for s in first.sources if s.path.is_file())
+        self._progress = progress or (lambda *_: None)
+        self.found = FirstPass(first, heartbeat=lambda: self._progress(0, self._total_bytes, 0))
+        self.separator = self._separator()
+
+    def _separator(self) -> SeparatorMeta | None:
+        """What comes between documents, if anything does."""
+        options = self.corpus.options
+        separator = options.separator
+        if separator == "auto":
+            several = self.found.documents > 1
+            separator = getattr(self.tokenizer, "eos_id", None) if several else None
+        if separator is None:
+            return None
+        return SeparatorMeta(
+            id=integer("separator", separator, 0, self.vocab_size - 1),
+            position=options.separator_position,
         )
-        meta.save(directory)
-    return meta
 
-
-def described(
-    options: PrepareOptions, found: FirstPass, *, split_by: Any, unsafe_cuts: int
-) -> dict[str, Any]:
-    """What meta.json says about texts and options."""
-    return {
-        "text": TextMeta(
-            encoding=options.encoding,
-            errors=options.errors,
-            characters=found.characters,
-            documents=found.documents,
-            empty_documents=found.counts.empty_documents,
-            boms_dropped=found.counts.boms_dropped,
-            replaced=found.counts.replaced,
-            control_characters=found.control_characters,
-            unsafe_cuts=unsafe_cuts,
-        ),
-        "options": OptionsMeta(
-            val_ratio=options.val_ratio,
-            split_by=split_by,
-            seed=options.seed,
-            chunk_chars=options.chunk_chars,
-            text_field=options.text_field,
-        ),
-    }
-
-
-@dataclass(frozen=True, kw_only=True)
-class _EncodingRun:
-    """The second pass: pieces through the encoder into the two files."""
-
-    cutter: PieceCutter
-    encoder: Encoder
-    workers: int
-    separator: SeparatorMeta | None
-    progress: Progress
-    total_bytes: int
-
-    def write(self, writers: Mapping[str, TokenWriter]) -> None:
-        chunk_chars = self.cutter.corpus.options.chunk_chars
+    def write(
+        self,
+        pieces: Generator[Piece, None, None],
+        encoder: Encoder,
+        writers: Mapping[str, TokenWriter],
+        *,
+        workers: int,
+    ) -> None:
+        """Append what the encoder makes of the pieces; the corpus hears of what it refuses."""
+        chunk_chars = self.corpus.options.chunk_chars
+        workers = max(1, min(workers, self.found.characters // chunk_chars))
         reported = 0
-        previous: Piece[str] | None = None
         # Closed at once, even after an error: they hold open files and worker processes.
         with (
-            closing(self.cutter.pieces()) as pieces,
-            closing(
-                encode_jobs(make_jobs(pieces, chunk_chars), self.encoder, workers=self.workers)
-            ) as jobs,
+            closing(pieces),
+            closing(encode_jobs(make_jobs(pieces, chunk_chars), encoder, workers=workers)) as jobs,
         ):
-            for job, encoded in jobs:
-                self._write_job(writers, job, encoded, previous)
-                previous = job[-1]
-                if previous.bytes_read > reported:
-                    reported = previous.bytes_read
+            for job, rows in jobs:
+                parts: dict[str, list[Any]] = {name: [] for name in writers}
+                for piece, row in zip(job, rows, strict=True):
+                    if isinstance(row, str):
+                        self.corpus.drop(row, piece.place)
+                    else:
+                        parts[piece.split].append(row)
+                        writers[piece.split].documents += piece.is_first
+                for name, part in parts.items():
+                    writers[name].write_rows(part)
+                self.corpus.check_dropped()
+                if job[-1].bytes_read > reported:
+                    reported = job[-1].bytes_read
                     self._report(writers, reported)
-        if previous is not None:
-            writers[previous.split].write(self._marks()[1])
-        self._report(writers, self.total_bytes)
+        self._report(writers, self._total_bytes)
+        for before, after in zip(self.found.corpus.read, self.corpus.read, strict=True):
+            if before != after:
+                raise WorkError(
+                    f"{shorten(after.name)} changed between checking and encoding; try again when "
+                    "nothing writes to it"
+                )
 
     def _report(self, writers: Mapping[str, TokenWriter], done_bytes: int) -> None:
         tokens = sum(writer.tokens for writer in writers.values())
-        self.progress(done_bytes, self.total_bytes, tokens)
+        self._progress(done_bytes, self._total_bytes, tokens)
 
-    def _write_job(
+    def finish(
         self,
+        directory: Path,
         writers: Mapping[str, TokenWriter],
-        job: Sequence[Piece[str]],
-        encoded: Encoded,
-        previous: Piece[str] | None,
-    ) -> None:
-        """Append a job's tokens; a document is closed when the next one begins."""
-        before, after = self._marks()
-        parts: dict[str, list[bytes | memoryview]] = {name: [] for name in writers}
-        tokens = memoryview(encoded.data)
-        for piece, size in zip(job, encoded.sizes, strict=True):
-            if piece.start == 0:
-                if previous is not None:
-                    parts[previous.split].append(after)
-                parts[piece.split].append(before)
-            if piece.start == 0 or (previous is not None and previous.split != piece.split):
-                writers[piece.split].documents += 1
-            parts[piece.split].append(tokens[:size])
-            tokens = tokens[size:]
-            previous = piece
-        for name, part in parts.items():
-            writers[name].write(b"".join(part))
+        *,
+        split_by: Literal["position", "documents"],
+        unsafe_cuts: int = 0,
+        chats: ChatsMeta | None = None,
+    ) -> DataMeta:
+        """Save the tokenizer and meta.json, the last of the files."""
+        options, found, read = self.corpus.options, self.found, self.found.corpus
+        meta = DataMeta(
+            vocab_size=self.vocab_size,
+            tokenizer=save_tokenizer(self.tokenizer, directory),
+            train=writers["train"].record(),
+            val=writers["val"].record(),
+            separator=self.separator,
+            sources=tuple(read.read),
+            text=TextMeta(
+                encoding=options.encoding,
+                errors=options.errors,
+                characters=found.characters,
+                documents=found.documents,
+                empty_documents=read.empty_documents,
+                boms_dropped=read.boms_dropped,
+                replaced=read.replaced,
+                control_characters=found.control_characters,
+                unsafe_cuts=unsafe_cuts,
+            ),
+            options=OptionsMeta(
+                val_ratio=options.val_ratio,
+                split_by=split_by,
+                seed=options.seed,
+                chunk_chars=options.chunk_chars,
+                text_field=options.text_field,
+            ),
+            chats=chats,
+        )
+        meta.save(directory)
+        return meta
 
-    def _marks(self) -> tuple[bytes, bytes]:
-        """The bytes that come before and after each document."""
-        if self.separator is None:
-            return b"", b""
-        mark = np.array([self.separator.id], dtype=self.encoder.dtype).tobytes()
-        return (mark, b"") if self.separator.position == "before" else (b"", mark)
 
-
-def refuse_overlap(
+def _refuse_overlap(
     target: Path, sources: PathLike | Sequence[PathLike], files: Sequence[Source]
 ) -> None:
     """The output must not lie in a directory that is read, nor a source in one that is replaced."""
@@ -258,30 +267,6 @@ def refuse_overlap(
     for file in files:
         if Path(os.path.realpath(file.path)).is_relative_to(target):
             raise DataError(f"{shorten(target)} holds the source {file.shown}; write elsewhere")
-
-
-def separator_of(
-    tokenizer: Tokenizer, options: PrepareOptions, documents: int, vocab_size: int
-) -> SeparatorMeta | None:
-    """What comes between documents, if anything does."""
-    separator = options.separator
-    if separator == "auto":
-        separator = getattr(tokenizer, "eos_id", None) if documents > 1 else None
-    if separator is None:
-        return None
-    return SeparatorMeta(
-        id=integer("separator", separator, 0, vocab_size - 1), position=options.separator_position
-    )
-
-
-def require_same_sources(first: ReadCounts, second: ReadCounts) -> None:
-    """Refuse sources that changed between the two passes."""
-    for before, after in zip(first.sources, second.sources, strict=True):
-        if before != after:
-            raise WorkError(
-                f"{shorten(after.name)} changed between checking and encoding; try again when "
-                "nothing writes to it"
-            )
 
 
 def _require_tokens(train: int, val: int, plan: SplitPlan, block_size: int | None) -> None:

@@ -36,14 +36,27 @@ _NOT_FOR_FILES = {"unicode_escape", "raw_unicode_escape", "idna", "punycode", "u
 _BOM = "\ufeff"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Source:
     """One input file. A `.jsonl` or `.json` file holds records, any other is one document."""
 
     path: Path
-    shown: str  # the path for errors
-    kind: Literal["text", "jsonl", "json"]
-    is_compressed: bool
+
+    @property
+    def shown(self) -> str:
+        """The path for errors."""
+        return shorten(self.path)
+
+    @property
+    def kind(self) -> Literal["text", "jsonl", "json"]:
+        """What it holds, by its name."""
+        name = self.path.name.lower().removesuffix(".gz")
+        return "jsonl" if name.endswith(".jsonl") else "json" if name.endswith(".json") else "text"
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether its name says gzip."""
+        return self.path.suffix.lower() == ".gz"
 
 
 def expand_sources(
@@ -63,8 +76,14 @@ def expand_sources(
     found: dict[str, Source] = {}
     for given in sources:
         for path in _expand_one(given, endings):
+            source = Source(path)
+            if source.kind == "json" and ".json" not in endings:
+                raise DataError(
+                    f"{source.shown} is JSON, not text; write one record per line and name it "
+                    ".jsonl"
+                )
             # A file that is named twice is read once: otherwise it would silently count double.
-            found.setdefault(os.path.realpath(path), _classify(path, endings))
+            found.setdefault(os.path.realpath(path), source)
     if not found:
         raise DataError("no source is given; name a text file, a directory or a glob")
     return list(found.values())
@@ -110,22 +129,6 @@ def _files_of(path: Path, endings: tuple[str, ...]) -> list[Path]:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _classify(path: Path, endings: tuple[str, ...]) -> Source:
-    name = path.name.lower().removesuffix(".gz")
-    kind: Literal["text", "jsonl", "json"]
-    kind = "jsonl" if name.endswith(".jsonl") else "json" if name.endswith(".json") else "text"
-    if kind == "json" and ".json" not in endings:
-        raise DataError(
-            f"{shorten(path)} is JSON, not text; write one record per line and name it .jsonl"
-        )
-    return Source(
-        path=path,
-        shown=shorten(path),
-        kind=kind,
-        is_compressed=path.suffix.lower() == ".gz",
-    )
 
 
 class SourceFile:
@@ -232,7 +235,6 @@ class TextDecoder:
         self._counter = None if errors == "strict" else make("ignore")
         self._keep_counted = errors == "ignore"
         self._bytes_fed = 0
-        self._started = False
         self.bom_dropped = False
         self.replaced = 0
 
@@ -245,7 +247,8 @@ class TextDecoder:
             DecodingError: names the first byte that does not fit.
             DataError: the file begins with the mark of another encoding.
         """
-        if not self._bytes_fed:
+        is_first = not self._bytes_fed
+        if is_first:
             self._look_for_marks(data)
         self._bytes_fed += len(data)
         try:
@@ -258,11 +261,9 @@ class TextDecoder:
             kept = self._counter.decode(data, final)
             self.replaced += text.count("\ufffd") - kept.count("\ufffd")
             text = kept if self._keep_counted else text
-        if text and not self._started:
-            self._started = True
-            if text[0] == _BOM and not self.bom_dropped:
-                self.bom_dropped = True
-                text = text[1:]
+        if is_first and text.startswith(_BOM) and not self.bom_dropped:
+            self.bom_dropped = True
+            text = text[1:]
         return text
 
     def _look_for_marks(self, data: bytes) -> None:

@@ -2,16 +2,15 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self
 
 from yocto_data.errors import DataError, ShortDataError
-from yocto_data.prep.documents import Corpus, PrepareOptions, ReadCounts
+from yocto_data.prep.documents import Corpus, PrepareOptions, TextPart
 
 SplitName = Literal["train", "val"]
-T = TypeVar("T")
 
 # TAB, LF and CR are text; the others of C0, and DEL, are counted.
 _CONTROLS = bytes(c for c in range(32) if c not in b"\t\n\r") + b"\x7f"
@@ -66,46 +65,31 @@ class SafeCutter:
         return maximum
 
 
-@dataclass(kw_only=True)
 class FirstPass:
-    """What reading everything once has found; this pass also checks the whole input."""
+    """What reading everything once has found; this pass also checks the whole input.
 
-    counts: ReadCounts = field(default_factory=ReadCounts)
-    documents: int = 0
-    characters: int = 0
-    control_characters: int = 0
-    lowest: tuple[int, int] = (1 << 64, 0)  # the smallest hash of a document, and its number
-    highest: tuple[int, int] = (-1, 0)
+    `heartbeat` is called for every block, so that a caller can show progress, or raise to stop.
+    """
 
-    @classmethod
-    def over(cls, corpus: Corpus, heartbeat: Callable[[], None]) -> Self:
-        """Read everything: count, check, and hash the sources.
-
-        `heartbeat` is called for every block, so that a caller can show progress, or raise to stop.
-        """
-        found = cls()
+    def __init__(self, corpus: Corpus, heartbeat: Callable[[], None]) -> None:
+        self.corpus = corpus
+        self.documents = self.characters = self.control_characters = 0
+        self.lowest = (1 << 64, 0)  # the smallest hash of a document, and its number
+        self.highest = (-1, 0)
         read = -1
-        with closing(corpus.documents(found.counts)) as documents:
+        with closing(corpus.documents()) as documents:
             for document in documents:
-                found.count_document(corpus.options.seed)
+                hashed = (_word(corpus.options.seed, self.documents), self.documents)
+                self.documents += 1
+                self.lowest = min(self.lowest, hashed)
+                self.highest = max(self.highest, hashed)
                 for block in document.blocks:
-                    found.count_text(block)
-                    if found.counts.bytes_read != read:  # not for each of many short records
-                        read = found.counts.bytes_read
+                    data = block.encode("utf-8")
+                    self.characters += len(block)
+                    self.control_characters += len(data) - len(data.translate(None, _CONTROLS))
+                    if corpus.bytes_read != read:  # not for each of many short records
+                        read = corpus.bytes_read
                         heartbeat()
-        return found
-
-    def count_document(self, seed: int) -> None:
-        """Count the next document."""
-        hashed = (_word(seed, self.documents), self.documents)
-        self.documents += 1
-        self.lowest, self.highest = min(self.lowest, hashed), max(self.highest, hashed)
-
-    def count_text(self, text: str) -> None:
-        """Count the characters of a document's next text."""
-        data = text.encode("utf-8")
-        self.characters += len(text)
-        self.control_characters += len(data) - len(data.translate(None, _CONTROLS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,15 +151,21 @@ def _is_low(word: int, val_ratio: float) -> bool:
     return word / (1 << 64) < val_ratio
 
 
-class Piece(NamedTuple, Generic[T]):
+class Piece(NamedTuple):
     """A stretch of one document that lies in one split, short enough to be encoded at once."""
 
-    content: T
+    content: Any  # a `TextPart`, or a conversation
     characters: int
     split: SplitName
-    where: Any  # names the document in errors, as a text
-    start: int  # the character of its document at which it begins
+    where: str  # names the document
     bytes_read: int  # how far the sources were read when it was cut
+    start: int = 0  # the character of its document at which it begins
+    is_first: bool = True  # of its document in its split
+
+    @property
+    def place(self) -> str:
+        """Where it lies, for errors."""
+        return self.where + (f" (from character {self.start} on)" if self.start else "")
 
 
 @dataclass(kw_only=True)
@@ -184,25 +174,26 @@ class PieceCutter:
 
     corpus: Corpus
     plan: SplitPlan
-    counts: ReadCounts = field(default_factory=ReadCounts)
     unsafe_cuts: int = 0
 
-    def pieces(self) -> Generator[Piece[str], None, None]:
+    def pieces(self) -> Generator[Piece, None, None]:
         """All pieces of all documents; joined, they are the whole text."""
         seen_chars = 0
-        with closing(self.corpus.documents(self.counts)) as documents:
+        with closing(self.corpus.documents()) as documents:
             for ordinal, document in enumerate(documents):
-                start = 0
-                for text, split in self._parts(document.blocks, ordinal, seen_chars):
+                start, before = 0, None
+                for text, split, ends in self._parts(document.blocks, ordinal, seen_chars):
                     yield Piece(
-                        text, len(text), split, document.where, start, self.counts.bytes_read
-                    )
-                    start += len(text)
+                        TextPart(text, ends, begins=start == 0), len(text), split, document.where,
+                        self.corpus.bytes_read, start, is_first=split != before,
+                    )  # fmt: skip
+                    start, before = start + len(text), split
                 seen_chars += start
 
     def _parts(
-        self, blocks: Iterator[str], ordinal: int, seen_chars: int
-    ) -> Iterator[tuple[str, SplitName]]:
+        self, blocks: Iterable[str], ordinal: int, seen_chars: int
+    ) -> Iterator[tuple[str, SplitName, bool]]:
+        """The pieces of a document, their splits, and whether the document ends there."""
         cut = self.plan.cut
         in_val = self.plan.is_val(ordinal) if cut is None else seen_chars >= cut
         split: SplitName = "val" if in_val else "train"
@@ -210,13 +201,13 @@ class PieceCutter:
         for block in blocks:
             rest, before = block, seen_chars
             seen_chars += len(block)
-            if cut is not None and before < cut <= seen_chars:
+            if cut is not None and before <= cut < seen_chars:
                 # Here validation begins; both sides are cut as if they were texts of their own.
                 for text in (*cutter.push(block[: cut - before]), *cutter.flush()):
-                    yield text, "train"
+                    yield text, "train", False
                 rest, split = block[cut - before :], "val"
             for text in cutter.push(rest):
-                yield text, split
-        for text in cutter.flush():
-            yield text, split
+                yield text, split, False
+        for text in cutter.flush():  # always one, since a cut leaves something behind it
+            yield text, split, True
         self.unsafe_cuts += cutter.unsafe_cuts

@@ -3,17 +3,16 @@
 import codecs
 import hashlib
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, cast
 
 import numpy as np
 
 from yocto_data.errors import DataError, MissingMetaError, reason, shorten, writing
 from yocto_data.prep.files import open_regular
-from yocto_data.prep.meta import DataMeta, FileMeta, SplitMeta, token_dtype
+from yocto_data.prep.meta import TEMPLATE_NAME, DataMeta, SplitMeta, token_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -62,17 +61,17 @@ class MappedFile:
     Args:
         path: the file.
         dtype: type of the elements.
-        record: what meta.json says about the file, if anything does.
+        size, sha256: what meta.json says about the file, if anything: its bytes and their hash.
     """
 
     def __init__(
-        self, path: Path, dtype: np.dtype[Any], record: FileMeta | SplitMeta | None
+        self, path: Path, dtype: np.dtype[Any], size: int | None, sha256: str | None
     ) -> None:
-        self.path, self.dtype, self.record = path, dtype, record
+        self.path, self.dtype, self._recorded = path, dtype, sha256
         try:
             with open_regular(path) as file:
                 self._size_bytes = file.seek(0, 2)
-                self._check_size(file)
+                self._check_size(file, size)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise DataError(f"cannot read {shorten(path)}: {reason(error)}") from error
@@ -81,19 +80,17 @@ class MappedFile:
         self._advise("MADV_RANDOM")
         self.array = np.frombuffer(self._map, dtype=dtype)
 
-    def _check_size(self, file: BinaryIO) -> None:
-        record, size = self.record, self._size_bytes
-        if size and record is not None and size == record.bytes:
+    def _check_size(self, file: BinaryIO, recorded: int | None) -> None:
+        size = self._size_bytes
+        if size and size == recorded:
             return
         file.seek(0)
-        head = b"" if isinstance(record, FileMeta) else file.read(_HEAD_BYTES)
         if not size:
             problem = "is empty; run yocto-prepare again"
-        elif foreign := _foreign_format(head):
+        elif self.dtype.itemsize > 1 and (foreign := _foreign_format(file.read(_HEAD_BYTES))):
             problem = f"is not a token file: it looks like {foreign}; run yocto-prepare on the text"
-        elif record is not None:
-            recorded = f"meta.json records {record.bytes}"
-            problem = f"has {size} bytes, but {recorded}; run yocto-prepare again"
+        elif recorded is not None:
+            problem = f"has {size} bytes, but meta.json records {recorded}; run yocto-prepare again"
         elif size % self.dtype.itemsize:
             problem = (
                 f"has {size} bytes, which is not a multiple of the {self.dtype.itemsize} bytes of "
@@ -135,29 +132,41 @@ class MappedFile:
 
     def verify(self) -> None:
         """Read it all and compare the sha256 with what meta.json records."""
-        if self.record is not None and (found := self.sha256()) != self.record.sha256:
+        if self._recorded is not None and (found := self.sha256()) != self._recorded:
             raise DataError(
                 f"{shorten(self.path)} was damaged or replaced: its sha256 is {found[:12]}..., but "
-                f"meta.json records {self.record.sha256[:12]}...; run yocto-prepare again"
+                f"meta.json records {self._recorded[:12]}...; run yocto-prepare again"
             )
 
 
 class TokenFile(MappedFile):
     """A mapped .bin file; what is not given comes from the meta.json beside it."""
 
-    record: SplitMeta | None
-
     def __init__(
         self, path: Path, *, dtype: DtypeLike | None = None, vocab_size: int | None = None
     ) -> None:
-        self.meta, record = _meta_of(path, required=dtype is None)
+        self.meta, self.record = _meta_of(path, required=dtype is None)
         element = _element_type(dtype, self.meta)
         if vocab_size is not None:
             token_dtype(vocab_size)  # refuses what is out of range
         elif self.meta is not None:
             vocab_size = self.meta.vocab_size
         self.vocab_size = vocab_size
-        super().__init__(path, element, record)
+        self.chats = None if self.meta is None else self.meta.chats_of_file(path.name)
+        record = self.record
+        size, sha256 = (None, None) if record is None else (record.bytes, record.sha256)
+        super().__init__(path, element, size, sha256)
+
+    def beside(self, ending: Literal["mask", "starts"]) -> MappedFile:
+        """Of chats, a file that is named after this one: which tokens are learned, or its places.
+
+        The mask holds bits, in bytes; the other the first token of each document, as `<u8`.
+        """
+        documents = 0 if self.record is None else self.record.documents or 0
+        sizes = {"mask": -(-len(self.array) // 8), "starts": 8 * documents}
+        dtype = np.dtype("u1" if ending == "mask" else "<u8")
+        path = self.path.with_suffix(f".{ending}")
+        return MappedFile(path, dtype, sizes[ending], getattr(self.chats, ending))
 
     def check_ids(self) -> None:
         """Read all tokens and compare them with the vocabulary, where its size is known."""
@@ -182,8 +191,13 @@ class TokenFile(MappedFile):
         """
         self.check_ids()
         super().verify()
-        for file in () if self.meta is None else self.meta.files_beside(self.path.name):
-            MappedFile(self.path.with_name(file.file), np.dtype("u1"), file).verify()
+        if self.meta is None or self.meta.chats is None:
+            return
+        self.beside("mask").verify()
+        self.beside("starts").verify()
+        if (template := self.meta.chats.template) is not None:
+            path = self.path.with_name(TEMPLATE_NAME)
+            MappedFile(path, np.dtype("u1"), None, template).verify()
 
 
 def _meta_of(path: Path, *, required: bool) -> tuple[DataMeta | None, SplitMeta | None]:
@@ -269,9 +283,9 @@ class HashedWriter:
         self._sha256.update(data)
         self.bytes += len(data)
 
-    def file_record(self) -> FileMeta:
-        """Name, size and hash."""
-        return FileMeta(file=self._path.name, bytes=self.bytes, sha256=self._sha256.hexdigest())
+    def sha256(self) -> str:
+        """The hash (hex) of what was written."""
+        return self._sha256.hexdigest()
 
 
 class TokenWriter(HashedWriter):
@@ -288,6 +302,10 @@ class TokenWriter(HashedWriter):
         """How many tokens were written."""
         return self.bytes // self.dtype.itemsize
 
+    def write_rows(self, rows: Sequence[Any]) -> None:
+        """Append what an encoder has made of pieces: here, tokens as bytes."""
+        self.write(b"".join(rows))
+
     def write(self, data: bytes) -> None:
         """Append tokens, as bytes of the file's own type."""
         if data:
@@ -297,8 +315,10 @@ class TokenWriter(HashedWriter):
     def record(self) -> SplitMeta:
         """What meta.json says about the file."""
         return SplitMeta(
-            **asdict(self.file_record()),
+            file=self._path.name,
             tokens=self.tokens,
+            bytes=self.bytes,
+            sha256=self.sha256(),
             max_id=self._max_id,
             documents=self.documents or None,  # not counted in imported files
         )
