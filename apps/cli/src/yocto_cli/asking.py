@@ -116,7 +116,7 @@ class Layout:
     def __init__(
         self, template: ChatTemplate, tokenizer: Tokenizer, *, n_remembered: int = 0
     ) -> None:
-        self._template, self._tokenizer = template, tokenizer
+        self.template, self._tokenizer = template, tokenizer
         self.stops = template.stops(tokenizer)
         self.end_id = template.end_id(tokenizer)
         self.default_system = template.default_system(tokenizer)
@@ -129,14 +129,14 @@ class Layout:
 
     def shown(self, text: str) -> str:
         """A user's message as the model sees it."""
-        segments = self._template.segments([message("user", text)], self._tokenizer)
+        segments = self.template.segments([message("user", text)], self._tokenizer)
         return next(segment.text for segment in segments if segment.message == 0)
 
     def parts(self, messages: Sequence[Message]) -> TurnParts:
         """The ids that ask for a reply to the last message, or for the rest of one begun there."""
         continued = len(messages) > 1 and messages[-1]["role"] == "assistant"
         asked = messages[:-1] if continued else messages
-        segments = self._template.segments(asked, self._tokenizer, add_generation_prompt=True)
+        segments = self.template.segments(asked, self._tokenizer, add_generation_prompt=True)
         at = [segment.message for segment in segments].index(len(asked) - 1)
         reply = self._lead + messages[-1]["content"] if continued else ""
         segments.append(Segment(reply, len(asked)))

@@ -14,7 +14,6 @@ from msgspec import Meta, Struct
 from yocto_model import SamplingError, SamplingOptions
 
 MOST_TEXTS = 16  # of one request
-_LONGEST_STOP = 1_000
 
 # Fields that change the text and are not offered, and the values that change nothing.
 _NOT_OFFERED: Mapping[str, Sequence[object]] = {
@@ -36,6 +35,7 @@ _INSTEAD = {
 }
 
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
+Stop = Annotated[str, Meta(max_length=1_000)]
 Seed = Annotated[int, Meta(ge=-(1 << 63), lt=(1 << 63) - MOST_TEXTS)]
 T = TypeVar("T", bound="CommonRequest")
 
@@ -103,7 +103,7 @@ class CommonRequest(Struct, kw_only=True):
     min_p: float | None = None
     repetition_penalty: float | None = None
     seed: Seed | None = None
-    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
+    stop: Stop | Annotated[list[Stop], Meta(max_length=4)] | None = None
     n: Annotated[int, Meta(ge=1, le=MOST_TEXTS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -125,9 +125,7 @@ class CommonRequest(Struct, kw_only=True):
 
     def stops(self) -> tuple[str, ...]:
         """The strings that end the text."""
-        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        if any(len(stop) > _LONGEST_STOP for stop in stops):
-            raise ApiError(f"a stop string has over {_LONGEST_STOP} characters", param="stop")
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return tuple(filter(None, stops))
 
     @property
@@ -140,7 +138,8 @@ class ChatRequest(CommonRequest, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Meta(min_length=1, max_length=10_000)]
-    max_completion_tokens: Count | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
@@ -148,13 +147,14 @@ class ChatRequest(CommonRequest, kw_only=True):
     @property
     def limit(self) -> int | None:
         """The most tokens of a reply."""
-        given = (
-            self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        )
-        if given == 0 or (self.top_logprobs and not self.logprobs):
-            name = "max_tokens must be at least 1" if given == 0 else "top_logprobs needs logprobs"
-            raise ApiError(name, param=name.split(maxsplit=1)[0])
-        return given
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def n_alternatives(self) -> int:
+        """How many of the likeliest tokens are told at each place."""
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError("top_logprobs needs logprobs", param="top_logprobs")
+        return self.top_logprobs or 0
 
     def plain_messages(self) -> list[dict[str, str]]:
         """Role and text of each message."""
@@ -195,11 +195,8 @@ def parsed(kind: type[T], content: bytes) -> T:
     for name, neutral in _NOT_OFFERED.items():
         if name in body and body[name] not in neutral:
             instead = _INSTEAD.get(name, "leave it out")
-            raise ApiError(
-                f"{name} is not offered by this server; {instead}",
-                param=name,
-                code="unsupported_parameter",
-            )
+            message = f"{name} is not offered by this server; {instead}"
+            raise ApiError(message, param=name, code="unsupported_parameter")
     try:
         return msgspec.convert(body, kind)
     except msgspec.ValidationError as error:
