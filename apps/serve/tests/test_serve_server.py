@@ -224,12 +224,12 @@ def test_a_text_is_scored_by_its_echo(served: Any) -> None:
         ({"messages": []}, "messages", "length"),
         ({"messages": "Hi"}, "messages", "array"),
         ({"messages": [{"role": "user", "content": "  "}]}, "messages", "is empty"),
-        ({"messages": [{"role": "tool", "content": "1"}]}, "messages", "tools"),
+        ({"messages": [{"role": "tool", "content": "1"}]}, "messages", "'tool'"),
         ({"messages": [{"role": "wizard", "content": "1"}]}, "messages", "wizard"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages",
-            "not image_url",
+            "'image_url'",
         ),
     ],
 )

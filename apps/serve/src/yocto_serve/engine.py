@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A text to be drawn; fields as in `RunningBatch.add`."""
+    """A text to be drawn: the arguments of `RunningBatch.add`."""
 
-    prompt_ids: list[int]
+    prompt: list[int]
     max_new_tokens: int
     options: SamplingOptions
     seed: int
@@ -118,7 +118,7 @@ class Engine:
             raise _stopping()
         if self.n_texts + len(reply.rows) > MOST_TEXTS_AT_ONCE:
             message = f"{self.n_texts} texts are waiting already; try again later"
-            raise ApiError(message, status=503, kind="server_error", code="overloaded")
+            raise ApiError(message, status=503, code="overloaded")
         self._replies.add(reply)
         self._thread.submit(self._add, reply)
         if self._drawing is None or self._drawing.done():
@@ -160,10 +160,7 @@ class Engine:
     def _add(self, reply: Reply) -> None:
         try:
             for index, row in enumerate(reply.rows):
-                job = reply.model.batch.add(
-                    row.prompt_ids, row.max_new_tokens, options=row.options, stop=row.stop,
-                    seed=row.seed, logprobs=row.logprobs, alternatives=row.alternatives,
-                )  # fmt: skip
+                job = reply.model.batch.add(**vars(row))
                 self._jobs[job] = reply, index
         except ModelError as error:
             self._fail(reply, ApiError(str(error)))
@@ -212,8 +209,8 @@ class Engine:
 
 
 def _broken(error: Exception) -> ApiError:
-    return ApiError(f"the model could not go on: {error}", status=500, kind="server_error")
+    return ApiError(f"the model could not go on: {error}", status=500)
 
 
 def _stopping() -> ApiError:
-    return ApiError("the server is stopping", status=503, kind="server_error", code="stopping")
+    return ApiError("the server is stopping", status=503, code="stopping")

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import hmac
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -41,10 +40,7 @@ LARGEST_BODY_BYTES = 4 << 20
 SECONDS_FOR_BODY = 30.0
 SECONDS_FOR_REPLY = 600.0
 MOST_TOKENS = 4096  # of one text
-_DEFAULT_TOKENS = 16  # of a completion, as the protocol has it
 _CHAT_ROOM = 400  # what old turns make room for, as in yocto-chat
-# As in yocto-chat and yocto-sample; the protocol's 1.0 is much for a small model.
-_CHAT_TEMPERATURE, _TEXT_TEMPERATURE = 0.6, 0.8
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -102,18 +98,16 @@ class Server:
         """POST /v1/chat/completions."""
         asked = parsed(ChatRequest, await _body(request))
         model, messages = await self._model(asked.model), asked.plain_messages()
+        limit = asked.max_completion_tokens or asked.max_tokens
         prompt = await asyncio.to_thread(
             chat_prompt, model, messages,
-            room=asked.limit or _CHAT_ROOM, truncate=asked.truncation == "auto",
+            room=limit or _CHAT_ROOM, truncate=asked.truncation == "auto",
         )  # fmt: skip
-        rows = _rows(
-            asked, [prompt.ids], min(asked.limit or MOST_TOKENS, model.window - len(prompt.ids)),
-            temperature=_CHAT_TEMPERATURE, stops=model.layout.stops,
-            logprobs=bool(asked.logprobs), alternatives=asked.n_alternatives,
-        )  # fmt: skip
+        left = model.window - len(prompt.ids)
+        rows = _rows(asked, [prompt.ids], min(limit or left, left), stops=model.layout.stops)
         writer = Writer(
             model, rows, is_chat=True, trims=messages[-1]["role"] != "assistant",
-            n_prompt=len(prompt.ids), usage=asked.wants_usage,
+            n_prompt=len(prompt.ids), usage=bool(asked.stream_options.get("include_usage")),
             notes={"seed": rows[0].seed, "hidden": prompt.hidden, "unknown": prompt.unknown},
         )  # fmt: skip
         return await self._reply(request, asked, rows, writer)
@@ -121,22 +115,19 @@ class Server:
     async def completion(self, request: Request) -> Response:
         """POST /v1/completions."""
         asked = parsed(CompletionRequest, await _body(request))
-        given, n = asked.prompts(), asked.n or 1
-        if len(given) * n > MOST_TEXTS:
+        given = asked.prompts()
+        if len(given) * asked.n > MOST_TEXTS:
             raise ApiError(f"at most {MOST_TEXTS} texts can be asked for at once", param="prompt")
         model = await self._model(asked.model)
         prompts = [await asyncio.to_thread(text_prompt, model, each) for each in given]
-        rows = _rows(
-            asked, prompts, _DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens,
-            temperature=_TEXT_TEMPERATURE, stops=(),
-            logprobs=asked.logprobs is not None, alternatives=asked.logprobs or 0,
-        )  # fmt: skip
+        rows = _rows(asked, prompts, asked.max_tokens)
         echoed = []
         for ids in prompts if asked.echo else ():
-            echoed += [await self.engine.call(partial(scored, model, ids, asked.logprobs))] * n
+            score = partial(scored, model, ids, asked.likeliest)
+            echoed += [await self.engine.call(score)] * asked.n
         writer = Writer(
             model, rows, is_chat=False, echoed=echoed, n_prompt=sum(map(len, prompts)),
-            usage=asked.wants_usage, notes={"seed": rows[0].seed},
+            usage=bool(asked.stream_options.get("include_usage")), notes={"seed": rows[0].seed},
         )  # fmt: skip
         return await self._reply(request, asked, rows, writer)
 
@@ -168,15 +159,15 @@ class Server:
             end()
         return _json(writer.whole())
 
-    async def _model(self, name: str | None) -> Loaded:
+    async def _model(self, name: str) -> Loaded:
         """The model that a request names."""
         try:
             found = await asyncio.to_thread(self.library.get, name)
         except (UsageError, TrainError, TokenizerError) as error:
             message = f"the model cannot be opened: {error}"
-            raise ApiError(message, status=500, kind="server_error", param="model") from error
+            raise ApiError(message, status=500, param="model") from error
         if found is None:
-            raise _no_model(name or "", self.library)
+            raise _no_model(name, self.library)
         return found
 
     # --- what there is ---------------------------------------------------------------------------
@@ -210,17 +201,16 @@ class Server:
 
 
 def _rows(
-    asked: CommonRequest, prompts: list[list[int]], limit: int, *, temperature: float,
-    stops: tuple[str, ...], logprobs: bool, alternatives: int,
-) -> list[Row]:  # fmt: skip
+    asked: CommonRequest, prompts: list[list[int]], limit: int, *, stops: tuple[str, ...] = ()
+) -> list[Row]:
     """What is to be drawn: n texts for each prompt."""
-    seed = secrets.randbelow(1 << 31) if asked.seed is None else asked.seed
-    options, stop = asked.options(temperature), (*stops, *asked.stops())
-    repeated = [ids for ids in prompts for _ in range(asked.n or 1)]
+    options, likeliest, stop = asked.options(), asked.likeliest, (*stops, *asked.stops())
+    repeated = [ids for ids in prompts for _ in range(asked.n)]
     return [
         Row(
-            prompt_ids=ids, max_new_tokens=min(limit, MOST_TOKENS), options=options,
-            seed=seed + number, stop=stop, logprobs=logprobs, alternatives=alternatives,
+            prompt=ids, max_new_tokens=min(limit, MOST_TOKENS), options=options,
+            seed=asked.seed + number, stop=stop,
+            logprobs=likeliest is not None, alternatives=likeliest or 0,
         )
         for number, ids in enumerate(repeated)
     ]  # fmt: skip
@@ -291,7 +281,7 @@ async def _refusal(request: Request, error: Exception) -> Response:
         what = f"{request.method} {request.url.path[:100]}: {error.detail}"
         error = ApiError(what, status=error.status_code)
     if not isinstance(error, ApiError):
-        error = ApiError("the server failed", status=500, kind="server_error")
+        error = ApiError("the server failed", status=500)
     return _json(error.body(), error.status)
 
 
