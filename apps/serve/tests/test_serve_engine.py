@@ -18,7 +18,7 @@ FOREVER = 10**6
 def row(served: Any, prompt: str = "The", n: int = FOREVER, seed: int = 0, **more: Any) -> Row:
     ids = served.model.tokenizer.encode(prompt)
     return Row(
-        prompt_ids=ids, max_new_tokens=n, options=SamplingOptions(temperature=1), seed=seed, **more
+        prompt=ids, max_new_tokens=n, options=SamplingOptions(temperature=1), seed=seed, **more
     )
 
 

@@ -103,5 +103,5 @@ def test_a_folder_from_elsewhere(run_of_two: Path, tmp_path: Path) -> None:
 
 def test_a_template_of_ones_own(run_of_two: Path) -> None:
     found = library(run_of_two, template=ChatTemplate(TURNS))
-    assert found.served.template.source == TURNS
+    assert found.served.layout.template.source == TURNS
     assert Run(run_of_two).steps()

@@ -142,7 +142,9 @@ def test_not_finite_stops_before_the_update(
     trainer._step()
     weights = {name: w.clone() for name, w in trainer.model.state_dict().items()}
     if where == "loss":
-        monkeypatch.setattr("yocto_train.step.cross_entropy", lambda *_: cross_entropy(*_) * value)
+        monkeypatch.setattr(
+            "yocto_train.step.cross_entropy", lambda *a, **k: cross_entropy(*a, **k) * value
+        )
     else:
         parameter = next(trainer.model.parameters())
         parameter.register_hook(lambda grad: grad * value)  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 
+from yocto_cli.asking import Layout, encode_known, known_part, unknown_characters
 from yocto_cli.command import UsageError
 from yocto_cli.model_arguments import SamplingArguments
 from yocto_cli.screen.terminal import counted
@@ -20,13 +21,10 @@ from yocto_chat.conversation import (
     SHORTEST,
     Conversation,
     Finish,
-    Layout,
     Prompt,
     Reply,
     build_prompt,
-    encode_known,
-    known_part,
-    unknown_characters,
+    messages_of,
 )
 from yocto_chat.generation import ChatModel, Generation
 from yocto_chat.keyboard import interruptible
@@ -72,7 +70,7 @@ class Chat:
         system: str = "",
     ) -> None:
         self.model, self.settings, self.screen = model, settings, screen
-        self.layout = Layout(model.template, model.tokenizer)
+        self.layout = Layout(model.template, model.tokenizer, n_remembered=1024)
         self.window = min(model.block_size, max_ctx_tokens or model.block_size)
         self.conversation = Conversation()
         self.last: Generation | None = None  # how the last reply was drawn, if in this session
@@ -107,7 +105,7 @@ class Chat:
         """Pin a text in front of the conversation; a `UsageError` if there is no room for it."""
         # However many tokens a reply may take, half of the window is left; a message needs a few.
         room = self.window - self.window // 2 - self.window // 16
-        if len(self.layout.parts("", (), SHORTEST).ids) > room:
+        if len(self.layout.parts(messages_of("", (), SHORTEST)).ids) > room:
             larger = " or a larger --max_ctx_tokens" if self.window < self.model.block_size else ""
             raise UsageError(
                 f"a window of {counted(self.window, 'token')} is too small to talk in; "
@@ -115,7 +113,7 @@ class Chat:
             )
         size = len(encode_known(self.model.tokenizer, text))
         try:
-            taken = len(self.layout.parts(text, (), SHORTEST).ids)
+            taken = len(self.layout.parts(messages_of(text, (), SHORTEST)).ids)
         except ChatTemplateError as error:
             raise UsageError(f"{error}; leave the system text out") from error
         if text and taken > room:

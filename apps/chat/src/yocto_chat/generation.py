@@ -7,14 +7,14 @@ from itertools import chain
 from pathlib import Path
 from typing import cast
 
-from yocto_cli.chats import read_template
+from yocto_cli.asking import Layout, open_to_ask, read_template
 from yocto_cli.model_arguments import ModelArguments, SamplingArguments
 from yocto_cli.models import replaced_dtype
 from yocto_model import StopFilter, TextGenerator, Token
-from yocto_tokenizers import PLAIN, ChatTemplate, Tokenizer, template_for
+from yocto_tokenizers import PLAIN, ChatTemplate, Tokenizer
 from yocto_train import Run, step_of
 
-from yocto_chat.conversation import Finish, Layout, Prompt
+from yocto_chat.conversation import Finish, Prompt
 
 #: How many of the likeliest tokens are kept at each place of a reply.
 ALTERNATIVES = 8
@@ -51,21 +51,16 @@ def open_model(named: ModelArguments, *, template: str | None = None) -> ChatMod
         ChatTemplateError: it, or the model's own, is no template, or one that cannot be used.
     """
     own = None if template is None else read_template(Path(template).expanduser())
-    opened, generator = named.open()
-    # The generator's type asks less of a tokenizer than those of yocto_tokenizers offer.
-    tokenizer = cast("Tokenizer", generator.tokenizer)
+    opened, generator, chosen = open_to_ask(named, template=own)
     checkpoint = opened.checkpoint
-    own = own or template_for(opened.template, tokenizer, pretrained=checkpoint is None)
-    end_id = own.end_id(tokenizer)
-    ends = (*generator.end_ids, *opened.end_ids, *([] if end_id is None else [end_id]))
     replaced = replaced_dtype(named.dtype, generator)
     model = ChatModel(
-        generator=TextGenerator(generator.model, tokenizer, end_ids=ends),
-        tokenizer=tokenizer,
+        generator=generator,
+        tokenizer=cast("Tokenizer", generator.tokenizer),
         block_size=generator.model.config.block_size,
         name=opened.name,
         n_parameters=generator.model.config.n_parameters,
-        template=own,
+        template=chosen,
         weights=getattr(generator.model, "kind", "float32"),
         remarks=(*opened.notes, *([replaced] if replaced else [])),
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from yocto_cli.arguments import load
+from yocto_cli.asking import known_part, unknown_characters
 from yocto_cli.command import UsageError
 from yocto_cli.screen.terminal import counted, one_line
 from yocto_cli.train_settings import TrainArguments
@@ -17,7 +18,7 @@ from yocto_data import DataError, DataMeta, load_bin
 from yocto_tokenizers import Tokenizer
 
 from yocto_chat.chat import Chat
-from yocto_chat.conversation import SHORTEST, known_part, unknown_characters
+from yocto_chat.conversation import SHORTEST, messages_of
 from yocto_chat.generation import ChatModel
 from yocto_chat.screen import BOLD, DIM, REVERSE, Piece
 
@@ -80,9 +81,9 @@ def of_conversation(chat: Chat) -> TokensView:
     conversation, tokenizer = chat.conversation, chat.model.tokenizer
     turns = conversation.turns or (SHORTEST,)
     past = [turn for turn in turns[:-1] if turn.answered]
-    ids = chat.layout.parts(conversation.system, past, turns[-1]).ids
+    ids = chat.layout.parts(messages_of(conversation.system, past, turns[-1])).ids
     n_hidden = chat.prompt(conversation.answered(None)).hidden_turns if past else 0
-    seen = chat.layout.parts(conversation.system, past[n_hidden:], turns[-1]).ids
+    seen = chat.layout.parts(messages_of(conversation.system, past[n_hidden:], turns[-1])).ids
     # Both end alike: what is hidden stands in front of that.
     end = next((i for i in range(len(seen)) if seen[-1 - i] != ids[-1 - i]), len(seen))
     hidden = range(len(seen) - end, len(ids) - end)

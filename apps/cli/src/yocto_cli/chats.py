@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from yocto_data import DataMeta, DecodingError, Message, TextPart, iter_chats, prepare_chats
-from yocto_data.prep.files import open_regular
 from yocto_data.prep.sources import CHATS, expand_sources
 from yocto_tokenizers import (
     PLAIN,
@@ -30,7 +29,6 @@ from yocto_cli.prepare import ENCODING, READING, Kind, Progress, learner, watche
 
 _NAMED = {"plain": PLAIN, "turns": TURNS}
 _TEMPLATE_NAME = "chat_template.jinja"
-_LARGEST_TEMPLATE_BYTES = 8 << 20
 _TOKEN = re.compile(r"<\|?/?\w+\|?>")  # as templates spell special tokens
 _END_OF_TEXT = "<|endoftext|>"
 _SPEAKERS = (re.compile(r"^User: ", re.MULTILINE), re.compile(r"^Assistant: ", re.MULTILINE))
@@ -97,25 +95,14 @@ class ChatEncoder:
 # --- templates and vocabularies ------------------------------------------------------------------
 
 
-def read_template(path: Path) -> ChatTemplate:
-    """The chat template in a file; a `UsageError` if that cannot be read."""
-    try:
-        with open_regular(path) as file:
-            # A larger one is refused by its length.
-            source = file.read(_LARGEST_TEMPLATE_BYTES).decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"cannot read --template {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--template {path} is not UTF-8 at byte {error.start}") from error
-    return ChatTemplate(source, name=str(path))
-
-
 def _template(
     named: str | None, sources: Sequence[str], kind: Kind, tokenizer: Tokenizer | None,
     tokenizer_path: str | None,
 ) -> str:  # fmt: skip
     """The source of the template to use; `yocto-prepare chat --help` says the rule."""
     if named is not None:
+        from yocto_cli.asking import read_template  # noqa: PLC0415 - brings torch in
+
         source = _NAMED.get(named) or read_template(Path(named).expanduser()).source
         if tokenizer is not None and source == TURNS:
             lacking = set(turn_tokens(source)).difference(tokenizer.special_tokens, [_END_OF_TEXT])
@@ -264,13 +251,13 @@ def shown(data_dir: Path, meta: DataMeta, number: int) -> Iterator[list[tuple[st
     They are read from the files, so that what is shown is what will be learned.
     """
     assert meta.chats is not None  # noqa: S101 - it has just been prepared
-    tokenizer, split = load_tokenizer(data_dir), meta.chats.train
+    tokenizer = load_tokenizer(data_dir)
     names = {i: name for name, i in tokenizer.special_tokens.items()}
-    starts = np.fromfile(data_dir / split.starts.file, dtype="<u8", count=number + 1).astype(int)
+    starts = np.fromfile(data_dir / "train.starts", dtype="<u8", count=number + 1).astype(int)
     ends = [*starts[1:].tolist(), meta.train.tokens]
     for begin, end in zip(starts[:number].tolist(), ends, strict=False):
         ids = np.memmap(data_dir / meta.train.file, dtype=meta.dtype, mode="r")[begin:end].tolist()
-        mask = np.memmap(data_dir / split.mask.file, dtype=np.uint8, mode="r")
+        mask = np.memmap(data_dir / "train.mask", dtype=np.uint8, mode="r")
         bits = np.unpackbits(mask[begin >> 3 : (end + 7) >> 3], bitorder="little")[begin & 7 :]
         decoder = tokenizer.stream_decoder()
         yield [

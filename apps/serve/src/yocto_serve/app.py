@@ -33,14 +33,10 @@ class ServerArguments:
     api_key: str | None = flag(None, "the key that every request must bring", shown="any or none")
     auth: bool = flag(True, "--no_auth serves everyone who can reach --host")
     allow_origin: tuple[str, ...] = flag((), "web pages that may ask, such as https://example.org")
+    template: str | None = flag(
+        None, "a file with a chat template (Jinja) to ask by", shown="the model's own"
+    )
     threads: int = flag(0, "processor threads that compute; 0 leaves it to torch")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatTemplateFlags:
-    """How the model is asked."""
-
-    template: str | None = flag(None, "a file with a chat template", shown="the model's own")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +44,6 @@ class ServeArguments(CommandArguments):
     """The flags of yocto-serve."""
 
     server: ServerArguments = ServerArguments()
-    chat: ChatTemplateFlags = ChatTemplateFlags()
     model: ModelArguments = field(default_factory=ModelArguments)
 
 

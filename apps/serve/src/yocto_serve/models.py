@@ -2,14 +2,14 @@
 
 import threading
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from yocto_cli.asking import Layout, open_to_ask
 from yocto_cli.model_arguments import ModelArguments
-from yocto_model import GPT, RunningBatch
-from yocto_tokenizers import ChatTemplate, Tokenizer, template_for
+from yocto_model import GPT, RunningBatch, TextGenerator
+from yocto_tokenizers import ChatTemplate, Tokenizer
 from yocto_train import OpenedModel, Run, step_of
 from yocto_train.runs.run import POINTERS
 
@@ -17,27 +17,23 @@ MAX_ROWS = 32  # of a running batch: a class of 30, none of whom waits for anoth
 _MOST_OPEN = 3  # models held in memory, besides those that still draw
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Loaded:
     """A model in memory, with what is needed to ask it.
 
     Attributes:
         id: how the protocol names it: `run@1000`, or the name of the folder or file.
-        model: draws tokens.
-        end_ids: ids that end a text.
-        template: how it is asked.
-        stops: strings that end its reply.
+        opened: what it was read from.
+        generator: holds it and its tokenizer, and the ids that end a reply.
+        layout: how it is asked.
         created: when it was saved, in seconds since 1970.
         batch: the texts that are drawn; only the engine's thread touches it.
     """
 
     id: str
     opened: OpenedModel
-    model: GPT
-    tokenizer: Tokenizer
-    end_ids: tuple[int, ...]
-    template: ChatTemplate
-    stops: tuple[str, ...]
+    generator: TextGenerator
+    layout: Layout
     created: int
 
     def __post_init__(self) -> None:
@@ -45,9 +41,17 @@ class Loaded:
 
     def renew(self) -> None:
         """Forget all texts, as after a failure."""
-        self.batch = RunningBatch(
-            self.model, self.tokenizer, end_ids=self.end_ids, max_rows=MAX_ROWS
-        )
+        ends = self.generator.end_ids
+        self.batch = RunningBatch(self.model, self.tokenizer, end_ids=ends, max_rows=MAX_ROWS)
+
+    @property
+    def model(self) -> GPT:
+        return self.generator.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        # The generator's type asks less of a tokenizer than those of yocto_tokenizers offer.
+        return cast("Tokenizer", self.generator.tokenizer)
 
     @property
     def window(self) -> int:
@@ -72,15 +76,13 @@ class Library:
     """
 
     def __init__(self, named: ModelArguments, *, template: ChatTemplate | None = None) -> None:
-        self._named, self._template = named, template
-        self._open: OrderedDict[tuple[Path, int], Loaded] = OrderedDict()
-        self._lock = threading.Lock()
+        self._named, self._template, self._lock = named, template, threading.Lock()
         self.served = self._load(named.ckpt)
-        checkpoint = self.served.opened.checkpoint
+        path, checkpoint = self.served.opened.path, self.served.opened.checkpoint
         self.run = None if checkpoint is None else Run(checkpoint.run)
         self._pointer = self._pointer_of(named.ckpt)
-        self._served_key = _key(self.served.opened.path)
-        self._open[self._served_key] = self.served
+        self._served_key = _key(path)
+        self._open = {self._served_key: self.served}  # who was asked last comes last
 
     def _pointer_of(self, ckpt: str | None) -> str | None:
         """`latest` or `best`, whichever is served; None for one step, or a model from elsewhere."""
@@ -91,75 +93,56 @@ class Library:
         name = Path(ckpt).name.removesuffix(".pt")
         return name if name in POINTERS else None
 
-    # --- names ---------------------------------------------------------------------------------
-
     @property
     def default(self) -> str:
         """The name of what is served: `run@latest`, `run@1000`, or the model's own."""
-        return f"{self._run_name}@{self._pointer}" if self._pointer else self.served.id
+        return f"{self.served.opened.name}@{self._pointer}" if self._pointer else self.served.id
 
-    @property
-    def _run_name(self) -> str:
-        return self.served.opened.name
-
-    def _steps(self) -> dict[str, Path]:
-        """The run's checkpoints by what stands behind the @: pointers, then steps, newest first."""
+    def _checkpoints(self) -> dict[str, Path]:
+        """The run's checkpoints by name: pointers, then steps, the newest first."""
         if self.run is None:
             return {}
-        pointed = [(str(pointer), self.run.pointed(pointer)) for pointer in POINTERS]
+        pointed = {str(pointer): self.run.pointed(pointer) for pointer in POINTERS}
         steps = {str(step_of(path.name)): path for path in self.run.steps()[::-1]}
-        return {name: path for name, path in pointed if path is not None} | steps
+        found = {**pointed, **steps}
+        return {f"{self.served.opened.name}@{part}": path for part, path in found.items() if path}
 
     def names(self) -> dict[str, int]:
         """All names, what is served first, each with the time of saving."""
-        steps = {f"{self._run_name}@{name}": _saved_at(p) for name, p in self._steps().items()}
-        return {self.default: self.served.created} | steps
+        saved = {name: _saved_at(path) for name, path in self._checkpoints().items()}
+        return {self.default: self.served.created} | saved
 
     def get(self, name: str | None) -> Loaded | None:
         """The model of this name, opened if need be; None if there is none."""
-        if not name or name in (self.default, self.served.id, self._run_name):
+        if not name or name in (self.default, self.served.id, self.served.opened.name):
             return self.served
-        run, _, part = name.rpartition("@")
-        path = self._steps().get(part) if run == self._run_name else None
+        path = self._checkpoints().get(name)
         return None if path is None else self._get(path)
 
     def refresh(self) -> bool:
         """Serve the newest checkpoint; whether there was a newer one."""
-        path = self._steps().get(self._pointer or "")
+        path = self._checkpoints().get(self.default) if self._pointer else None
         if path is None or (key := _key(path)) == self._served_key:
             return False
         self.served, self._served_key = self._get(path), key
         return True
 
-    # --- opening -------------------------------------------------------------------------------
-
     def _get(self, path: Path) -> Loaded:
         key = _key(path)
         with self._lock:
-            if key not in self._open:
-                self._open[key] = self._load(str(path))
-            self._open.move_to_end(key)
-            while len(self._open) > _MOST_OPEN:
-                self._open.popitem(last=False)
-            return self._open[key]
+            self._open[key] = found = self._open.pop(key, None) or self._load(str(path))
+            if len(self._open) > _MOST_OPEN:
+                del self._open[next(iter(self._open))]
+            return found
 
     def _load(self, ckpt: str | None) -> Loaded:
-        opened, generator = self._named.open(ckpt=ckpt)
-        # The generator's type asks less of a tokenizer than those of yocto_tokenizers offer.
-        tokenizer = cast("Tokenizer", generator.tokenizer)
-        checkpoint = opened.checkpoint
-        template = self._template or template_for(
-            opened.template, tokenizer, pretrained=checkpoint is None
-        )
-        end_id = template.end_id(tokenizer)
+        opened, generator, template = open_to_ask(self._named, ckpt=ckpt, template=self._template)
+        step = "" if opened.checkpoint is None else f"@{opened.checkpoint.step}"
         return Loaded(
-            id=opened.name if checkpoint is None else f"{opened.name}@{checkpoint.step}",
+            id=f"{opened.name}{step}",
             opened=opened,
-            model=generator.model,
-            tokenizer=tokenizer,
-            end_ids=(*generator.end_ids, *(() if end_id is None else (end_id,))),
-            template=template,
-            stops=template.stops(tokenizer),
+            generator=generator,
+            layout=Layout(template, cast("Tokenizer", generator.tokenizer)),
             created=_saved_at(opened.path),
         )
 

@@ -1,33 +1,34 @@
-"""OpenAI's protocol: what requests hold, what is refused, how replies are written.
+"""OpenAI's protocol: what requests hold, and what is refused.
 
 https://platform.openai.com/docs/api-reference: chat completions and (legacy) completions, with the
 fields that other servers add: top_k, min_p, repetition_penalty. Unknown fields are ignored, those
-that would change the text and are not offered are refused by name.
+that would change the text and are not offered are refused by name. Null is as good as no value.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+from yocto_cli.asking import Message
 from yocto_model import SamplingError, SamplingOptions
 
 MOST_TEXTS = 16  # of one request
-_LONGEST_STOP = 1_000
 
-# Fields that change the text and are not offered, and the values that change nothing.
-_NOT_OFFERED: Mapping[str, Sequence[object]] = {
-    "tools": (None, []),
-    "functions": (None, []),
-    "response_format": (None, {"type": "text"}),
-    "logit_bias": (None, {}),
-    "frequency_penalty": (None, 0),
-    "presence_penalty": (None, 0),
-    "suffix": (None, ""),
-    "best_of": (None, 1),
-    "modalities": (None, ["text"]),
-    "audio": (None,),
+# Fields that change the text and are not offered, and the value that changes nothing.
+_NOT_OFFERED: Mapping[str, object] = {
+    "tools": [],
+    "functions": [],
+    "response_format": {"type": "text"},
+    "logit_bias": {},
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "suffix": "",
+    "best_of": 1,
+    "modalities": ["text"],
+    "audio": None,
 }
 _INSTEAD = {
     "frequency_penalty": "use repetition_penalty",
@@ -35,8 +36,9 @@ _INSTEAD = {
     "best_of": "use n",
 }
 
-Count = Annotated[int, Meta(ge=0, le=1 << 31)]
+Likeliest = Annotated[int, Meta(ge=0, le=20)]
 Seed = Annotated[int, Meta(ge=-(1 << 63), lt=(1 << 63) - MOST_TEXTS)]
+Stop = Annotated[str, Meta(max_length=1_000)]
 T = TypeVar("T", bound="CommonRequest")
 
 
@@ -45,27 +47,21 @@ class ApiError(Exception):
 
     Args:
         message: what, where, what to do.
-        status: of HTTP.
-        kind: the protocol's `type`.
+        status: of HTTP; from 500 on, the client did nothing wrong.
         param: the field that is wrong.
         code: a word that programs look for.
     """
 
     def __init__(
-        self,
-        message: str,
-        *,
-        status: int = 400,
-        kind: str = "invalid_request_error",
-        param: str | None = None,
-        code: str | None = None,
+        self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None
     ) -> None:
         super().__init__(message)
-        self.status, self.kind, self.param, self.code = status, kind, param, code
+        self.status, self.param, self.code = status, param, code
 
     def body(self) -> dict[str, Any]:
         """As JSON has it."""
-        said = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        said = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return {"error": said}
 
 
@@ -73,100 +69,91 @@ class ApiError(Exception):
 
 
 class Part(Struct):
-    """A part of a message."""
+    """A part of what is said in a message."""
 
-    type: str
-    text: str | None = None
+    type: Literal["text", "input_text"]
+    text: str
 
 
-class Message(Struct):
+class Said(Struct):
     """A message of a chat."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part] | None = None
-
-
-class StreamOptions(Struct):
-    """How a reply is streamed."""
-
-    include_usage: bool | None = None
 
 
 class CommonRequest(Struct, kw_only=True):
     """What requests for chats and for completions share."""
 
-    model: str | None = None
-    max_tokens: Count | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    seed: Seed | None = None
-    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
-    n: Annotated[int, Meta(ge=1, le=MOST_TEXTS)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    model: str = ""
+    temperature: float
+    top_p: float = 1
+    top_k: int = 0
+    min_p: float = 0
+    repetition_penalty: float = 1
+    seed: Seed = msgspec.field(default_factory=lambda: secrets.randbelow(1 << 31))
+    stop: Stop | Annotated[list[Stop], Meta(max_length=4)] = ""
+    n: Annotated[int, Meta(ge=1, le=MOST_TEXTS)] = 1
+    stream: bool = False
+    stream_options: dict[str, Any] = {}
 
-    def options(self, temperature: float) -> SamplingOptions:
-        """How tokens are drawn; `temperature` where the request does not say."""
-        given: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": None if self.top_k is None else max(0, self.top_k),  # -1 is off elsewhere
-            "min_p": self.min_p,
-            "repetition_penalty": self.repetition_penalty,
-        }
-        chosen = {name: value for name, value in given.items() if value is not None}
+    def options(self) -> SamplingOptions:
+        """How tokens are drawn."""
         try:
-            return SamplingOptions(**{"temperature": temperature, **chosen})
+            return SamplingOptions(
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=max(0, self.top_k),  # -1 is off elsewhere
+                min_p=self.min_p,
+                repetition_penalty=self.repetition_penalty,
+            )
         except SamplingError as error:
             raise ApiError(str(error), param=str(error).split()[0]) from error
 
     def stops(self) -> tuple[str, ...]:
         """The strings that end the text."""
-        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        if any(len(stop) > _LONGEST_STOP for stop in stops):
-            raise ApiError(f"a stop string has over {_LONGEST_STOP} characters", param="stop")
-        return tuple(filter(None, stops))
+        return tuple(filter(None, [self.stop] if isinstance(self.stop, str) else self.stop))
 
     @property
-    def wants_usage(self) -> bool:
-        """Whether a stream ends with the numbers of tokens."""
-        return bool(self.stream_options and self.stream_options.include_usage)
+    def likeliest(self) -> int | None:
+        """How many tokens to tell at each place; None where no probabilities are asked for."""
+        raise NotImplementedError
 
 
 class ChatRequest(CommonRequest, kw_only=True):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Meta(min_length=1, max_length=10_000)]
-    max_completion_tokens: Count | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    truncation: Literal["auto", "disabled"] | None = None
+    messages: Annotated[list[Said], Meta(min_length=1, max_length=10_000)]
+    temperature: float = 0.6  # as in yocto-chat; the protocol's 1 is much for a small model
+    max_tokens: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
+    logprobs: bool = False
+    top_logprobs: Likeliest = 0
+    truncation: Literal["auto", "disabled"] = "disabled"
 
     @property
-    def limit(self) -> int | None:
-        """The most tokens of a reply."""
-        given = (
-            self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        )
-        if given == 0 or (self.top_logprobs and not self.logprobs):
-            name = "max_tokens must be at least 1" if given == 0 else "top_logprobs needs logprobs"
-            raise ApiError(name, param=name.split(maxsplit=1)[0])
-        return given
+    def likeliest(self) -> int | None:
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError("top_logprobs needs logprobs", param="top_logprobs")
+        return self.top_logprobs if self.logprobs else None
 
-    def plain_messages(self) -> list[dict[str, str]]:
-        """Role and text of each message."""
-        return [_plain(message, number) for number, message in enumerate(self.messages)]
+    def plain_messages(self) -> list[Message]:
+        """The messages as chat templates take them."""
+        return [_plain(said, number) for number, said in enumerate(self.messages)]
 
 
 class CompletionRequest(CommonRequest, kw_only=True):
     """POST /v1/completions."""
 
     prompt: str | list[str | int | list[int]]
-    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    echo: bool | None = None
+    temperature: float = 0.8  # as in yocto-sample
+    max_tokens: Annotated[int, Meta(ge=0, le=1 << 31)] = 16
+    logprobs: Likeliest | None = None
+    echo: bool = False
+
+    @property
+    def likeliest(self) -> int | None:
+        return self.logprobs
 
     def prompts(self) -> list[str | list[int]]:
         """The prompts: texts, or rows of ids."""
@@ -192,37 +179,25 @@ def parsed(kind: type[T], content: bytes) -> T:
         raise ApiError(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise ApiError("the body must be a JSON object")
+    given = {name: value for name, value in body.items() if value is not None}
     for name, neutral in _NOT_OFFERED.items():
-        if name in body and body[name] not in neutral:
+        if given.get(name, neutral) != neutral:
             instead = _INSTEAD.get(name, "leave it out")
-            raise ApiError(
-                f"{name} is not offered by this server; {instead}",
-                param=name,
-                code="unsupported_parameter",
-            )
+            message = f"{name} is not offered by this server; {instead}"
+            raise ApiError(message, param=name, code="unsupported_parameter")
     try:
-        return msgspec.convert(body, kind)
+        return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         found = re.search(r"`\$\.(\w+)|field `(\w+)`", str(error))
         message = str(error).replace("`$.", "`").replace("Object missing", "missing the")
         raise ApiError(message, param=found and (found[1] or found[2])) from error
 
 
-def _plain(message: Message, number: int) -> dict[str, str]:
+def _plain(said: Said, number: int) -> Message:
     """A message as chat templates take it."""
-    where = f"messages[{number}]"
-    if message.role in ("tool", "function"):
-        raise ApiError(
-            f"{where}: tools are not offered by this server, so there is no role {message.role}",
-            param="messages",
-        )
-    parts = message.content or ""
-    if not isinstance(parts, str):
-        others = {part.type for part in parts if part.type not in ("text", "input_text")}
-        if others:
-            kinds = ", ".join(sorted(others))
-            raise ApiError(f"{where}: only text can be read, not {kinds}", param="messages")
-        parts = "\n".join(part.text or "" for part in parts)
-    if message.role != "assistant" and not parts.strip():
-        raise ApiError(f"{where} is empty; say something", param="messages")
-    return {"role": "system" if message.role == "developer" else message.role, "content": parts}
+    content = said.content or ""
+    if not isinstance(content, str):
+        content = "\n".join(part.text for part in content)
+    if said.role != "assistant" and not content.strip():
+        raise ApiError(f"messages[{number}] is empty; say something", param="messages")
+    return {"role": "system" if said.role == "developer" else said.role, "content": content}

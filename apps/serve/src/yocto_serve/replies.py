@@ -6,7 +6,7 @@ https://platform.openai.com/docs/api-reference/chat/streaming
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -15,222 +15,165 @@ from yocto_model import Token
 from yocto_serve.engine import Drawn, Row
 from yocto_serve.models import Loaded
 
+Json = dict[str, Any]
+
 
 def event(value: object) -> bytes:
     """One server-sent event (WHATWG HTML, 9.2)."""
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
-@dataclass
-class Text:
-    """One text of a reply, as far as it goes."""
-
-    tokens: list[Token] = field(default_factory=list)
-    finish: str | None = None
-
-
 class Writer:
-    """Writes the replies to one request; its subclasses say in which form.
+    """Writes the replies to one request.
 
     Args:
         model: replies.
         rows: what is drawn.
+        is_chat: whether they are written as chat completions, or as completions.
+        trims: whether white space is left out where a reply begins.
+        echoed: tokens with which the texts begin, for each text if there are any.
         n_prompt: tokens of the prompts, each counted once.
         usage: whether a stream ends with the numbers of tokens.
         notes: fields of ours, added to the end: the seed, what was left out.
+
+    Attributes:
+        texts: the tokens of each text, as they are shown.
+        finishes: why each text ended; None as long as it goes on.
+        n_tokens: how many were drawn.
     """
 
-    kind, chunk, prefix = "", "", ""  # names of the object, of a chunk; what an id begins with
-
     def __init__(
-        self, model: Loaded, rows: Sequence[Row], *, n_prompt: int, usage: bool,
-        notes: dict[str, Any],
+        self, model: Loaded, rows: Sequence[Row], *, is_chat: bool, trims: bool = False,
+        echoed: Sequence[Sequence[Token]] = (), n_prompt: int, usage: bool, notes: Json,
     ) -> None:  # fmt: skip
         self.model, self.n_prompt, self.n_tokens = model, n_prompt, 0
-        self.texts = [Text() for _ in rows]
+        self.texts: list[list[Token]] = [[*tokens] for tokens in echoed] or [[] for _ in rows]
+        self.finishes: list[str | None] = [None for _ in rows]
+        self._is_chat, self._trims, self._echoed = is_chat, trims, bool(echoed)
         self._logprobs, self._usage, self._notes = rows[0].logprobs, usage, notes
         self._names = {token: name for name, token in model.tokenizer.special_tokens.items()}
-        ident = f"{self.prefix}-{secrets.token_hex(12)}"
+        self._offsets = [0 for _ in rows]  # characters whose tokens have been described
+        ident = f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}"
         self._head = {"id": ident, "created": int(time.time()), "model": model.id}
+        self._kind = "chat.completion" if is_chat else "text_completion"
 
     def take(self, drawn: Sequence[Drawn]) -> dict[int, list[Token]]:
         """Add what was drawn; the new tokens of each text that got any, or its end."""
-        news: dict[int, list[Token]] = {}
+        news: dict[int, list[Token]] = {each.index: [] for each in drawn}
         for each in drawn:
             text = self.texts[each.index]
             self.n_tokens += len(each.tokens)
-            # The token that ends a text is counted, and is not a part of it.
-            tokens = [token for token in each.tokens if token.id not in self.model.end_ids]
-            shown = self._shown(text, tokens)
-            news.setdefault(each.index, []).extend(shown)
-            text.tokens += shown
-            text.finish = each.finish
+            for token in each.tokens:
+                if token.id in self.model.generator.end_ids:  # counted, and no part of the text
+                    continue
+                # A plain-text model writes a space after the colon, which is no part of its answer.
+                if self._trims and not any(before.text for before in text):
+                    token = replace(token, text=token.text.lstrip())  # noqa: PLW2901
+                text.append(token)
+                news[each.index].append(token)
+            self.finishes[each.index] = each.finish
         return news
+
+    # --- at once, or as a stream -----------------------------------------------------------------
 
     def whole(self) -> bytes:
         """The reply as one object."""
-        choices = [
-            self._choice(index, self._content(index, _joined(text.tokens)), text.tokens)
-            | {"finish_reason": text.finish}
-            for index, text in enumerate(self.texts)
-        ]
-        body = {**self._head, "object": self.kind, "choices": choices, "usage": self._counts()}
+        choices = []
+        for index, (tokens, finish) in enumerate(zip(self.texts, self.finishes, strict=True)):
+            message = {"role": "assistant", "content": _joined(tokens), "refusal": None}
+            content = {"message": message} if self._is_chat else {"text": _joined(tokens)}
+            choices.append(self._choice(index, content, tokens, finish))
+        body = {**self._head, "object": self._kind, "choices": choices, "usage": self._counts()}
         return msgspec.json.encode({**body, "yocto": self._notes})
 
     def beginning(self) -> bytes:
-        """What a stream begins with."""
-        return b""
+        """What a stream begins with: who speaks, or the prompts if they are repeated."""
+        written = b""
+        for index, tokens in enumerate(self.texts):
+            if self._is_chat:
+                delta = {"delta": {"role": "assistant", "content": ""}}
+                written += self._chunk(self._choice(index, delta))
+            elif self._echoed:
+                written += self._chunk(self._choice(index, {"text": _joined(tokens)}, tokens))
+        return written
 
     def chunks(self, drawn: Sequence[Drawn]) -> bytes:
         """What a stream says of what was drawn."""
-        written = []
+        written = b""
         for index, tokens in self.take(drawn).items():
             text = _joined(tokens)
             if text or (tokens and self._logprobs):
-                written.append(self._chunk(self._choice(index, self._delta(text), tokens)))
-            if finish := self.texts[index].finish:
-                choice = self._choice(index, self._delta(None)) | {"finish_reason": finish}
-                written.append(self._chunk(choice, yocto=self._notes))
-        return b"".join(written)
+                content = {"delta": {"content": text}} if self._is_chat else {"text": text}
+                written += self._chunk(self._choice(index, content, tokens))
+            if finish := self.finishes[index]:
+                nothing: Json = {"delta": {}} if self._is_chat else {"text": ""}
+                choice = self._choice(index, nothing, finish=finish)
+                written += self._chunk(choice, yocto=self._notes)
+        return written
 
     def ending(self) -> bytes:
         """What a stream ends with."""
-        counts = event(self._body([]) | {"usage": self._counts()}) if self._usage else b""
+        counts = event({**self._body(), "usage": self._counts()}) if self._usage else b""
         return counts + b"data: [DONE]\n\n"
 
-    def _counts(self) -> dict[str, int]:
+    def _counts(self) -> Json:
         return {
             "prompt_tokens": self.n_prompt,
             "completion_tokens": self.n_tokens,
             "total_tokens": self.n_prompt + self.n_tokens,
         }
 
-    def _body(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _body(self, *choices: Json) -> Json:
+        kind = f"{self._kind}.chunk" if self._is_chat else self._kind
         usage = {"usage": None} if self._usage else {}
-        return {**self._head, "object": self.chunk, "choices": choices, **usage}
+        return {**self._head, "object": kind, "choices": choices, **usage}
 
-    def _chunk(self, choice: dict[str, Any], **more: Any) -> bytes:
-        return event(self._body([choice]) | more)
+    def _chunk(self, choice: Json, **more: Any) -> bytes:
+        return event(self._body(choice) | more)
 
     def _choice(
-        self, index: int, content: dict[str, Any], tokens: Sequence[Token] | None = None
-    ) -> dict[str, Any]:
-        likely = self._likely(index, tokens) if self._logprobs and tokens is not None else None
-        return {"index": index, **content, "logprobs": likely, "finish_reason": None}
+        self, index: int, content: Json, tokens: Sequence[Token] | None = None,
+        finish: str | None = None,
+    ) -> Json:  # fmt: skip
+        """A text, or a part of it, with the log-probabilities of its tokens if they are given."""
+        wanted = self._logprobs and tokens is not None
+        logprobs = self._described(index, tokens or ()) if wanted else None
+        return {"index": index, **content, "logprobs": logprobs, "finish_reason": finish}
 
-    def _bytes(self, token: int) -> bytes:
-        if name := self._names.get(token):
-            return name.encode()
-        return self.model.tokenizer.decode_bytes([token])
+    # --- log-probabilities -----------------------------------------------------------------------
 
-    def _shown(self, text: Text, tokens: list[Token]) -> list[Token]:
-        """New tokens of a text, as they are shown."""
-        del text
-        return tokens
-
-    def _content(self, index: int, text: str) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def _delta(self, text: str | None) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def _likely(self, index: int, tokens: Sequence[Token]) -> dict[str, Any]:
-        raise NotImplementedError
-
-
-class ChatWriter(Writer):
-    """Replies to POST /v1/chat/completions; `continued` if they go on with a reply."""
-
-    kind, chunk, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
-
-    def __init__(self, *arguments: Any, continued: bool, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._continued = continued
-
-    def beginning(self) -> bytes:
-        """The role, once for each text."""
-        delta = {"delta": {"role": "assistant", "content": ""}}
-        return b"".join(self._chunk(self._choice(i, delta)) for i in range(len(self.texts)))
-
-    def _shown(self, text: Text, tokens: list[Token]) -> list[Token]:
-        # A plain-text model writes a space after the colon, which is not a part of its answer.
-        if self._continued or _joined(text.tokens):
-            return tokens
-        shown: list[Token] = []
+    def _described(self, index: int, tokens: Sequence[Token]) -> Json:
+        """The log-probabilities of tokens of a text: a list of tokens for chats, else columns."""
+        own = [self._entry(token.id, token.logprob) for token in tokens]
+        others = [[self._entry(*other) for other in token.alternatives] for token in tokens]
+        if self._is_chat:
+            pairs = zip(own, others, strict=True)
+            content = [entry | {"top_logprobs": likely} for entry, likely in pairs]
+            return {"content": content, "refusal": None}
+        offsets = []
         for token in tokens:
-            begun = _joined(shown)
-            shown.append(token if begun else replace(token, text=token.text.lstrip()))
-        return shown
-
-    def _content(self, index: int, text: str) -> dict[str, Any]:
-        del index
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
-
-    def _delta(self, text: str | None) -> dict[str, Any]:
-        return {"delta": {} if text is None else {"content": text}}
-
-    def _likely(self, index: int, tokens: Sequence[Token]) -> dict[str, Any]:
-        del index
-        content = []
-        for token in tokens:
-            others = [self._entry(*other) for other in token.alternatives]
-            content.append(self._entry(token.id, token.logprob) | {"top_logprobs": others})
-        return {"content": content, "refusal": None}
-
-    def _entry(self, token: int, logprob: float | None) -> dict[str, Any]:
-        content = self._bytes(token)
-        text = content.decode("utf-8", "replace")
-        return {"token": text, "logprob": logprob, "bytes": list(content)}
-
-
-class CompletionWriter(Writer):
-    """Replies to POST /v1/completions; each begins with its `echoed` tokens, if there are any."""
-
-    kind, chunk, prefix = "text_completion", "text_completion", "cmpl"
-
-    def __init__(
-        self, *arguments: Any, echoed: Sequence[Sequence[Token]] = (), **options: Any
-    ) -> None:
-        super().__init__(*arguments, **options)
-        self._offsets = [0] * len(self.texts)  # characters whose tokens have been described
-        self._echoed = echoed
-        for text, tokens in zip(self.texts, echoed, strict=False):
-            text.tokens += tokens
-
-    def beginning(self) -> bytes:
-        """The prompts, if they are repeated."""
-        return b"".join(
-            self._chunk(self._choice(index, self._delta(_joined(tokens)), tokens))
-            for index, tokens in enumerate(self._echoed)
-        )
-
-    def _content(self, index: int, text: str) -> dict[str, Any]:
-        del index
-        return {"text": text}
-
-    def _delta(self, text: str | None) -> dict[str, Any]:
-        return {"text": text or ""}
-
-    def _likely(self, index: int, tokens: Sequence[Token]) -> dict[str, Any]:
-        found: dict[str, list[Any]] = {
-            "tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []
-        }  # fmt: skip
-        for token in tokens:
-            own = (token.id, token.logprob)
-            top = {self._name(other): p for other, p in (*token.alternatives, own)}
-            found["tokens"].append(self._name(token.id))
-            found["token_logprobs"].append(token.logprob)
-            found["top_logprobs"].append(None if token.logprob is None else top)
-            found["text_offset"].append(self._offsets[index])
+            offsets.append(self._offsets[index])
             self._offsets[index] += len(token.text)
-        return found
+        return {
+            "tokens": [entry["token"] for entry in own],
+            "token_logprobs": [entry["logprob"] for entry in own],
+            "top_logprobs": [
+                None if entry["logprob"] is None  # the first of a text that is echoed
+                else {each["token"]: each["logprob"] for each in (*likely, entry)}
+                for entry, likely in zip(own, others, strict=True)
+            ],
+            "text_offset": offsets,
+        }  # fmt: skip
 
-    def _name(self, token: int) -> str:
-        content = self._bytes(token)
+    def _entry(self, token: int, logprob: float | None) -> Json:
+        """A token with its log-probability; a part of a character is named by its bytes."""
+        name = self._names.get(token)
+        content = self.model.tokenizer.decode_bytes([token]) if name is None else name.encode()
         try:
-            return content.decode()
-        except UnicodeDecodeError:  # a part of a character
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
+            text = content.decode()
+        except UnicodeDecodeError:
+            text = "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
+        return {"token": text, "logprob": logprob, "bytes": list(content)}
 
 
 def _joined(tokens: Sequence[Token]) -> str:

@@ -1,6 +1,7 @@
 """How likely a given text is, token by token: what `echo` with `logprobs` asks for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from yocto_model import KVCache, Token
@@ -16,9 +17,9 @@ def scored(model: Loaded, ids: Sequence[int], alternatives: int | None) -> list[
     decoder = model.tokenizer.stream_decoder()
     texts = [decoder.push(token) for token in ids]
     texts[-1] += decoder.finish()
+    tokens = [Token(id=token, text=text) for token, text in zip(ids, texts, strict=True)]
     if alternatives is None:
-        return [Token(id=token, text=text) for token, text in zip(ids, texts, strict=True)]
-    tokens = [Token(id=ids[0], text=texts[0])]
+        return tokens
     device = model.model.token_emb.weight.device
     cache = KVCache(model.model.config, capacity=len(ids), device=device)
     for first in range(0, len(ids) - 1, _AT_ONCE):
@@ -30,7 +31,5 @@ def scored(model: Loaded, ids: Sequence[int], alternatives: int | None) -> list[
         for row, at in enumerate(range(first + 1, min(first + len(part) + 1, len(ids)))):
             likeliest = zip(top.indices[row].tolist(), top.values[row].tolist(), strict=True)
             logprob = float(table[row, ids[at]])
-            tokens.append(
-                Token(id=ids[at], text=texts[at], logprob=logprob, alternatives=(*likeliest,))
-            )
+            tokens[at] = replace(tokens[at], logprob=logprob, alternatives=(*likeliest,))
     return tokens

@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import hmac
-import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
@@ -25,7 +24,7 @@ from yocto_train import TrainError
 from yocto_serve import page
 from yocto_serve.engine import Engine, Reply, Row
 from yocto_serve.models import Library, Loaded
-from yocto_serve.prompts import Prompt, chat_prompt, text_prompt
+from yocto_serve.prompts import chat_prompt, text_prompt
 from yocto_serve.protocol import (
     MOST_TEXTS,
     ApiError,
@@ -34,20 +33,15 @@ from yocto_serve.protocol import (
     CompletionRequest,
     parsed,
 )
-from yocto_serve.replies import ChatWriter, CompletionWriter, Writer, event
+from yocto_serve.replies import Writer, event
 from yocto_serve.scoring import scored
 
 LARGEST_BODY_BYTES = 4 << 20
 SECONDS_FOR_BODY = 30.0
 SECONDS_FOR_REPLY = 600.0
 MOST_TOKENS = 4096  # of one text
-_DEFAULT_TOKENS = 16  # of a completion, as the protocol has it
 _CHAT_ROOM = 400  # what old turns make room for, as in yocto-chat
-# As in yocto-chat and yocto-sample; the protocol's 1.0 is much for a small model.
-_CHAT_TEMPERATURE, _TEXT_TEMPERATURE = 0.6, 0.8
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
-
-_METHODS = "GET, POST, OPTIONS"
 
 
 class Server:
@@ -61,7 +55,6 @@ class Server:
         hosts: names by which it may be addressed, which keeps out web pages that point a name of
             theirs here; None for any.
         log: takes a line for each request.
-        seconds: the longest a reply may take.
     """
 
     def __init__(
@@ -73,15 +66,13 @@ class Server:
         allow_origin: tuple[str, ...] = (),
         hosts: tuple[str, ...] | None = LOCAL_HOSTS,
         log: Callable[[str], object] = lambda _line: None,
-        seconds: float = SECONDS_FOR_REPLY,
     ) -> None:
-        self.library, self.engine, self._seconds = library, engine, seconds
-        self._page = page.Page()
-        guard = Middleware(Guard, api_key=api_key, allow_origin=allow_origin, hosts=hosts)
+        self.library, self.engine, self._page = library, engine, page.page()
         cors = Middleware(
             CORSMiddleware, allow_origins=allow_origin, allow_methods=["GET", "POST"],
             allow_headers=["*"],
         )  # fmt: skip
+        door = Middleware(Door, api_key=api_key, allow_origin=allow_origin, hosts=hosts, log=log)
         self.app = Starlette(
             routes=[
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
@@ -90,10 +81,15 @@ class Server:
                 Route("/v1/models/{name:path}", self.model),
                 Route("/health", self.health),
                 Route("/status", self.status),
-                Route("/", self._page.get),
+                Route("/", self.page),
             ],
-            middleware=[Middleware(Logged, log=log), *([cors] if allow_origin else []), guard],
-            exception_handlers={ApiError: _refusal, HTTPException: _refusal},
+            middleware=[cors, door] if allow_origin else [door],
+            exception_handlers={
+                ApiError: _refusal,
+                HTTPException: _refusal,
+                ClientDisconnect: lambda *_: Response(status_code=499),  # for the log
+                Exception: _refusal,
+            },
         )
 
     # --- what a model says ---------------------------------------------------------------------
@@ -101,20 +97,17 @@ class Server:
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         asked = parsed(ChatRequest, await _body(request))
-        model = await self._model(asked.model)
-        messages = asked.plain_messages()
+        model, messages = await self._model(asked.model), asked.plain_messages()
+        limit = asked.max_completion_tokens or asked.max_tokens
         prompt = await asyncio.to_thread(
             chat_prompt, model, messages,
-            room=asked.limit or _CHAT_ROOM, truncate=asked.truncation == "auto",
+            room=limit or _CHAT_ROOM, truncate=asked.truncation == "auto",
         )  # fmt: skip
-        rows = _rows(
-            asked, [prompt], min(asked.limit or MOST_TOKENS, model.window - len(prompt.ids)),
-            temperature=_CHAT_TEMPERATURE, stops=model.stops,
-            logprobs=bool(asked.logprobs), alternatives=asked.top_logprobs or 0,
-        )  # fmt: skip
-        writer = ChatWriter(
-            model, rows, n_prompt=len(prompt.ids), usage=asked.wants_usage,
-            continued=messages[-1]["role"] == "assistant",
+        left = model.window - len(prompt.ids)
+        rows = _rows(asked, [prompt.ids], min(limit or left, left), stops=model.layout.stops)
+        writer = Writer(
+            model, rows, is_chat=True, trims=messages[-1]["role"] != "assistant",
+            n_prompt=len(prompt.ids), usage=bool(asked.stream_options.get("include_usage")),
             notes={"seed": rows[0].seed, "hidden": prompt.hidden, "unknown": prompt.unknown},
         )  # fmt: skip
         return await self._reply(request, asked, rows, writer)
@@ -122,23 +115,19 @@ class Server:
     async def completion(self, request: Request) -> Response:
         """POST /v1/completions."""
         asked = parsed(CompletionRequest, await _body(request))
-        given, n = asked.prompts(), asked.n or 1
-        if len(given) * n > MOST_TEXTS:
+        given = asked.prompts()
+        if len(given) * asked.n > MOST_TEXTS:
             raise ApiError(f"at most {MOST_TEXTS} texts can be asked for at once", param="prompt")
         model = await self._model(asked.model)
         prompts = [await asyncio.to_thread(text_prompt, model, each) for each in given]
-        rows = _rows(
-            asked, prompts, _DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens,
-            temperature=_TEXT_TEMPERATURE, stops=(),
-            logprobs=asked.logprobs is not None, alternatives=asked.logprobs or 0,
-        )  # fmt: skip
+        rows = _rows(asked, prompts, asked.max_tokens)
         echoed = []
-        for prompt in prompts if asked.echo else ():
-            score = partial(scored, model, prompt.ids, asked.logprobs)
-            echoed += [await self.engine.call(score)] * n
-        writer = CompletionWriter(
-            model, rows, n_prompt=sum(len(prompt.ids) for prompt in prompts),
-            usage=asked.wants_usage, echoed=echoed, notes={"seed": rows[0].seed},
+        for ids in prompts if asked.echo else ():
+            score = partial(scored, model, ids, asked.likeliest)
+            echoed += [await self.engine.call(score)] * asked.n
+        writer = Writer(
+            model, rows, is_chat=False, echoed=echoed, n_prompt=sum(map(len, prompts)),
+            usage=bool(asked.stream_options.get("include_usage")), notes={"seed": rows[0].seed},
         )  # fmt: skip
         return await self._reply(request, asked, rows, writer)
 
@@ -146,13 +135,13 @@ class Server:
         self, request: Request, asked: CommonRequest, rows: list[Row], writer: Writer
     ) -> Response:
         """Draw, and write what is drawn: at once, or at the end."""
-        reply = Reply(writer.model, rows, seconds=self._seconds)
+        reply = Reply(writer.model, rows, seconds=SECONDS_FOR_REPLY)
         started = time.perf_counter()
 
         def end() -> None:
             self.engine.end(reply)
             seconds = max(time.perf_counter() - started, 1e-6)
-            ends = ",".join(sorted({text.finish or "cut" for text in writer.texts}))
+            ends = ",".join(sorted({finish or "cut" for finish in writer.finishes}))
             request.state.note = (
                 f"{writer.model.id} read {writer.n_prompt} drew {writer.n_tokens} {ends} "
                 f"{writer.n_tokens / seconds:.0f} tok/s"
@@ -162,27 +151,29 @@ class Server:
         if asked.stream:
             return _Stream(_chunks(reply, writer), end=end)
         try:
-            await _unless_gone(request, _collected(reply, writer))
+            async for drawn in reply:
+                writer.take(drawn)
+                if await request.is_disconnected():
+                    raise ClientDisconnect
         finally:
             end()
         return _json(writer.whole())
 
-    async def _model(self, name: str | None) -> Loaded:
+    async def _model(self, name: str) -> Loaded:
         """The model that a request names."""
         try:
             found = await asyncio.to_thread(self.library.get, name)
         except (UsageError, TrainError, TokenizerError) as error:
             message = f"the model cannot be opened: {error}"
-            raise ApiError(message, status=500, kind="server_error", param="model") from error
+            raise ApiError(message, status=500, param="model") from error
         if found is None:
-            raise _no_model(name or "", self.library)
+            raise _no_model(name, self.library)
         return found
 
     # --- what there is ---------------------------------------------------------------------------
 
-    async def models(self, request: Request) -> Response:
+    async def models(self, _request: Request) -> Response:
         """GET /v1/models."""
-        del request
         names = await asyncio.to_thread(self.library.names)
         data = [_listed(name, created) for name, created in names.items()]
         return _json({"object": "list", "data": data})
@@ -195,32 +186,33 @@ class Server:
             raise _no_model(name, self.library)
         return _json(_listed(name, names[name]))
 
-    async def health(self, request: Request) -> Response:
+    async def health(self, _request: Request) -> Response:
         """GET /health."""
-        del request
         return _json({"status": "ok"})
 
-    async def status(self, request: Request) -> Response:
+    async def status(self, _request: Request) -> Response:
         """GET /status: what the page shows."""
-        del request
-        found = await asyncio.to_thread(self._page.status, self.library)
+        found = await asyncio.to_thread(page.status, self.library)
         return _json({**found, "texts": self.engine.n_texts})
+
+    async def page(self, _request: Request) -> Response:
+        """GET /."""
+        return self._page
 
 
 def _rows(
-    asked: CommonRequest, prompts: list[Prompt], limit: int, *, temperature: float,
-    stops: tuple[str, ...], logprobs: bool, alternatives: int,
-) -> list[Row]:  # fmt: skip
+    asked: CommonRequest, prompts: list[list[int]], limit: int, *, stops: tuple[str, ...] = ()
+) -> list[Row]:
     """What is to be drawn: n texts for each prompt."""
-    seed = secrets.randbelow(1 << 31) if asked.seed is None else asked.seed
-    options, stop = asked.options(temperature), (*stops, *asked.stops())
-    repeated = [prompt for prompt in prompts for _ in range(asked.n or 1)]
+    options, likeliest, stop = asked.options(), asked.likeliest, (*stops, *asked.stops())
+    repeated = [ids for ids in prompts for _ in range(asked.n)]
     return [
         Row(
-            prompt_ids=prompt.ids, max_new_tokens=min(limit, MOST_TOKENS), options=options,
-            seed=seed + number, stop=stop, logprobs=logprobs, alternatives=alternatives,
+            prompt=ids, max_new_tokens=min(limit, MOST_TOKENS), options=options,
+            seed=asked.seed + number, stop=stop,
+            logprobs=likeliest is not None, alternatives=likeliest or 0,
         )
-        for number, prompt in enumerate(repeated)
+        for number, ids in enumerate(repeated)
     ]  # fmt: skip
 
 
@@ -234,10 +226,9 @@ class _Stream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with asyncio.timeout(2 * SECONDS_FOR_REPLY):  # somebody may never read it
-                await super().__call__(scope, receive, send)
-        except TimeoutError as error:
-            raise ClientDisconnect from error
+            with contextlib.suppress(TimeoutError):  # somebody may never read it
+                async with asyncio.timeout(2 * SECONDS_FOR_REPLY):
+                    await super().__call__(scope, receive, send)
         finally:
             self._end()
 
@@ -254,31 +245,6 @@ async def _chunks(reply: Reply, writer: Writer) -> AsyncIterator[bytes]:
         yield event(error.body())
 
 
-async def _collected(reply: Reply, writer: Writer) -> None:
-    async for drawn in reply:
-        writer.take(drawn)
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, None]) -> None:
-    """Finish the work, unless the client goes away before."""
-
-    async def until_gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    tasks = asyncio.create_task(work), asyncio.create_task(until_gone())
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            raise ClientDisconnect
-        tasks[0].result()
-    finally:
-        for task in tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ApiError):
-                await task
-
-
 async def _body(request: Request) -> bytes:
     """The body of a request, of limited length and in limited time."""
     content = bytearray()
@@ -287,9 +253,8 @@ async def _body(request: Request) -> bytes:
             async for part in request.stream():
                 content += part
                 if len(content) > LARGEST_BODY_BYTES:
-                    raise ApiError(
-                        f"the body has over {LARGEST_BODY_BYTES >> 20} MiB; send less", status=413
-                    )
+                    message = f"the body has over {LARGEST_BODY_BYTES >> 20} MiB; send less"
+                    raise ApiError(message, status=413)
     except TimeoutError as error:
         raise ApiError("the body took too long", status=408) from error
     return bytes(content)
@@ -297,13 +262,8 @@ async def _body(request: Request) -> bytes:
 
 def _no_model(name: str, library: Library) -> ApiError:
     shown = name if len(name) <= 100 else f"{name[:97]}..."
-    return ApiError(
-        f"there is no model {shown!r}; this server has {library.default}, and GET /v1/models "
-        "lists all",
-        status=404,
-        param="model",
-        code="model_not_found",
-    )
+    message = f"there is no model {shown!r}; this server has {library.default}, and GET /v1/models"
+    return ApiError(f"{message} lists all", status=404, param="model", code="model_not_found")
 
 
 def _listed(name: str, created: int) -> dict[str, Any]:
@@ -316,37 +276,58 @@ def _json(content: object, status: int = 200) -> Response:
 
 
 async def _refusal(request: Request, error: Exception) -> Response:
-    """What an error says, in the protocol's form."""
+    """What an error says, in the protocol's form; nothing of those that are not expected."""
     if isinstance(error, HTTPException):
         what = f"{request.method} {request.url.path[:100]}: {error.detail}"
         error = ApiError(what, status=error.status_code)
-    assert isinstance(error, ApiError)  # noqa: S101 - nothing else comes here
+    if not isinstance(error, ApiError):
+        error = ApiError("the server failed", status=500)
     return _json(error.body(), error.status)
 
 
-# --- around every request ------------------------------------------------------------------------
+class Door:
+    """Lets in who may ask, and writes a line about each request, without any text.
 
-
-class Guard:
-    """Lets in who may ask: the right host, a page that is allowed, the key."""
+    Who may ask comes from the right host, from a page that is allowed, with the key.
+    """
 
     def __init__(
         self, app: ASGIApp, *, api_key: str | None, allow_origin: tuple[str, ...],
-        hosts: tuple[str, ...] | None,
+        hosts: tuple[str, ...] | None, log: Callable[[str], object],
     ) -> None:  # fmt: skip
-        self._app, self._key, self._origins, self._hosts = app, api_key, allow_origin, hosts
+        self._app, self._log = app, log
+        self._key, self._origins, self._hosts = api_key, allow_origin, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = Request(scope)
+        request, started, status = Request(scope), time.perf_counter(), 500
+        app = self._app
         if problem := self._problem(request):
-            await (await _refusal(request, problem))(scope, receive, send)
-        elif scope["method"] == "OPTIONS":
-            await Response(status_code=204, headers={"allow": _METHODS})(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+            app = await _refusal(request, problem)
+        elif request.method == "OPTIONS":
+            app = Response(status_code=204, headers={"allow": "GET, POST, OPTIONS"})
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        request.state.note = ""
+        try:
+            await app(scope, receive, watched)
+        except Exception as error:
+            request.state.note = f"unexpected {type(error).__name__}"
+            raise
+        finally:
+            if status != 200 or request.url.path not in ("/health", "/status"):
+                words = [
+                    time.strftime("%H:%M:%S"), request.method, request.url.path[:100], str(status),
+                    request.state.note, f"{time.perf_counter() - started:.2f} s",
+                ]  # fmt: skip
+                self._log(" ".join(filter(None, words)))
 
     def _problem(self, request: Request) -> ApiError | None:
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
@@ -363,41 +344,3 @@ class Guard:
         if hmac.compare_digest(given.encode(), self._key.encode()):
             return None
         return ApiError("the API key is missing or wrong", status=401, code="invalid_api_key")
-
-
-class Logged:
-    """Writes one line for each request, without any text; answers what fails unexpectedly."""
-
-    def __init__(self, app: ASGIApp, *, log: Callable[[str], object]) -> None:
-        self._app, self._log = app, log
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started, status = time.perf_counter(), 0
-        state = scope.setdefault("state", {})
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        except ClientDisconnect:
-            pass
-        except Exception as error:  # noqa: BLE001 - reported; the server goes on
-            state["note"] = f"unexpected {type(error).__name__}"
-            if not status:
-                failed = ApiError("the server failed", status=500, kind="server_error")
-                await (await _refusal(Request(scope), failed))(scope, receive, watched)
-        finally:
-            if status != 200 or scope["path"] not in ("/health", "/status"):
-                seconds = time.perf_counter() - started
-                parts = [
-                    time.strftime("%H:%M:%S"), scope["method"], scope["path"][:100],
-                    str(status or "gone"), str(state.get("note", "")), f"{seconds:.2f} s",
-                ]  # fmt: skip
-                self._log(" ".join(filter(None, parts)))

@@ -7,13 +7,13 @@ import socket
 from pathlib import Path
 
 import uvicorn
+from yocto_cli.asking import read_template
 from yocto_cli.command import UsageError, next_command
 from yocto_cli.models import model_line
 from yocto_cli.sample import talk
 from yocto_cli.screen.terminal import say
-from yocto_data.prep.files import open_regular
-from yocto_model import ModelError, TextGenerator
-from yocto_tokenizers import ChatTemplate, TokenizerError
+from yocto_model import ModelError
+from yocto_tokenizers import TokenizerError
 from yocto_train import TrainError
 
 from yocto_serve.app import ServeArguments, ServerArguments, is_loopback
@@ -23,17 +23,16 @@ from yocto_serve.server import LOCAL_HOSTS, Server
 
 _SECONDS_TO_END = 10  # for what is drawn when the server is told to stop
 _SECONDS_BETWEEN_LOOKS = 1.0  # at the run
-_LARGEST_TEMPLATE_BYTES = 8 << 20
 
 
 def run(arguments: ServeArguments) -> None:
     """Serve until a signal ends it, which is raised again."""
-    flags, path = arguments.server, arguments.chat.template
-    template = None if path is None else _read_template(Path(path).expanduser())
+    flags, path = arguments.server, arguments.server.template
+    template = None if path is None else read_template(Path(path).expanduser())
     with contextlib.closing(_listening(flags)) as listening:
         library = Library(arguments.model, template=template)
         served = library.served
-        talk(model_line(served.opened, TextGenerator(served.model, served.tokenizer)))
+        talk(model_line(served.opened, served.generator))
         for note in served.opened.notes:
             talk(f"note: {note}")
         with contextlib.closing(Engine(threads=flags.threads)) as engine:
@@ -55,31 +54,15 @@ def run(arguments: ServeArguments) -> None:
 
 
 def _listening(flags: ServerArguments) -> socket.socket:
-    """The socket, bound before anything slow happens."""
+    """The socket, bound before anything slow happens: who comes early waits for the model."""
     family = socket.AF_INET6 if ":" in flags.host else socket.AF_INET
-    listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((flags.host, flags.port))
-        listening.listen()  # whoever comes early waits until the model has been read
+        return socket.create_server((flags.host, flags.port), family=family)
     except OSError as error:
-        listening.close()
         other = next_command("yocto-serve", "--port", str(flags.port + 1))
         raise UsageError(
             f"cannot listen on {flags.host} port {flags.port}: {error.strerror}; try {other}"
         ) from error
-    return listening
-
-
-def _read_template(path: Path) -> ChatTemplate:
-    try:
-        with open_regular(path) as file:
-            source = file.read(_LARGEST_TEMPLATE_BYTES).decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"cannot read --template {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--template {path} is not UTF-8 at byte {error.start}") from error
-    return ChatTemplate(source, name=str(path))
 
 
 class _Uvicorn(uvicorn.Server):
@@ -96,12 +79,8 @@ class _Uvicorn(uvicorn.Server):
 
 async def _serve(server: uvicorn.Server, library: Library, listening: socket.socket) -> None:
     watching = asyncio.create_task(_watch(library))
-    try:
-        await server.serve(sockets=[listening])
-    finally:
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
+    await server.serve(sockets=[listening])
+    watching.cancel()
 
 
 async def _watch(library: Library) -> None:
