@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from yocto_chat.conversation import Layout, Reply, Turn
+from yocto_cli.asking import Layout, message
 from yocto_cli.chats import ChatEncoder, turn_tokens
 from yocto_cli.prepare import Kind, learner
 from yocto_data import Message
@@ -71,16 +71,12 @@ def test_a_prompt_is_what_was_learned_from(
     tokenizer = tokenizer_for(kind, source)
     ids, learned = ChatEncoder(source, tokenizer)(chat)
     layout = Layout(ChatTemplate(source), tokenizer)
-    system = chat[0].content if chat[0].role == "system" else ""
-    spoken = [message.content for message in chat if message.role != "system"]
-    turns = [
-        Turn(message=question, reply=Reply(text=answer))
-        for question, answer in zip(spoken[::2], spoken[1::2], strict=True)
-    ]
+    messages = [message(each.role, each.content) for each in chat]
+    answers = [number for number, each in enumerate(chat) if each.role == "assistant"]
     found = replies(learned)
-    assert len(turns) == len(found)
-    for number, (begin, end) in enumerate(found):
-        asked = layout.parts(system, turns[:number], Turn(message=turns[number].message))
+    assert len(answers) == len(found)
+    for answer, (begin, end) in zip(answers, found, strict=True):
+        asked = layout.parts(messages[:answer])
         assert ids[:begin] == asked.ids
         # What ends the reply is learned with it, and yocto-chat stops there and not before.
         if layout.end_id is not None:
