@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from yocto_cli.asking import Layout, encode_known, known_part, unknown_characters
 from yocto_cli.command import UsageError
 from yocto_cli.model_arguments import SamplingArguments
+from yocto_cli.models import named_characters
 from yocto_cli.screen.terminal import counted
 from yocto_model import ModelError, Token
 from yocto_tokenizers import ChatTemplateError
@@ -31,7 +32,6 @@ from yocto_chat.keyboard import interruptible
 from yocto_chat.screen import Screen, Writer
 
 MAX_MESSAGE_CHARACTERS = 100_000
-_MOST_NAMED = 10
 _LARGEST_DRAWN_SEED = 1_000_000  # short enough to be typed again
 
 _ENDINGS: dict[Finish, str] = {
@@ -255,12 +255,9 @@ class Chat:
             )
 
     def _tell_unknown(self, text: str) -> None:
-        unknown = unknown_characters(self.model.tokenizer, text)
-        if unknown:
-            named = ", ".join(f"'{c}' (U+{ord(c):04X})" for c in unknown[:_MOST_NAMED])
-            more = len(unknown) - _MOST_NAMED
-            rest = f" and {more} more" if more > 0 else ""
-            self.screen.notice(f"left out, as this model does not know them: {named}{rest}")
+        if unknown := unknown_characters(self.model.tokenizer, text):
+            named = named_characters(unknown)
+            self.screen.notice(f"left out, as this model does not know them: {named}")
 
 
 def _new_seed() -> int:

@@ -3,6 +3,8 @@
 This module brings torch in, so commands import it after they have parsed their flags.
 """
 
+from collections.abc import Sequence
+
 from yocto_model import InferenceGPT, TextGenerator, inference_copy
 from yocto_tokenizers import Tokenizer, TokenizerError, UnknownCharacterError
 from yocto_train import OpenedModel, open_model, place
@@ -82,12 +84,17 @@ def prompt_ids(generator: TextGenerator, prompt: str) -> list[int]:
 
 
 def unknown_characters(error: UnknownCharacterError, vocab_size: int) -> str:
-    """`'é' (U+00E9) is not among the model's 65 characters`, for up to five characters."""
-    shown = [f"'{c}' (U+{ord(c):04X})" for c in list(error.characters)[:5]]
-    more = len(error.characters) - len(shown)
-    names = ", ".join(shown) + (f" and {more} more" if more else "")
+    """`'é' (U+00E9) is not among the model's 65 characters; leave it out`."""
     are, it = ("is", "it") if len(error.characters) == 1 else ("are", "them")
-    return f"{names} {are} not among the model's {vocab_size} characters; leave {it} out"
+    named = named_characters(list(error.characters))
+    return f"{named} {are} not among the model's {vocab_size} characters; leave {it} out"
+
+
+def named_characters(characters: Sequence[str]) -> str:
+    """`'é' (U+00E9), 'ü' (U+00FC) and 3 more`, for up to five characters."""
+    shown = [f"'{c}' (U+{ord(c):04X})" for c in characters[:5]]
+    more = len(characters) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _first_ids(generator: TextGenerator) -> list[int]:

@@ -138,7 +138,8 @@ class Engine:
 
         def cut() -> None:
             for reply in self._replies:
-                reply.put(_stopping())
+                if reply.unended:
+                    reply.put(_stopping())
 
         self._is_stopping = True
         asyncio.get_running_loop().call_later(seconds, cut)

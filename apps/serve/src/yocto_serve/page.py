@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.responses import Response
+from yocto_cli.screen.curve import History
 from yocto_train import Run
 
 from yocto_serve.models import Library
@@ -66,31 +67,22 @@ def _progress(run: Run) -> dict[str, Any]:
         found = (run.path / "metrics.jsonl").stat()
     except OSError:
         return {}
-    curves, ended = _recorded(run.path, (found.st_size, found.st_mtime_ns))
+    history = _history(run.path, (found.st_size, found.st_mtime_ns))
     is_fresh = time.time() - found.st_mtime < _SECONDS_OF_SILENCE
-    return {**curves, "training": is_fresh and not ended}
+    return {
+        "train": _thinned(history.losses),
+        "val": _thinned([*history.evaluations.items()]),
+        "training": is_fresh and not history.stopped,
+    }
 
 
 @lru_cache(maxsize=1)
-def _recorded(path: Path, version: object) -> tuple[dict[str, list[Any]], bool]:
-    """The curves as they were in one version of the file, and whether the run had ended."""
-    del version
-    rows = Run(path).rows("metrics.jsonl")
-    curves = {
-        "train": _points(rows, "stepdone", "smoothed_loss"),
-        "val": _points(rows, "evaluated", "loss"),
-    }
-    return curves, not rows or rows[-1].get("event") == "stopped"
+def _history(path: Path, _version: object) -> History:
+    """The course of a run, as it is in one version of its file."""
+    return History.of(Run(path))
 
 
-def _points(rows: list[dict[str, Any]], event: str, name: str) -> list[tuple[int, float]]:
-    """A curve, thinned out, with its last point."""
-    points = [
-        (row["step"], row[name])
-        for row in rows
-        if row.get("event") == event
-        and isinstance(row.get("step"), int)
-        and isinstance(row.get(name), float)
-    ]
+def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """A curve of fewer points, with its last one."""
     stride = -(-len(points) // _MOST_POINTS) or 1
     return [*points[:-1:stride], *points[-1:]]

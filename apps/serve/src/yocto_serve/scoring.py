@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from yocto_model import KVCache, Token
+from yocto_model import Token
 
 from yocto_serve.models import Loaded
 
@@ -21,14 +21,12 @@ def scored(model: Loaded, ids: Sequence[int], alternatives: int | None) -> list[
     if alternatives is None:
         return tokens
     device = model.model.token_emb.weight.device
-    cache = KVCache(model.model.config, capacity=len(ids), device=device)
+    x = model.model.hidden_states(torch.tensor([ids], device=device))[0]  # (T, C)
     for first in range(0, len(ids) - 1, _AT_ONCE):
-        part = ids[first : first + _AT_ONCE]
-        x = model.model.hidden_states(torch.tensor([part], device=device), cache=cache)
-        logits = model.model.logits(x[0])[:, : model.tokenizer.vocab_size]  # (T, V)
+        logits = model.model.logits(x[first : first + _AT_ONCE])[:, : model.tokenizer.vocab_size]
         table = logits.float().log_softmax(dim=-1)
         top = torch.topk(table, min(alternatives, table.shape[-1]))
-        for row, at in enumerate(range(first + 1, min(first + len(part) + 1, len(ids)))):
+        for row, at in enumerate(range(first + 1, min(first + len(table) + 1, len(ids)))):
             likeliest = zip(top.indices[row].tolist(), top.values[row].tolist(), strict=True)
             logprob = float(table[row, ids[at]])
             tokens[at] = replace(tokens[at], logprob=logprob, alternatives=(*likeliest,))

@@ -42,6 +42,7 @@ class History:
     samples: list[Sample] = field(default_factory=list)  # oldest first
     max_iters: int | None = None  # the step where it ends, if that is known
     n_parameters: int | None = None  # of the model, if that is known
+    stopped: bool = False  # whether the run said so
 
     @classmethod
     def of(cls, run: Run) -> Self:
@@ -64,7 +65,9 @@ class History:
         """Add a row as metrics.jsonl and samples.jsonl hold it; values may be anything."""
         match row:
             case {"event": "started", "max_iters": int(max_iters), "n_parameters": int(n)}:
-                self.max_iters, self.n_parameters = max_iters, n
+                self.max_iters, self.n_parameters, self.stopped = max_iters, n, False
+            case {"event": "stopped"}:
+                self.stopped = True
             case {"event": "stepdone", "step": int(step), "smoothed_loss": int() | float() as loss}:
                 if math.isfinite(loss):
                     self.losses.append((step, loss))
