@@ -147,7 +147,7 @@ class Preparation:
         self.corpus = first.again()
         self.tokenizer, self.vocab_size = tokenizer, vocabulary_size(tokenizer)
         self.target = resolve_target(out_dir)
-        _refuse_overlap(self.target, sources, first.sources)
+        refuse_overlap(self.target, sources, first.sources)
         check_target(self.target, force=force)
         self._total_bytes = sum(s.path.stat().st_size for s in first.sources if s.path.is_file())
         self._progress = progress or (lambda *_: None)
@@ -253,8 +253,8 @@ class Preparation:
         return meta
 
 
-def _refuse_overlap(
-    target: Path, sources: PathLike | Sequence[PathLike], files: Sequence[Source]
+def refuse_overlap(
+    target: Path, sources: PathLike | Sequence[PathLike], files: Sequence[Source] = ()
 ) -> None:
     """The output must not lie in a directory that is read, nor a source in one that is replaced."""
     given = [sources] if isinstance(sources, str | os.PathLike) else sources
