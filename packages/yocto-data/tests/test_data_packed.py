@@ -252,7 +252,6 @@ def test_evaluation_may_be_shorter(dataset: ChatDataset) -> None:
     assert [3, 3] == [len(x) for x, _ in some]
     assert torch.equal(whole[0][0][0], some[0][0][0])
     assert len(whole) == len(list(chat_evaluation_batches(dataset, 3, n_batches=99)))
-    assert 0 <= dataset.padding < 0.5
 
 
 def test_a_state_names_the_mask(dataset: ChatDataset, tmp_path: Path) -> None:

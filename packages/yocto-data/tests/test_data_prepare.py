@@ -136,12 +136,6 @@ def is_val(seed: int, number: int, val_ratio: float) -> bool:
     return int.from_bytes(digest[:8], "big") / 2**64 < val_ratio
 
 
-def test_golden_validation_documents() -> None:
-    """These numbers never change, or training would see what validation once measured."""
-    expected = [10, 16, 18, 30, 34, 38, 45, 55, 56]
-    assert expected == [number for number in range(60) if is_val(1337, number, 0.1)]
-
-
 def parted(ids: list[int], position: str) -> list[list[int]]:
     """The documents of a split whose separator is 255."""
     marks = [index for index, value in enumerate(ids) if value == 255]

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 
 class DataError(ValueError):
@@ -50,6 +51,15 @@ def shorten(value: str | os.PathLike[str], limit: int = 160) -> str:
 def reason(error: OSError) -> str:
     """What the system says about an `OSError`, without numbers and paths."""
     return error.strerror or type(error).__name__
+
+
+@contextmanager
+def usable(path: str | os.PathLike[str], verb: Literal["read", "write"] = "read") -> Iterator[None]:
+    """Turn an `OSError` of the block into a `DataError`: the caller must name another `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot {verb} {shorten(path)}: {reason(error)}") from error
 
 
 @contextmanager

@@ -110,11 +110,6 @@ class ChatDataset(TokenDataset):
         n_asked = int(self._bits(along).argmax())  # the first that is learned
         return self._file.array[along[:n_asked]].astype(np.int64)
 
-    @property
-    def padding(self) -> float:
-        """The share of all windows that holds no conversation."""
-        return 1 - float(self._lengths.sum()) / (len(self) * (self.block_size + 1))
-
     @cached_property
     def fingerprint(self) -> str:
         """The sha256 (hex) that stands for tokens, mask and starts together."""

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
 
@@ -21,7 +21,6 @@ from yocto_data.prep.meta import (
     ChatSplitMeta,
     CountMeta,
     DataMeta,
-    SeparatorMeta,
 )
 from yocto_data.prep.prepare import Preparation, Progress
 from yocto_data.prep.sources import CHATS, PathLike, expand_sources
@@ -126,18 +125,11 @@ def prepare_chats(
         return work.finish(directory, writers, split_by="documents", chats=chats)
 
 
+@dataclass(frozen=True)
 class _ChatEncoder(Encoder):
     """Encodes conversations, and the texts between them."""
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        vocab_size: int,
-        separator: SeparatorMeta | None,
-        encode: Encode,
-    ) -> None:
-        super().__init__(tokenizer, vocab_size, separator)
-        self._encode = encode
+    encode: Encode
 
     def encoded(self, content: Chat | TextPart) -> Any:
         """A row; a ValueError if nothing in it is learned."""
@@ -148,7 +140,7 @@ class _ChatEncoder(Encoder):
         else:
             replies = sum(message.role == "assistant" for message in content)
             kinds = Counter(conversations=1, replies=replies)
-            ids, given = self._encode(content)
+            ids, given = self.encode(content)
             data, trained = self.narrowed(ids), np.array(given)
             count = len(data) // self.dtype.itemsize
             if trained.shape != (count,) or (count and trained.dtype != np.bool_):

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from yocto_data.errors import DataError, reason, shorten, writing
+from yocto_data.errors import DataError, reason, shorten, usable, writing
 from yocto_data.prep import files
 from yocto_data.prep.meta import META_NAME, TEMPLATE_NAME, DataMeta
 
@@ -77,12 +77,10 @@ def staged_directory(target: Path, *, force: bool) -> Iterator[Path]:
     """
     missing: list[Path] = []
     try:
-        try:
+        with usable(target, "write"):
             parents = target.parents
             missing += [folder for folder in parents if not folder.exists()]  # innermost first
             target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"cannot write {shorten(target)}: {reason(error)}") from error
         with _alone(target):
             with writing(target):
                 _recover(target)
@@ -112,13 +110,12 @@ def _alone(target: Path) -> Iterator[None]:
     owner = f"pid {os.getpid()} on {socket.gethostname()} since {since}"
     with ExitStack() as stack:
         try:
-            stack.enter_context(files.locked(path, owner))
+            with usable(target, "write"):
+                stack.enter_context(files.locked(path, owner))
         except files.LockedError as error:
             raise DataError(
                 f"{shorten(target)} is in use by {shorten(str(error))}; wait, or write elsewhere"
             ) from error
-        except OSError as error:
-            raise DataError(f"cannot write {shorten(target)}: {reason(error)}") from error
         try:
             yield
         finally:

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -82,21 +84,21 @@ def save_tokenizer(tokenizer: Tokenizer | None, directory: Path) -> TokenizerMet
     )
 
 
+@dataclass(frozen=True)
 class Encoder:
     """Encodes parts of texts to little-endian bytes; every id is checked before it is narrowed.
 
     Narrowing without the check would turn 65536 into 0 and -1 into 65535.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, vocab_size: int, separator: SeparatorMeta | None
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._vocab_size = vocab_size
-        self.dtype = token_dtype(vocab_size)
-        mark = b"" if separator is None else np.array([separator.id], dtype=self.dtype).tobytes()
-        comes_before = separator is not None and separator.position == "before"
-        self._before, self._after = (mark, b"") if comes_before else (b"", mark)
+    tokenizer: Tokenizer
+    vocab_size: int
+    separator: SeparatorMeta | None
+
+    @cached_property
+    def dtype(self) -> np.dtype[np.unsignedinteger]:
+        """The element type of the bytes."""
+        return token_dtype(self.vocab_size)
 
     def __call__(self, contents: Sequence[Any]) -> list[Any]:
         """What `encoded` makes of each, or in its place, as a string, what is wrong with it."""
@@ -112,10 +114,14 @@ class Encoder:
     def encoded(self, part: TextPart) -> bytes:
         """The ids of a part of a document, with the separator where the document has its end."""
         to_array: Callable[[str], np.ndarray] | None
-        to_array = getattr(self._tokenizer, "encode_to_numpy", None)
-        data = self.narrowed(to_array(part.text) if to_array else self._tokenizer.encode(part.text))
-        before = self._before if part.begins else b""
-        return before + data + (self._after if part.ends else b"")
+        to_array = getattr(self.tokenizer, "encode_to_numpy", None)
+        data = self.narrowed(to_array(part.text) if to_array else self.tokenizer.encode(part.text))
+        if self.separator is None:
+            return data
+        mark = np.array([self.separator.id], dtype=self.dtype).tobytes()
+        if self.separator.position == "before":
+            return mark + data if part.begins else data
+        return data + mark if part.ends else data
 
     def narrowed(self, given: Any) -> bytes:
         """The bytes of ids; raises `ValueError` unless they are a row of integers in range."""
@@ -126,10 +132,10 @@ class Encoder:
             raise ValueError(
                 f"the tokenizer gave {ids.ndim}-dimensional {ids.dtype} instead of a row of ids"
             )
-        if ids.min() < 0 or ids.max() >= self._vocab_size:
-            wrong = ids[(ids < 0) | (ids >= self._vocab_size)][0]
+        if ids.max() >= self.vocab_size or (ids.dtype.kind == "i" and ids.min() < 0):
+            wrong = ids[(ids < 0) | (ids >= self.vocab_size)][0]
             raise ValueError(
-                f"the tokenizer gave id {wrong}, but its vocab_size is {self._vocab_size}"
+                f"the tokenizer gave id {wrong}, but its vocab_size is {self.vocab_size}"
             )
         return ids.astype(self.dtype, copy=False).tobytes()
 

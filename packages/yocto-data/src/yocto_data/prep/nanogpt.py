@@ -1,13 +1,12 @@
 """Importing the train.bin and val.bin that nanoGPT's preparation scripts write."""
 
-import os
 from pathlib import Path
 
 from yocto_data.errors import DataError, ShortDataError, shorten
 from yocto_data.prep.directory import check_target, resolve_target, staged_directory
 from yocto_data.prep.encoding import Tokenizer, save_tokenizer, vocabulary_size
 from yocto_data.prep.meta import DataMeta, SourceMeta, token_dtype
-from yocto_data.prep.prepare import Progress
+from yocto_data.prep.prepare import Progress, refuse_overlap
 from yocto_data.prep.sources import PathLike
 from yocto_data.prep.token_files import DtypeLike, TokenFile, TokenWriter
 
@@ -43,10 +42,7 @@ def import_nanogpt(
     if tokenizer is not None and (size := vocabulary_size(tokenizer)) != vocab_size:
         raise DataError(f"vocab_size {vocab_size} given, but the tokenizer's is {size}")
     source, target = Path(source_dir), resolve_target(out_dir)
-    if target.is_relative_to(os.path.realpath(source)):
-        raise DataError(
-            f"{shorten(target)} lies within the source {shorten(source)}; write elsewhere"
-        )
+    refuse_overlap(target, source)
     sources = [
         TokenFile(source / name, dtype=dtype, vocab_size=vocab_size)
         for name in ("train.bin", "val.bin")

@@ -147,7 +147,7 @@ class Preparation:
         self.corpus = first.again()
         self.tokenizer, self.vocab_size = tokenizer, vocabulary_size(tokenizer)
         self.target = resolve_target(out_dir)
-        _refuse_overlap(self.target, sources, first.sources)
+        refuse_overlap(self.target, sources, first.sources)
         check_target(self.target, force=force)
         self._total_bytes = sum(s.path.stat().st_size for s in first.sources if s.path.is_file())
         self._progress = progress or (lambda *_: None)
@@ -180,11 +180,9 @@ class Preparation:
         chunk_chars = self.corpus.options.chunk_chars
         workers = max(1, min(workers, self.found.characters // chunk_chars))
         reported = 0
+        jobs = encode_jobs(make_jobs(pieces, chunk_chars), encoder, workers=workers)
         # Closed at once, even after an error: they hold open files and worker processes.
-        with (
-            closing(pieces),
-            closing(encode_jobs(make_jobs(pieces, chunk_chars), encoder, workers=workers)) as jobs,
-        ):
+        with closing(pieces), closing(jobs):
             for job, rows in jobs:
                 parts: dict[str, list[Any]] = {name: [] for name in writers}
                 for piece, row in zip(job, rows, strict=True):
@@ -221,22 +219,22 @@ class Preparation:
         chats: ChatsMeta | None = None,
     ) -> DataMeta:
         """Save the tokenizer and meta.json, the last of the files."""
-        options, found, read = self.corpus.options, self.found, self.found.corpus
+        options, found, first = self.corpus.options, self.found, self.found.corpus
         meta = DataMeta(
             vocab_size=self.vocab_size,
             tokenizer=save_tokenizer(self.tokenizer, directory),
             train=writers["train"].record(),
             val=writers["val"].record(),
             separator=self.separator,
-            sources=tuple(read.read),
+            sources=tuple(first.read),
             text=TextMeta(
                 encoding=options.encoding,
                 errors=options.errors,
                 characters=found.characters,
                 documents=found.documents,
-                empty_documents=read.empty_documents,
-                boms_dropped=read.boms_dropped,
-                replaced=read.replaced,
+                empty_documents=first.empty_documents,
+                boms_dropped=first.boms_dropped,
+                replaced=first.replaced,
                 control_characters=found.control_characters,
                 unsafe_cuts=unsafe_cuts,
             ),
@@ -253,8 +251,8 @@ class Preparation:
         return meta
 
 
-def _refuse_overlap(
-    target: Path, sources: PathLike | Sequence[PathLike], files: Sequence[Source]
+def refuse_overlap(
+    target: Path, sources: PathLike | Sequence[PathLike], files: Sequence[Source] = ()
 ) -> None:
     """The output must not lie in a directory that is read, nor a source in one that is replaced."""
     given = [sources] if isinstance(sources, str | os.PathLike) else sources

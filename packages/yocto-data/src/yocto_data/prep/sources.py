@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from yocto_data.errors import DataError, DecodingError, WorkError, reason, shorten
+from yocto_data.errors import DataError, DecodingError, WorkError, shorten, usable
 from yocto_data.prep.files import open_regular
 from yocto_data.prep.meta import SourceMeta
 
@@ -96,7 +96,7 @@ def _expand_one(given: PathLike, endings: tuple[str, ...]) -> list[Path]:
     if "\0" in text:
         raise DataError(f"cannot read {shorten(text)}: the path holds a NUL character")
     path = Path(text)
-    try:
+    with usable(path):
         if not os.path.lexists(path) and glob.has_magic(text):
             # Path.glob knows neither absolute patterns nor a start directory with magic in it.
             found = glob.glob(text, recursive=True)  # noqa: PTH207
@@ -106,8 +106,6 @@ def _expand_one(given: PathLike, endings: tuple[str, ...]) -> list[Path]:
             return [file for match in matches for file in _files_of(match, endings)]
         path.stat()
         return _files_of(path, endings)
-    except OSError as error:
-        raise DataError(f"cannot read {shorten(text)}: {reason(error)}") from error
 
 
 def _files_of(path: Path, endings: tuple[str, ...]) -> list[Path]:
@@ -141,10 +139,8 @@ class SourceFile:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        try:
+        with usable(source.path):
             self._file = open_regular(source.path)
-        except OSError as error:
-            raise DataError(f"cannot read {source.shown}: {reason(error)}") from error
         self._opened = self._stamp()
         self._sha256 = hashlib.sha256()
         self.bytes_read = 0
@@ -167,12 +163,11 @@ class SourceFile:
             raise DataError(
                 f"{self._source.shown} is not a whole gzip file; compress it again"
             ) from error
-        except OSError as error:
-            raise DataError(f"cannot read {self._source.shown}: {reason(error)}") from error
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes as they lie on the disk, counted and hashed; gzip calls it, too."""
-        data = self._file.read(size)
+        with usable(self._source.path):
+            data = self._file.read(size)
         self._sha256.update(data)
         self.bytes_read += len(data)
         if self.bytes_read > self._opened[0]:  # a growing file would never end

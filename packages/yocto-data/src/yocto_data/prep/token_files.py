@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, cast
 
 import numpy as np
 
-from yocto_data.errors import DataError, MissingMetaError, reason, shorten, writing
+from yocto_data.errors import DataError, MissingMetaError, shorten, usable, writing
 from yocto_data.prep.files import open_regular
 from yocto_data.prep.meta import TEMPLATE_NAME, DataMeta, SplitMeta, token_dtype
 
@@ -68,13 +68,10 @@ class MappedFile:
         self, path: Path, dtype: np.dtype[Any], size: int | None, sha256: str | None
     ) -> None:
         self.path, self.dtype, self._recorded = path, dtype, sha256
-        try:
-            with open_regular(path) as file:
-                self._size_bytes = file.seek(0, 2)
-                self._check_size(file, size)
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise DataError(f"cannot read {shorten(path)}: {reason(error)}") from error
+        with usable(path), open_regular(path) as file:
+            self._size_bytes = file.seek(0, 2)
+            self._check_size(file, size)
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         # Windows lie anywhere. Reading ahead from each costs far more than it brings: 640 single
         # reads of a 5 GB file took 9 s with it and 0.01 s without.
         self._advise("MADV_RANDOM")
