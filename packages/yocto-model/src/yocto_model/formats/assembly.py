@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from yocto_model.config import GPTConfig
 from yocto_model.errors import ModelFileError, quoted
 from yocto_model.formats.families import Stored, absent_biases
+from yocto_model.layers import rotary_tables
 
 if TYPE_CHECKING:
     from yocto_model.gpt import GPT
@@ -166,6 +167,20 @@ def assemble(
         model.head.weight = model.token_emb.weight  # one tensor, not two equal ones
     # The weights are where they belong; this moves the rotary tables there, too.
     return model.to(device=device, dtype=dtype).eval()
+
+
+def convert(model: "GPT", fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GPT":
+    """`GPT._apply`: as torch's, but tables of rotary positions are rounded only once.
+
+    In bfloat16 they are good for a model that computes in it; made float32 again, they would put
+    each token where it is not.
+    """
+    before = model.token_emb.weight.dtype
+    nn.Module._apply(model, fn, recurse)  # type: ignore[no-untyped-call] # noqa: SLF001 - overridden
+    if model.config.positions == "rotary" and before != model.token_emb.weight.dtype:
+        cos, sin = rotary_tables(model.config)
+        model.cos, model.sin = cos.to(model.cos), sin.to(model.sin)
+    return model
 
 
 def _check_sizes(where: Path, config: GPTConfig, entries: Mapping[str, Entry]) -> None:
