@@ -463,6 +463,8 @@ def test_weights_are_finite(saved: Saved, tmp_path: Path, value: float, dtype: t
             {BIAS: None, "more": torch.zeros(99)},
             f"{BIAS} is missing; 'transformer.more' is unknown",
         ),
+        ({BIAS: None}, f": {BIAS} is missing"),
+        ({"transformer.wte.weight": None}, ": transformer.wte.weight is missing"),
         ({BIAS: torch.zeros(9)}, f"{BIAS} has shape (9,), expected (4,)"),
         ({BIAS: torch.zeros(4, dtype=torch.int64)}, "is I64 (4,), not an array of floats"),
         ({BIAS: torch.zeros(0, 4)}, "is F32 (0, 4), not an array of floats"),
