@@ -123,6 +123,16 @@ def test_old_tables_are_left_out_and_dtypes_changed(tmp_path: Path) -> None:
     assert {torch.bfloat16} == {weight.dtype for weight in model.parameters()}
 
 
+def test_a_file_of_weights_alone_is_sound(tmp_path: Path) -> None:
+    """Tied embeddings lie in it once; with no optimizer, nothing else makes the file that large."""
+    content = checkpoint() | {"optimizer": None}
+    table = torch.ones(5_000, SIZES["n_embd"])
+    content["model"] |= {"transformer.wte.weight": table, "lm_head.weight": table}
+    content["model_args"]["vocab_size"] = 5_000
+    model = read_nanogpt(written(tmp_path / "ckpt.pt", content))
+    assert torch.equal(model.token_emb.weight, table)
+
+
 class Evil:
     """What a pickle may make of itself: a call of any function, here one that does no harm."""
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from yocto_model import GPT, GPTConfig, KVCache
+from yocto_model import GPT, GPTConfig, KVCache, inference_copy
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about its own dependencies
@@ -161,6 +161,22 @@ def test_a_folder_of_theirs_is_ours_and_back(
         again = opened(tmp_path / "ours", family)
         close(expected, again(idx).logits)
         assert [3, 7] == again.generation_config.eos_token_id == again.config.eos_token_id
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_a_half_precision_folder_turns_as_far_in_float32(
+    make_model: MakeModel, tmp_path: Path, stored: torch.dtype
+) -> None:
+    """Only weights were rounded: in float32, positions are exact, in a copy and in the model."""
+    sizes = {"vocab_size": 30, "block_size": 300, "n_layer": 2, "n_head": 2, "n_embd": 24}
+    config = GPTConfig.from_arch("modern", **sizes)
+    small(make_model, config, 0).save(tmp_path, dtype=stored)
+    model, ids = GPT.load(tmp_path), torch.arange(300)[None] % 30
+    assert stored == model.token_emb.weight.dtype == model.cos.dtype
+    with torch.no_grad():
+        expected = opened(tmp_path, "qwen3").float()(ids).logits
+        close(expected, inference_copy(model, "float32")(ids))
+        close(expected, model.float()(ids))
 
 
 @pytest.mark.property

@@ -9,6 +9,7 @@ from yocto_model.cache import KVCache
 from yocto_model.config import GPTConfig
 from yocto_model.errors import InputError
 from yocto_model.fast.training import Dropout, ParameterRoles, empty_table, recomputed
+from yocto_model.formats.assembly import convert
 from yocto_model.formats.folder import load_model, save_model
 from yocto_model.generate import generate_ids
 from yocto_model.layers import Block, make_norm, rotary_tables
@@ -41,8 +42,7 @@ class GPT(nn.Module):
             self.pos_emb = empty_table(config.block_size, config.n_embd)
         else:
             # Computed, not learned: they are not saved, and are never on the meta device.
-            weight = self.token_emb.weight
-            home = torch.device("cpu") if weight.is_meta else weight.device
+            home = "cpu" if self.token_emb.weight.is_meta else self.token_emb.weight.device
             for name, table in zip(("cos", "sin"), rotary_tables(config), strict=True):
                 self.register_buffer(name, table.to(home), persistent=False)
         self.drop = Dropout(config.dropout)
@@ -144,3 +144,4 @@ class GPT(nn.Module):
 
     save = save_model  # a Hugging Face model folder: see formats/folder.py
     load = classmethod(load_model)  # the inverse, also for other folders
+    _apply = convert  # what `to` and `float` call

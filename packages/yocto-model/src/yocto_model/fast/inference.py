@@ -111,8 +111,9 @@ def _copy(model: GPT, packing: type[Packed], reason: str) -> InferenceGPT:
     with torch.device("meta"):  # no memory and no time for weights that are replaced
         copy = InferenceGPT(model.config)
     copy.load_state_dict(kept, strict=False, assign=True)
-    for name, buffer in model.named_buffers():  # tables of rotary positions
-        copy.register_buffer(name, buffer.float().clone(), persistent=False)
+    # Its own tables of rotary positions: the model's are rounded as its weights are.
+    for name, buffer in copy.named_buffers():
+        copy.register_buffer(name, buffer.to(model.token_emb.weight.device), persistent=False)
     copy.bytes_per_token = 0
     for name, linear in linears.items():
         packed = packing(linear)

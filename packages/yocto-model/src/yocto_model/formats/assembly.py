@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from yocto_model.config import GPTConfig
 from yocto_model.errors import ModelFileError, quoted
 from yocto_model.formats.families import Stored, absent_biases
+from yocto_model.layers import rotary_tables
 
 if TYPE_CHECKING:
     from yocto_model.gpt import GPT
 
 _LARGEST_TABLE_BYTES = 2**30  # of rotary positions: two million of them with 64 numbers each
+_MANY_WEIGHTS = 2**40  # no model has as many; torch can still multiply the sizes
 # As many are converted at once. For more, torch uses threads; on a busy machine they wait for each
 # other far longer than the work takes.
 CHUNK_VALUES = 2**15
@@ -141,7 +143,7 @@ def assemble(
     absent = absent_biases(config, list(shapes)) if needs_biases else {}
     shapes |= {bias: shapes[weight][:1] for bias, weight in absent.items()}
     forms = {name: form(name, shape[0]) for name, shape in shapes.items()}
-    _check_shapes(where, entries, forms, shapes)
+    _check_shapes(where, config, entries, forms, shapes)
     if dtype is None:
         dtype = functools.reduce(torch.promote_types, (entry.dtype for entry in entries.values()))
     weights = {}
@@ -168,14 +170,24 @@ def assemble(
     return model.to(device=device, dtype=dtype).eval()
 
 
+def convert(model: "GPT", fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GPT":
+    """`GPT._apply`: as torch's, but tables of rotary positions are rounded only once.
+
+    In bfloat16 they are good for a model that computes in it; made float32 again, they would put
+    each token where it is not.
+    """
+    before = model.token_emb.weight.dtype
+    nn.Module._apply(model, fn, recurse)  # type: ignore[no-untyped-call] # noqa: SLF001 - overridden
+    if model.config.positions == "rotary" and before != model.token_emb.weight.dtype:
+        cos, sin = rotary_tables(model.config)
+        model.cos, model.sin = cos.to(model.cos), sin.to(model.sin)
+    return model
+
+
 def _check_sizes(where: Path, config: GPTConfig, entries: Mapping[str, Entry]) -> None:
-    """Before a model is built: refuse settings that need more memory than the file brings."""
-    held = sum(math.prod(entry.shape) for entry in entries.values())
-    if held < config.n_parameters or len(entries) < config.n_layer:
-        raise ModelFileError(
-            f"{where}: its settings need {config.n_parameters:,} weights (n_layer "
-            f"{config.n_layer:,}), but it holds {held:,} (tensors: {len(entries):,})"
-        )
+    """Before a model is built, still without memory: refuse settings of an absurd size."""
+    if config.n_parameters > _MANY_WEIGHTS or len(entries) < config.n_layer:
+        _check_held(where, config, entries)
     table_bytes = 2 * 4 * config.block_size * config.head_width
     if config.positions == "rotary" and table_bytes > _LARGEST_TABLE_BYTES:
         raise ModelFileError(
@@ -184,8 +196,19 @@ def _check_sizes(where: Path, config: GPTConfig, entries: Mapping[str, Entry]) -
         )
 
 
+def _check_held(where: Path, config: GPTConfig, entries: Mapping[str, Entry]) -> None:
+    """Refuse settings that need more weights than the file brings."""
+    held = sum(math.prod(entry.shape) for entry in entries.values())
+    if held < config.n_parameters or len(entries) < config.n_layer:
+        raise ModelFileError(
+            f"{where}: its settings need {config.n_parameters:,} weights (n_layer "
+            f"{config.n_layer:,}), but it holds {held:,} (tensors: {len(entries):,})"
+        )
+
+
 def _check_shapes(
     where: Path,
+    config: GPTConfig,
     entries: Mapping[str, Entry],
     forms: Mapping[str, Stored],
     shapes: Mapping[str, tuple[int, ...]],
@@ -197,6 +220,8 @@ def _check_shapes(
             shape = (n_rows, *shapes[name][1:])
             wanted[key] = shape[::-1] if form.transposed else shape
     problems = [f"{key} is missing" for key in wanted if key not in entries]
+    if not 0 < len(problems) <= 10:  # of none or many, the sizes say more
+        _check_held(where, config, entries)
     problems += [f"{quoted(key)} is unknown" for key in entries if key not in wanted]
     problems += [
         f"{key} has shape {entries[key].shape}, expected {shape}"

@@ -99,7 +99,6 @@ _DEFAULTS["qwen3"] = {**_DEFAULTS["llama"], "head_dim": 128}
 _KNOWN: dict[str, tuple[Any, ...]] = {
     "hidden_act": (None, "silu"),
     "activation_function": (None, "gelu_new", "gelu_pytorch_tanh", "gelu"),
-    "quantization_config": (None,),
     "partial_rotary_factor": (None, 1),
     "scale_attn_weights": (None, True),
     "scale_attn_by_inverse_layer_idx": (None, False),
@@ -222,6 +221,12 @@ def _fields(document: Document, family: str) -> dict[str, Any]:
 
 def _refuse_unknown_parts(document: Document, rope: Document, family: str) -> None:
     """Name each field that asks for a computation that we do not support."""
+    if (quantization := document.get("quantization_config")) is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        named = f" ({quoted(method)[1:-1]})" if isinstance(method, str) else ""
+        raise ModelFileError(
+            f"its weights are quantized{named}; use the model without quantization"
+        )
     refused = {name: document.get(name) for name in _KNOWN}
     refused = {name: value for name, value in refused.items() if value not in _KNOWN[name]}
     window = "sliding_window" if document.get("sliding_window") else "use_sliding_window"
