@@ -257,6 +257,8 @@ def test_transformers_opens_a_step(
 PROGRAM = """
 import json, sys
 from yocto_train import CheckpointError, open_model
+from yocto_train.runs import opening
+opening._PATIENCE_S = 1.0
 for name in sys.argv[1:]:
     try:
         model = open_model(name)
@@ -338,16 +340,7 @@ def test_the_hub(
     asked: list[str] = []
 
     def opened(port: int, *names: str) -> list[Any]:
-        environment = {
-            **os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{port}",
-            "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_TELEMETRY": "1",
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, *names], capture_output=True, text=True, timeout=100,
-            env=environment, check=True, **tied,
-        )  # fmt: skip
-        assert "Traceback" not in done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        return ask_hub(port, tmp_path / "hub", *names, **tied)
 
     with serve(folder, asked) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -368,6 +361,57 @@ def test_the_hub(
     assert first == offline
     assert "cannot fetch hf:owner/other: " in other
     assert "check the network" in other
+
+
+def ask_hub(port: int, home: Path, *names: str, **tied: Any) -> list[Any]:
+    """What opening each name gives, or its error, with a hub at a port of this machine."""
+    environment = {
+        **os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(home),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *names], capture_output=True, text=True, timeout=100,
+        env=environment, check=True, **tied,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_hub_that_fails(tmp_path: Path, tied: dict[str, Any]) -> None:
+    """Whatever a server answers, or if it never does, it is one line that says what to do."""
+    ended = threading.Event()
+    answers = {
+        "cut": b"",
+        "loop": b"HTTP/1.0 302 -\r\nLocation: /api/models/owner/loop/revision/main\r\n\r\n",
+        "scheme": b"HTTP/1.0 302 -\r\nLocation: ftp://127.0.0.1/x\r\n\r\n",
+        "nameless": b"HTTP/1.0 200 -\r\n\r\n{}",
+        "list": b"HTTP/1.0 200 -\r\n\r\n[]",
+        "page": b"HTTP/1.0 200 -\r\n\r\n<html>",
+        "down": b"HTTP/1.0 500 -\r\n\r\n",
+    }
+
+    class Broken(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            what = self.path.split("/")[4]
+            if what == "silent":
+                ended.wait(100)
+            self.wfile.write(answers.get(what, b""))
+
+    names = [f"hf:owner/{what}" for what in (*answers, "silent")]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        errors = ask_hub(server.server_port, tmp_path, *names, **tied)
+        ended.set()
+        server.shutdown()
+        thread.join()
+    for name, error in zip(names, errors, strict=True):
+        assert error.startswith(f"cannot fetch {name}: ")
+        assert error.endswith("; check the network, or name a folder that you have")
+        assert "\n" not in error
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -35,6 +36,7 @@ _HUB_FILES = (
     "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
     "model-*.safetensors", TOKENIZER_CONFIG, TEMPLATE, *_TOKENIZER_FILES,
 )  # fmt: skip
+_PATIENCE_S = 10.0  # until a hub answers
 # Of special tokens in a GGUF file, whose type is this number there.
 _CONTROL = 3
 _ENDS = {
@@ -240,9 +242,7 @@ def _fetched(name: str) -> Path:
         ) from error
     repo, revision = match.groups()
     try:
-        folder = Path(
-            hub.snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES))
-        )
+        folder = _snapshot(hub, repo, revision)
     except hub.errors.GatedRepoError as error:
         how = "accept its terms on its page, then log in with `hf auth login`"
         raise CheckpointError(f"{name} is not open to everyone; {how}") from error
@@ -252,8 +252,10 @@ def _fetched(name: str) -> Path:
         ) from error
     except hub.errors.RevisionNotFoundError as error:
         raise CheckpointError(f"{name}: the hub has no such revision") from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of HTTP, too, and of answers that no hub would give
         why = reason(error).partition("\n")[0][:200]
+        if not isinstance(error, OSError | ValueError | RuntimeError):
+            why = f"{type(error).__name__}: {why}"
         raise CheckpointError(
             f"cannot fetch {name}: {why}; check the network, or name a folder that you have"
         ) from error
@@ -262,6 +264,24 @@ def _fetched(name: str) -> Path:
             f"{name} holds no model.safetensors; download another form of it by hand and name that"
         )
     return folder
+
+
+def _snapshot(hub: Any, repo: str, revision: str | None) -> Path:
+    """The folder of a model, from the hub, or as it was fetched before if the hub fails."""
+    get = functools.partial(
+        hub.snapshot_download, repo, revision=revision, allow_patterns=list(_HUB_FILES)
+    )
+    try:
+        # Asked first, because only this request takes a limit of time.
+        hub.HfApi().model_info(repo, revision=revision or "main", timeout=_PATIENCE_S)
+    except hub.errors.RevisionNotFoundError:
+        raise
+    except Exception as error:  # noqa: BLE001 - raised again below
+        try:
+            return Path(get(local_files_only=True))
+        except Exception:  # noqa: BLE001 - why the hub failed says more
+            raise error from None
+    return Path(get(etag_timeout=_PATIENCE_S))
 
 
 def template_in(folder: Path) -> str | None:
