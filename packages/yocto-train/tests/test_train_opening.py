@@ -267,9 +267,11 @@ for name in sys.argv[1:]:
     except CheckpointError as error:
         print(json.dumps(str(error)))
 """
+REPOS = ("owner/tiny", "owner/bare", "owner/odd")
 ERRORS = {
     "hf:owner/none": "does not exist on the hub, or is private; check the spelling",
     "hf:owner/tiny@v9": "the hub has no such revision",
+    "hf:owner/odd": "its config.json: model_type is 'mamba'; this package supports",
     "hf:owner/bare": "holds no model.safetensors; download another form",
     "hf:closed/model": "is not open to everyone; accept its terms",
     "hf:tiny": "is not a name on the hub; write hf:owner/name",
@@ -280,10 +282,17 @@ ERRORS = {
 
 
 def serve(folder: Path, asked: list[str]) -> ThreadingHTTPServer:
-    """A hub on this machine: owner/tiny is the folder, owner/bare has its settings alone."""
+    """A hub on this machine: owner/tiny is the folder, owner/bare has its settings alone.
 
-    def sum_of(path: Path) -> str:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+    And owner/odd has the settings of another kind of model.
+    """
+
+    def content(repo: str, file: Path) -> bytes:
+        is_odd = (repo, file.name) == ("owner/odd", "config.json")
+        return b'{"model_type": "mamba"}' if is_odd else file.read_bytes()
+
+    def sum_of(content: bytes) -> str:
+        return hashlib.sha256(content).hexdigest()
 
     class Hub(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -293,21 +302,23 @@ def serve(folder: Path, asked: list[str]) -> ThreadingHTTPServer:
             path = self.path.partition("?")[0]
             repo = "/".join(path.removeprefix("/api/models").split("/")[1:3])
             asked.append(path)
-            if path == f"/api/models/{repo}/revision/main" and repo in ("owner/tiny", "owner/bare"):
+            if path == f"/api/models/{repo}/revision/main" and repo in REPOS:
                 self.answer(200, json.dumps({"id": repo, "sha": COMMIT}).encode())
             elif path == f"/api/models/{repo}/tree/{COMMIT}":
-                files = [
-                    file for file in folder.iterdir() if "tiny" in repo or "model." not in file.name
-                ]
+                files = {
+                    file.name: content(repo, file)
+                    for file in folder.iterdir()
+                    if "bare" not in repo or "model." not in file.name
+                }
                 rows = [
-                    {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": sum_of(f)}
-                    for f in files
+                    {"type": "file", "path": name, "size": len(data), "oid": sum_of(data)}
+                    for name, data in files.items()
                 ]
                 self.answer(200, json.dumps(rows).encode())
             elif path.startswith(f"/{repo}/resolve/{COMMIT}/"):
-                file = folder / path.rpartition("/")[2]
-                marks = {"ETag": f'"{sum_of(file)}"', "X-Repo-Commit": COMMIT}
-                self.answer(200, file.read_bytes(), **marks)
+                data = content(repo, folder / path.rpartition("/")[2])
+                marks = {"ETag": f'"{sum_of(data)}"', "X-Repo-Commit": COMMIT}
+                self.answer(200, data, **marks)
             elif repo == "closed/model":
                 self.answer(403, b"{}", **{"X-Error-Code": "GatedRepo"})
             else:
@@ -354,6 +365,8 @@ def test_the_hub(
     assert ["hf:owner/tiny", [3, 5], tokenizer.fingerprint(), files] == first == again
     fetched = [path.rpartition("/")[2] for path in asked if "owner/tiny/resolve/" in path]
     assert files == sorted({*fetched})
+    odd = {path.rpartition("/")[2] for path in asked if "owner/odd/resolve/" in path}
+    assert odd == {"config.json"}  # no weights of a model that cannot be opened
     for (name, what), error in zip(ERRORS.items(), errors, strict=True):
         assert what in error
         assert error.startswith((name, "cannot fetch"))

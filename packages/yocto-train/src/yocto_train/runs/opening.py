@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 from yocto_data.prep import files
-from yocto_model import GPT, read_end_ids, read_gguf, read_nanogpt
+from yocto_model import GPT, ModelError, read_end_ids, read_gguf, read_nanogpt
+from yocto_model.formats.families import from_document
 from yocto_tokenizers import Tokenizer, load_tokenizer, round_trip, tokenizer_from_gguf
 
 from yocto_train.errors import CheckpointError, RunError, reason
@@ -22,6 +23,7 @@ from yocto_train.runs.checkpoint import (
     TEMPLATE,
     TOKENIZER_CONFIG,
     Checkpoint,
+    failing_as,
     is_directory,
     reading,
     step_of,
@@ -243,6 +245,8 @@ def _fetched(name: str) -> Path:
     repo, revision = match.groups()
     try:
         folder = _snapshot(hub, repo, revision)
+    except CheckpointError:
+        raise
     except hub.errors.GatedRepoError as error:
         how = "accept its terms on its page, then log in with `hf auth login`"
         raise CheckpointError(f"{name} is not open to everyone; {how}") from error
@@ -281,6 +285,16 @@ def _snapshot(hub: Any, repo: str, revision: str | None) -> Path:
             return Path(get(local_files_only=True))
         except Exception:  # noqa: BLE001 - why the hub failed says more
             raise error from None
+    settings = Path(get(etag_timeout=_PATIENCE_S, allow_patterns=["config.json"])) / "config.json"
+    if (text := _text(settings)) is not None:  # before what may be many gigabytes
+        with failing_as(CheckpointError, f"hf:{repo}: its config.json is damaged"):
+            document = json.loads(text)
+            if not isinstance(document, dict):
+                raise CheckpointError(f"hf:{repo}: its config.json does not hold a JSON object")
+            try:
+                from_document(document)
+            except ModelError as error:
+                raise CheckpointError(f"hf:{repo}: its config.json: {error}") from error
     return Path(get(etag_timeout=_PATIENCE_S))
 
 
