@@ -180,7 +180,6 @@ def test_mutated_files_load_or_raise_ours(data: st.DataObject, which: int) -> No
     [
         (b"", "holds no pieces"),
         (b"<html><body>Not found</body></html>", "damaged"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "damaged"),
         (b"\0" * 100, "damaged"),
         (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "damaged"),
         (b"\x0a\xff\xff\xff\xff\x0f", "cut short"),
@@ -194,6 +193,20 @@ def test_damaged_models(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(content)
     assert_refused(lambda: load_tokenizer(path), f"not a sentencepiece model .*({message})")
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json", "tokenizer.model"])
+def test_a_pointer_file_is_said_to_be_one(name: str, tmp_path: Path) -> None:
+    """What git leaves in place of a large file, alone or in a folder, or beside a tokenizer."""
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+    said = "is a Git LFS pointer; fetch the real file with `git lfs pull`$"
+    (tmp_path / name).write_bytes(pointer)
+    assert_refused(lambda: load_tokenizer(tmp_path), f"{name}' {said}")
+    (tmp_path / name).unlink()
+    document = {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**document, "added_tokens": []}))
+    (tmp_path / "tokenizer_config.json").write_bytes(pointer)
+    assert_refused(lambda: load_tokenizer(tmp_path), rf"tokenizer_config\.json .*{said}")
 
 
 def test_cut_models() -> None:

@@ -95,6 +95,14 @@ def test_a_damaged_template_is_refused(name: str, content: bytes, folder: Path) 
         open_model(folder)
 
 
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_pointer_for_a_template_is_said_to_be_one(name: str, folder: Path) -> None:
+    """What git leaves in place of a file is no template."""
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(CheckpointError, match=f"{name} is a Git LFS pointer; fetch .* `git lfs"):
+        open_model(folder)
+
+
 @pytest.mark.parametrize(("kept", "missing"), [
     ("model.safetensors", "config.json should"),
     ("config.json", "model.safetensors should"),

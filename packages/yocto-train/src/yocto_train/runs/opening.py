@@ -324,6 +324,10 @@ def _text(path: Path) -> str | None:
         content = file.read(_LARGEST_TEXT_BYTES + 1)
         if len(content) > _LARGEST_TEXT_BYTES:
             raise CheckpointError(f"{path} is far too large for a text of settings")
+        if content.startswith(b"version https://git-lfs"):
+            raise CheckpointError(
+                f"{path} is a Git LFS pointer; fetch the real file with `git lfs pull`"
+            )
         return content.decode()
 
 
