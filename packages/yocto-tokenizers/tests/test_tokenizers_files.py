@@ -209,6 +209,17 @@ def test_a_pointer_file_is_said_to_be_one(name: str, tmp_path: Path) -> None:
     assert_refused(lambda: load_tokenizer(tmp_path), rf"tokenizer_config\.json .*{said}")
 
 
+@pytest.mark.parametrize("loops", [False, True])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_link_to_nothing_is_not_passed_over(name: str, loops: bool, tmp_path: Path) -> None:
+    """A folder whose tokenizer or config is a dangling or looping link is refused, and names it."""
+    document = {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**document, "added_tokens": []}))
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to(name if loops else "nowhere")
+    assert_refused(lambda: load_tokenizer(tmp_path), f"^cannot read '.*{name}'")
+
+
 def test_cut_models() -> None:
     """T10: a model cut anywhere is refused, between two sound fields too."""
     fields = [i for i in range(len(BPE)) if BPE[i : i + 1] in (b"\x0a", b"\x12", b"\x1a")]

@@ -103,6 +103,18 @@ def test_a_pointer_for_a_template_is_said_to_be_one(name: str, folder: Path) -> 
         open_model(folder)
 
 
+@pytest.mark.parametrize("loops", [False, True])
+@pytest.mark.parametrize("name", [
+    "generation_config.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.json",
+])  # fmt: skip
+def test_a_link_to_nothing_is_refused(name: str, loops: bool, folder: Path) -> None:
+    """It counts as damage, not as a file that is not there."""
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(name if loops else "nowhere")
+    with pytest.raises(CheckpointError, match=f"{name} is a link that leads nowhere; restore"):
+        open_model(folder)
+
+
 @pytest.mark.parametrize(("kept", "missing"), [
     ("model.safetensors", "config.json should"),
     ("config.json", "model.safetensors should"),

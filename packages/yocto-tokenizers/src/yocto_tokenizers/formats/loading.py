@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from os import PathLike
+from os.path import lexists
 from pathlib import Path
 
 from yocto_tokenizers.base import BaseTokenizer
@@ -60,7 +61,7 @@ def _the_file(path: str | PathLike[str]) -> Path:
     files = vocabulary, document, model = [file_at(path, name) for name in _FILE_NAMES]
     if vocabulary == Path(path):  # not a directory
         return vocabulary
-    found = [file for file in files if file.exists()]
+    found = [file for file in files if lexists(file)]  # a link to nothing is named
     if not found:
         raise TokenizerFileError(
             f"{shown(path)} holds no tokenizer; expected one of {', '.join(_FILE_NAMES)}"

@@ -137,6 +137,9 @@ def _open_checkpoint(checkpoint: Checkpoint, **options: Any) -> OpenedModel:
 
 
 def _open_folder(folder: Path, name: str, **options: Any) -> OpenedModel:
+    for path in (folder / name for name in _HUB_FILES):
+        if path.is_symlink() and not path.exists():
+            raise CheckpointError(f"{path} is a link that leads nowhere; restore what it links to")
     has_tokenizer = any((folder / name).exists() for name in _TOKENIZER_FILES)
     return OpenedModel(
         tokenizer=load_tokenizer(folder) if has_tokenizer else None,
