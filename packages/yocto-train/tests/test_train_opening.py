@@ -198,6 +198,11 @@ def test_a_gguf_file(tmp_path: Path, make_model: Callable[..., GPT]) -> None:
     assert torch.allclose(model.eval()(ids), ours, atol=1e-6)
     write_gguf(path, model, kind="f32", fields={}, name="x")
     assert open_model(path).tokenizer is None
+    strange = fields | {"tokenizer.ggml.model": "rwkv"}
+    strange = {key: strange[key] for key in strange if not key.startswith("yocto.")}
+    write_gguf(path, model, kind="f32", fields=strange, name="x")
+    with pytest.raises(CheckpointError, match=r"some model\.Q8\.gguf: the GGUF .* kind 'rwkv'"):
+        open_model(path)
     path.write_bytes(path.read_bytes()[:99])
     with pytest.raises(CheckpointError, match=r"some model\.Q8\.gguf is damaged"):
         open_model(path)

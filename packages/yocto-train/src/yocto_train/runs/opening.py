@@ -14,7 +14,13 @@ import torch
 from yocto_data.prep import files
 from yocto_model import GPT, ModelError, read_end_ids, read_gguf, read_nanogpt
 from yocto_model.formats.families import from_document
-from yocto_tokenizers import Tokenizer, load_tokenizer, round_trip, tokenizer_from_gguf
+from yocto_tokenizers import (
+    Tokenizer,
+    TokenizerError,
+    load_tokenizer,
+    round_trip,
+    tokenizer_from_gguf,
+)
 
 from yocto_train.errors import CheckpointError, RunError, reason
 from yocto_train.runs.checkpoint import (
@@ -153,7 +159,10 @@ def _open_folder(folder: Path, name: str, **options: Any) -> OpenedModel:
 
 def _open_gguf(path: Path, **options: Any) -> OpenedModel:
     model, fields = read_gguf(path, **options)
-    tokenizer = tokenizer_from_gguf(fields) if "tokenizer.ggml.model" in fields else None
+    try:
+        tokenizer = tokenizer_from_gguf(fields) if "tokenizer.ggml.model" in fields else None
+    except TokenizerError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     template = fields.get("tokenizer.chat_template")
     return OpenedModel(
         model=model,
