@@ -452,6 +452,28 @@ def test_a_hub_that_fails(tmp_path: Path, tied: dict[str, Any]) -> None:
         assert "\n" not in error
 
 
+def test_a_name_of_the_hub_without_its_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is never fetched unasked, but said how to ask; a run that is not there is only that."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B@main"):
+        with pytest.raises(CheckpointError, match=f"not exist; .* on the hub, hf:{name}$"):
+            open_model(name)
+    (tmp_path / "runs").mkdir()
+    for name in ("runs/mine", "mine", "./a/b/c"):
+        with pytest.raises(CheckpointError, match="name a run, or train one"):
+            open_model(name)
+
+
+def test_an_empty_name_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not the working directory, as an empty path would be."""
+    monkeypatch.chdir(folder)
+    assert open_model(".")
+    with pytest.raises(CheckpointError, match="the name of the model is empty; name one"):
+        open_model("")
+
+
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line says what to install."""
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

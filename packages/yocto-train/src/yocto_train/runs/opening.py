@@ -114,6 +114,8 @@ def open_model(
 
 def _open_foreign(source: str, **options: Any) -> OpenedModel | None:
     """A model that is no step of a run; None if the source means a run or a step."""
+    if not source:
+        raise CheckpointError("the name of the model is empty; name one, or leave the name out")
     if source.startswith("hf:"):
         return _open_folder(_fetched(source), source, **options)
     path = Path(source)
@@ -392,6 +394,10 @@ def _find_named(path: Path) -> Checkpoint:
                 return Checkpoint.open(directory)
             raise CheckpointError(f"{path} does not point to a checkpoint; name the run instead")
     if not path.exists():
+        if _HUB_NAME.fullmatch(f"hf:{path}") and not path.parent.exists():
+            raise CheckpointError(
+                f"{path} does not exist; name a run, or, for a model on the hub, hf:{path}"
+            )
         raise CheckpointError(
             f"{path} does not exist; name a run, or train one: uv run yocto-train"
         )
