@@ -293,6 +293,16 @@ def test_a_directory_with_one_tokenizer(tmp_path: Path) -> None:
     assert WORD.fingerprint() == load_tokenizer(str(tmp_path)).fingerprint()
 
 
+def test_merges_without_a_tokenizer_json(tmp_path: Path) -> None:
+    """GPT-2's two files alone: what is missing is said; beside ours, merges.txt means nothing."""
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    said = "holds vocab.json and merges.txt, but no tokenizer.json; fetch it, or make it"
+    assert_refused(lambda: load_tokenizer(tmp_path), said)
+    CHAR.save(tmp_path)
+    assert CHAR.fingerprint() == load_tokenizer(tmp_path).fingerprint()
+
+
 def test_the_content_decides(tmp_path: Path) -> None:
     """Names do not matter: a renamed file is recognised, a wrong class says what it found."""
     for content in VALID:

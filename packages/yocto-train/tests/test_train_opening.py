@@ -130,6 +130,14 @@ def test_a_lone_file_says_what_it_misses(
         open_model(tmp_path / kept)
 
 
+def test_parts_without_their_index(folder: Path) -> None:
+    """Several files of weights, and not the one that says what is in them: it is named."""
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    said = r"no model\.safetensors\.index\.json, which says what is in them; copy that file, too$"
+    with pytest.raises(CheckpointError, match=said):
+        open_model(folder)
+
+
 # --- tokenizers ----------------------------------------------------------------------------------
 
 

@@ -148,6 +148,14 @@ def _open_folder(folder: Path, name: str, **options: Any) -> OpenedModel:
     for path in (folder / name for name in _HUB_FILES):
         if path.is_symlink() and not path.exists():
             raise CheckpointError(f"{path} is a link that leads nowhere; restore what it links to")
+    index = folder / "model.safetensors.index.json"
+    if any(folder.glob("model-*.safetensors")) and not (
+        index.exists() or (folder / "model.safetensors").exists()
+    ):
+        raise CheckpointError(
+            f"{folder} holds parts of weights, and no {index.name}, which says what is in them; "
+            "copy that file, too"
+        )
     has_tokenizer = any((folder / name).exists() for name in _TOKENIZER_FILES)
     return OpenedModel(
         tokenizer=load_tokenizer(folder) if has_tokenizer else None,
