@@ -477,7 +477,7 @@ def test_a_name_of_the_hub_without_its_mark(
 def test_an_empty_name_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not the working directory, as an empty path would be."""
     monkeypatch.chdir(folder)
-    assert open_model(".")
+    assert open_model(".").tokenizer
     with pytest.raises(CheckpointError, match="the name of the model is empty; name one"):
         open_model("")
 
