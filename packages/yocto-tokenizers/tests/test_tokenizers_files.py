@@ -180,7 +180,6 @@ def test_mutated_files_load_or_raise_ours(data: st.DataObject, which: int) -> No
     [
         (b"", "holds no pieces"),
         (b"<html><body>Not found</body></html>", "damaged"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "damaged"),
         (b"\0" * 100, "damaged"),
         (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "damaged"),
         (b"\x0a\xff\xff\xff\xff\x0f", "cut short"),
@@ -194,6 +193,31 @@ def test_damaged_models(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(content)
     assert_refused(lambda: load_tokenizer(path), f"not a sentencepiece model .*({message})")
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json", "tokenizer.model"])
+def test_a_pointer_file_is_said_to_be_one(name: str, tmp_path: Path) -> None:
+    """What git leaves in place of a large file, alone or in a folder, or beside a tokenizer."""
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+    said = "is a Git LFS pointer; fetch the real file with `git lfs pull`$"
+    (tmp_path / name).write_bytes(pointer)
+    assert_refused(lambda: load_tokenizer(tmp_path), f"{name}' {said}")
+    (tmp_path / name).unlink()
+    document = {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**document, "added_tokens": []}))
+    (tmp_path / "tokenizer_config.json").write_bytes(pointer)
+    assert_refused(lambda: load_tokenizer(tmp_path), rf"tokenizer_config\.json .*{said}")
+
+
+@pytest.mark.parametrize("loops", [False, True])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_link_to_nothing_is_not_passed_over(name: str, loops: bool, tmp_path: Path) -> None:
+    """A folder whose tokenizer or config is a dangling or looping link is refused, and names it."""
+    document = {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**document, "added_tokens": []}))
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to(name if loops else "nowhere")
+    assert_refused(lambda: load_tokenizer(tmp_path), f"^cannot read '.*{name}'")
 
 
 def test_cut_models() -> None:
@@ -267,6 +291,16 @@ def test_a_directory_with_one_tokenizer(tmp_path: Path) -> None:
     WORD.save(tmp_path)
     assert WORD.fingerprint() == load_tokenizer(tmp_path).fingerprint()
     assert WORD.fingerprint() == load_tokenizer(str(tmp_path)).fingerprint()
+
+
+def test_merges_without_a_tokenizer_json(tmp_path: Path) -> None:
+    """GPT-2's two files alone: what is missing is said; beside ours, merges.txt means nothing."""
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    said = "holds vocab.json and merges.txt, but no tokenizer.json; fetch it, or make it"
+    assert_refused(lambda: load_tokenizer(tmp_path), said)
+    CHAR.save(tmp_path)
+    assert CHAR.fingerprint() == load_tokenizer(tmp_path).fingerprint()
 
 
 def test_the_content_decides(tmp_path: Path) -> None:

@@ -95,6 +95,26 @@ def test_a_damaged_template_is_refused(name: str, content: bytes, folder: Path) 
         open_model(folder)
 
 
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_pointer_for_a_template_is_said_to_be_one(name: str, folder: Path) -> None:
+    """What git leaves in place of a file is no template."""
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(CheckpointError, match=f"{name} is a Git LFS pointer; fetch .* `git lfs"):
+        open_model(folder)
+
+
+@pytest.mark.parametrize("loops", [False, True])
+@pytest.mark.parametrize("name", [
+    "generation_config.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.json",
+])  # fmt: skip
+def test_a_link_to_nothing_is_refused(name: str, loops: bool, folder: Path) -> None:
+    """It counts as damage, not as a file that is not there."""
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(name if loops else "nowhere")
+    with pytest.raises(CheckpointError, match=f"{name} is a link that leads nowhere; restore"):
+        open_model(folder)
+
+
 @pytest.mark.parametrize(("kept", "missing"), [
     ("model.safetensors", "config.json should"),
     ("config.json", "model.safetensors should"),
@@ -108,6 +128,14 @@ def test_a_lone_file_says_what_it_misses(
     shutil.copy(copied / "step-00000006" / kept, tmp_path)
     with pytest.raises(CheckpointError, match=f"{kept} is one file of a model, and {missing}"):
         open_model(tmp_path / kept)
+
+
+def test_parts_without_their_index(folder: Path) -> None:
+    """Several files of weights, and not the one that says what is in them: it is named."""
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    said = r"no model\.safetensors\.index\.json, which says what is in them; copy that file, too$"
+    with pytest.raises(CheckpointError, match=said):
+        open_model(folder)
 
 
 # --- tokenizers ----------------------------------------------------------------------------------
@@ -178,6 +206,11 @@ def test_a_gguf_file(tmp_path: Path, make_model: Callable[..., GPT]) -> None:
     assert torch.allclose(model.eval()(ids), ours, atol=1e-6)
     write_gguf(path, model, kind="f32", fields={}, name="x")
     assert open_model(path).tokenizer is None
+    strange = fields | {"tokenizer.ggml.model": "rwkv"}
+    strange = {key: strange[key] for key in strange if not key.startswith("yocto.")}
+    write_gguf(path, model, kind="f32", fields=strange, name="x")
+    with pytest.raises(CheckpointError, match=r"some model\.Q8\.gguf: the GGUF .* kind 'rwkv'"):
+        open_model(path)
     path.write_bytes(path.read_bytes()[:99])
     with pytest.raises(CheckpointError, match=r"some model\.Q8\.gguf is damaged"):
         open_model(path)
@@ -257,6 +290,8 @@ def test_transformers_opens_a_step(
 PROGRAM = """
 import json, sys
 from yocto_train import CheckpointError, open_model
+from yocto_train.runs import opening
+opening._PATIENCE_S = 1.0
 for name in sys.argv[1:]:
     try:
         model = open_model(name)
@@ -265,9 +300,11 @@ for name in sys.argv[1:]:
     except CheckpointError as error:
         print(json.dumps(str(error)))
 """
+REPOS = ("owner/tiny", "owner/bare", "owner/odd")
 ERRORS = {
     "hf:owner/none": "does not exist on the hub, or is private; check the spelling",
     "hf:owner/tiny@v9": "the hub has no such revision",
+    "hf:owner/odd": "its config.json: model_type is 'mamba'; this package supports",
     "hf:owner/bare": "holds no model.safetensors; download another form",
     "hf:closed/model": "is not open to everyone; accept its terms",
     "hf:tiny": "is not a name on the hub; write hf:owner/name",
@@ -278,10 +315,17 @@ ERRORS = {
 
 
 def serve(folder: Path, asked: list[str]) -> ThreadingHTTPServer:
-    """A hub on this machine: owner/tiny is the folder, owner/bare has its settings alone."""
+    """A hub on this machine: owner/tiny is the folder, owner/bare has its settings alone.
 
-    def sum_of(path: Path) -> str:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+    And owner/odd has the settings of another kind of model.
+    """
+
+    def content(repo: str, file: Path) -> bytes:
+        is_odd = (repo, file.name) == ("owner/odd", "config.json")
+        return b'{"model_type": "mamba"}' if is_odd else file.read_bytes()
+
+    def sum_of(content: bytes) -> str:
+        return hashlib.sha256(content).hexdigest()
 
     class Hub(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -291,21 +335,23 @@ def serve(folder: Path, asked: list[str]) -> ThreadingHTTPServer:
             path = self.path.partition("?")[0]
             repo = "/".join(path.removeprefix("/api/models").split("/")[1:3])
             asked.append(path)
-            if path == f"/api/models/{repo}/revision/main" and repo in ("owner/tiny", "owner/bare"):
+            if path == f"/api/models/{repo}/revision/main" and repo in REPOS:
                 self.answer(200, json.dumps({"id": repo, "sha": COMMIT}).encode())
             elif path == f"/api/models/{repo}/tree/{COMMIT}":
-                files = [
-                    file for file in folder.iterdir() if "tiny" in repo or "model." not in file.name
-                ]
+                files = {
+                    file.name: content(repo, file)
+                    for file in folder.iterdir()
+                    if "bare" not in repo or "model." not in file.name
+                }
                 rows = [
-                    {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": sum_of(f)}
-                    for f in files
+                    {"type": "file", "path": name, "size": len(data), "oid": sum_of(data)}
+                    for name, data in files.items()
                 ]
                 self.answer(200, json.dumps(rows).encode())
             elif path.startswith(f"/{repo}/resolve/{COMMIT}/"):
-                file = folder / path.rpartition("/")[2]
-                marks = {"ETag": f'"{sum_of(file)}"', "X-Repo-Commit": COMMIT}
-                self.answer(200, file.read_bytes(), **marks)
+                data = content(repo, folder / path.rpartition("/")[2])
+                marks = {"ETag": f'"{sum_of(data)}"', "X-Repo-Commit": COMMIT}
+                self.answer(200, data, **marks)
             elif repo == "closed/model":
                 self.answer(403, b"{}", **{"X-Error-Code": "GatedRepo"})
             else:
@@ -338,16 +384,7 @@ def test_the_hub(
     asked: list[str] = []
 
     def opened(port: int, *names: str) -> list[Any]:
-        environment = {
-            **os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{port}",
-            "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_TELEMETRY": "1",
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, *names], capture_output=True, text=True, timeout=100,
-            env=environment, check=True, **tied,
-        )  # fmt: skip
-        assert "Traceback" not in done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        return ask_hub(port, tmp_path / "hub", *names, **tied)
 
     with serve(folder, asked) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -361,6 +398,8 @@ def test_the_hub(
     assert ["hf:owner/tiny", [3, 5], tokenizer.fingerprint(), files] == first == again
     fetched = [path.rpartition("/")[2] for path in asked if "owner/tiny/resolve/" in path]
     assert files == sorted({*fetched})
+    odd = {path.rpartition("/")[2] for path in asked if "owner/odd/resolve/" in path}
+    assert odd == {"config.json"}  # no weights of a model that cannot be opened
     for (name, what), error in zip(ERRORS.items(), errors, strict=True):
         assert what in error
         assert error.startswith((name, "cannot fetch"))
@@ -368,6 +407,79 @@ def test_the_hub(
     assert first == offline
     assert "cannot fetch hf:owner/other: " in other
     assert "check the network" in other
+
+
+def ask_hub(port: int, home: Path, *names: str, **tied: Any) -> list[Any]:
+    """What opening each name gives, or its error, with a hub at a port of this machine."""
+    environment = {
+        **os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(home),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *names], capture_output=True, text=True, timeout=100,
+        env=environment, check=True, **tied,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_hub_that_fails(tmp_path: Path, tied: dict[str, Any]) -> None:
+    """Whatever a server answers, or if it never does, it is one line that says what to do."""
+    ended = threading.Event()
+    answers = {
+        "cut": b"",
+        "loop": b"HTTP/1.0 302 -\r\nLocation: /api/models/owner/loop/revision/main\r\n\r\n",
+        "scheme": b"HTTP/1.0 302 -\r\nLocation: ftp://127.0.0.1/x\r\n\r\n",
+        "nameless": b"HTTP/1.0 200 -\r\n\r\n{}",
+        "list": b"HTTP/1.0 200 -\r\n\r\n[]",
+        "page": b"HTTP/1.0 200 -\r\n\r\n<html>",
+        "down": b"HTTP/1.0 500 -\r\n\r\n",
+    }
+
+    class Broken(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            what = self.path.split("/")[4]
+            if what == "silent":
+                ended.wait(100)
+            self.wfile.write(answers.get(what, b""))
+
+    names = [f"hf:owner/{what}" for what in (*answers, "silent")]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        errors = ask_hub(server.server_port, tmp_path, *names, **tied)
+        ended.set()
+        server.shutdown()
+        thread.join()
+    for name, error in zip(names, errors, strict=True):
+        assert error.startswith(f"cannot fetch {name}: ")
+        assert error.endswith("; check the network, or name a folder that you have")
+        assert "\n" not in error
+
+
+def test_a_name_of_the_hub_without_its_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is never fetched unasked, but said how to ask; a run that is not there is only that."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B@main"):
+        with pytest.raises(CheckpointError, match=f"not exist; .* on the hub, hf:{name}$"):
+            open_model(name)
+    (tmp_path / "runs").mkdir()
+    for name in ("runs/mine", "mine", "./a/b/c"):
+        with pytest.raises(CheckpointError, match="name a run, or train one"):
+            open_model(name)
+
+
+def test_an_empty_name_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not the working directory, as an empty path would be."""
+    monkeypatch.chdir(folder)
+    assert open_model(".").tokenizer
+    with pytest.raises(CheckpointError, match="the name of the model is empty; name one"):
+        open_model("")
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

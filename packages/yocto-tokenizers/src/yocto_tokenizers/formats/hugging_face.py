@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
+from os.path import lexists
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -129,7 +130,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
         """
         file = file_at(path, cls.file_name)
         config = file.with_name(CONFIG_NAME)
-        given = read_bytes(config) if config.exists() else None
+        given = read_bytes(config) if lexists(config) else None
         return cls(read_bytes(file), given, source=shown(file))
 
     @classmethod

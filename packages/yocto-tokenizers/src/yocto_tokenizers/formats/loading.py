@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from os import PathLike
+from os.path import lexists
 from pathlib import Path
 
 from yocto_tokenizers.base import BaseTokenizer
@@ -60,18 +61,24 @@ def _the_file(path: str | PathLike[str]) -> Path:
     files = vocabulary, document, model = [file_at(path, name) for name in _FILE_NAMES]
     if vocabulary == Path(path):  # not a directory
         return vocabulary
-    found = [file for file in files if file.exists()]
+    found = [file for file in files if lexists(file)]  # a link to nothing is named
     if not found:
         raise TokenizerFileError(
             f"{shown(path)} holds no tokenizer; expected one of {', '.join(_FILE_NAMES)}"
         )
-    if len(found) == 1:
+    has_merges = found == [vocabulary] and lexists(vocabulary.with_name("merges.txt"))
+    if len(found) == 1 and not has_merges:
         return found[0]
     # GPT-2 has a vocab.json, too: its keys are tokens.
     if vocabulary in found:
         parsed = parse_json(read_bytes(vocabulary), shown(vocabulary))
         if head_of(parsed).get("kind") == CharTokenizer.kind:
             return vocabulary
+    if has_merges:
+        raise TokenizerFileError(
+            f"{shown(path)} holds vocab.json and merges.txt, but no tokenizer.json; fetch it, or "
+            "make it by transformers: AutoTokenizer.from_pretrained, then save_pretrained"
+        )
     if model in found and (document not in found or _is_lossless(model)):
         return model
     return document

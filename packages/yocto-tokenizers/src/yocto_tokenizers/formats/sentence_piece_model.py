@@ -16,7 +16,7 @@ from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
 from yocto_tokenizers.fast.characters import additive_parts
 from yocto_tokenizers.fast.checks import checked_names, each_text
 from yocto_tokenizers.formats.tokenizer_json import added_token, document
-from yocto_tokenizers.formats.vocabulary import canonical_sha256
+from yocto_tokenizers.formats.vocabulary import canonical_sha256, refuse_pointer
 
 #: What sentencepiece writes in place of a space.
 SPACE_MARK: Final = "\u2581"
@@ -183,6 +183,7 @@ def _parsed(content: bytes, source: str) -> Any:
     )
     from sentencepiece.sentencepiece_model_pb2 import ModelProto  # noqa: PLC0415
 
+    refuse_pointer(content, source)
     try:
         return ModelProto.FromString(content)
     except (DecodeError, ValueError) as error:

@@ -106,6 +106,7 @@ def parse_json(content: bytes, source: str) -> dict[str, Any]:
     Raises:
         TokenizerFileError: it is not JSON, or not an object.
     """
+    refuse_pointer(content, source)
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -117,6 +118,14 @@ def parse_json(content: bytes, source: str) -> dict[str, Any]:
             f"{source} is not a tokenizer: its JSON is not an object; name a tokenizer file"
         )
     return parsed
+
+
+def refuse_pointer(content: bytes, source: str) -> None:
+    """Raise TokenizerFileError for what git leaves in place of a large file."""
+    if content.startswith(b"version https://git-lfs"):
+        raise TokenizerFileError(
+            f"{source} is a Git LFS pointer; fetch the real file with `git lfs pull`"
+        )
 
 
 def canonical_sha256(content: dict[str, Any]) -> str:

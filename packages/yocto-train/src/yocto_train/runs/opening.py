@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -11,8 +12,15 @@ from typing import Any, TypeVar
 
 import torch
 from yocto_data.prep import files
-from yocto_model import GPT, read_end_ids, read_gguf, read_nanogpt
-from yocto_tokenizers import Tokenizer, load_tokenizer, round_trip, tokenizer_from_gguf
+from yocto_model import GPT, ModelError, read_end_ids, read_gguf, read_nanogpt
+from yocto_model.formats.families import from_document
+from yocto_tokenizers import (
+    Tokenizer,
+    TokenizerError,
+    load_tokenizer,
+    round_trip,
+    tokenizer_from_gguf,
+)
 
 from yocto_train.errors import CheckpointError, RunError, reason
 from yocto_train.runs.checkpoint import (
@@ -21,6 +29,7 @@ from yocto_train.runs.checkpoint import (
     TEMPLATE,
     TOKENIZER_CONFIG,
     Checkpoint,
+    failing_as,
     is_directory,
     reading,
     step_of,
@@ -35,6 +44,7 @@ _HUB_FILES = (
     "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
     "model-*.safetensors", TOKENIZER_CONFIG, TEMPLATE, *_TOKENIZER_FILES,
 )  # fmt: skip
+_PATIENCE_S = 10.0  # until a hub answers
 # Of special tokens in a GGUF file, whose type is this number there.
 _CONTROL = 3
 _ENDS = {
@@ -104,6 +114,8 @@ def open_model(
 
 def _open_foreign(source: str, **options: Any) -> OpenedModel | None:
     """A model that is no step of a run; None if the source means a run or a step."""
+    if not source:
+        raise CheckpointError("the name of the model is empty; name one, or leave the name out")
     if source.startswith("hf:"):
         return _open_folder(_fetched(source), source, **options)
     path = Path(source)
@@ -133,6 +145,17 @@ def _open_checkpoint(checkpoint: Checkpoint, **options: Any) -> OpenedModel:
 
 
 def _open_folder(folder: Path, name: str, **options: Any) -> OpenedModel:
+    for path in (folder / name for name in _HUB_FILES):
+        if path.is_symlink() and not path.exists():
+            raise CheckpointError(f"{path} is a link that leads nowhere; restore what it links to")
+    index = folder / "model.safetensors.index.json"
+    if any(folder.glob("model-*.safetensors")) and not (
+        index.exists() or (folder / "model.safetensors").exists()
+    ):
+        raise CheckpointError(
+            f"{folder} holds parts of weights, and no {index.name}, which says what is in them; "
+            "copy that file, too"
+        )
     has_tokenizer = any((folder / name).exists() for name in _TOKENIZER_FILES)
     return OpenedModel(
         tokenizer=load_tokenizer(folder) if has_tokenizer else None,
@@ -146,7 +169,10 @@ def _open_folder(folder: Path, name: str, **options: Any) -> OpenedModel:
 
 def _open_gguf(path: Path, **options: Any) -> OpenedModel:
     model, fields = read_gguf(path, **options)
-    tokenizer = tokenizer_from_gguf(fields) if "tokenizer.ggml.model" in fields else None
+    try:
+        tokenizer = tokenizer_from_gguf(fields) if "tokenizer.ggml.model" in fields else None
+    except TokenizerError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     template = fields.get("tokenizer.chat_template")
     return OpenedModel(
         model=model,
@@ -240,9 +266,9 @@ def _fetched(name: str) -> Path:
         ) from error
     repo, revision = match.groups()
     try:
-        folder = Path(
-            hub.snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES))
-        )
+        folder = _snapshot(hub, repo, revision)
+    except CheckpointError:
+        raise
     except hub.errors.GatedRepoError as error:
         how = "accept its terms on its page, then log in with `hf auth login`"
         raise CheckpointError(f"{name} is not open to everyone; {how}") from error
@@ -252,8 +278,10 @@ def _fetched(name: str) -> Path:
         ) from error
     except hub.errors.RevisionNotFoundError as error:
         raise CheckpointError(f"{name}: the hub has no such revision") from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of HTTP, too, and of answers that no hub would give
         why = reason(error).partition("\n")[0][:200]
+        if not isinstance(error, OSError | ValueError | RuntimeError):
+            why = f"{type(error).__name__}: {why}"
         raise CheckpointError(
             f"cannot fetch {name}: {why}; check the network, or name a folder that you have"
         ) from error
@@ -262,6 +290,34 @@ def _fetched(name: str) -> Path:
             f"{name} holds no model.safetensors; download another form of it by hand and name that"
         )
     return folder
+
+
+def _snapshot(hub: Any, repo: str, revision: str | None) -> Path:
+    """The folder of a model, from the hub, or as it was fetched before if the hub fails."""
+    get = functools.partial(
+        hub.snapshot_download, repo, revision=revision, allow_patterns=list(_HUB_FILES)
+    )
+    try:
+        # Asked first, because only this request takes a limit of time.
+        hub.HfApi().model_info(repo, revision=revision or "main", timeout=_PATIENCE_S)
+    except hub.errors.RevisionNotFoundError:
+        raise
+    except Exception as error:  # noqa: BLE001 - raised again below
+        try:
+            return Path(get(local_files_only=True))
+        except Exception:  # noqa: BLE001 - why the hub failed says more
+            raise error from None
+    settings = Path(get(etag_timeout=_PATIENCE_S, allow_patterns=["config.json"])) / "config.json"
+    if (text := _text(settings)) is not None:  # before what may be many gigabytes
+        with failing_as(CheckpointError, f"hf:{repo}: its config.json is damaged"):
+            document = json.loads(text)
+            if not isinstance(document, dict):
+                raise CheckpointError(f"hf:{repo}: its config.json does not hold a JSON object")
+            try:
+                from_document(document)
+            except ModelError as error:
+                raise CheckpointError(f"hf:{repo}: its config.json: {error}") from error
+    return Path(get(etag_timeout=_PATIENCE_S))
 
 
 def template_in(folder: Path) -> str | None:
@@ -290,6 +346,10 @@ def _text(path: Path) -> str | None:
         content = file.read(_LARGEST_TEXT_BYTES + 1)
         if len(content) > _LARGEST_TEXT_BYTES:
             raise CheckpointError(f"{path} is far too large for a text of settings")
+        if content.startswith(b"version https://git-lfs"):
+            raise CheckpointError(
+                f"{path} is a Git LFS pointer; fetch the real file with `git lfs pull`"
+            )
         return content.decode()
 
 
@@ -342,6 +402,10 @@ def _find_named(path: Path) -> Checkpoint:
                 return Checkpoint.open(directory)
             raise CheckpointError(f"{path} does not point to a checkpoint; name the run instead")
     if not path.exists():
+        if _HUB_NAME.fullmatch(f"hf:{path}") and not path.parent.exists():
+            raise CheckpointError(
+                f"{path} does not exist; name a run, or, for a model on the hub, hf:{path}"
+            )
         raise CheckpointError(
             f"{path} does not exist; name a run, or train one: uv run yocto-train"
         )
