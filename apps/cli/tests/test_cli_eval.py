@@ -91,3 +91,17 @@ def test_what_cannot_be_measured_is_refused(
     assert result.code == 2
     assert what in result.err.splitlines()[-1]
     assert 1 == result.err.count("\n")
+
+
+def test_output_that_is_not_finite_is_failed_work(run: Any, runs: Path, poem: Path) -> None:
+    """Weights that are finite, but overflow: no figure, and exit code 1."""
+    opened = open_model(runs / "char")
+    assert opened.tokenizer
+    with torch.no_grad():
+        opened.model.token_emb.weight.fill_(3e38)
+    opened.model.save(poem.parent / "huge")
+    opened.tokenizer.save(poem.parent / "huge")
+    result = run(main, [f"--ckpt={poem.parent / 'huge'}", f"--text_path={poem}"])
+    assert (1, "") == (result.code, result.out)
+    assert "the model's output is not finite" in result.err
+    assert 1 == result.err.count("\n")

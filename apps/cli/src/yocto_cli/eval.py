@@ -1,11 +1,12 @@
 """yocto-eval: how well models predict a text, in figures that can be compared."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from yocto_cli.arguments import REQUIRED, CommandArguments, flag, load
-from yocto_cli.command import UsageError, run_command
+from yocto_cli.command import UsageError, WorkFailedError, run_command
 from yocto_cli.model_arguments import CKPT_HELP, OpeningFlags
 from yocto_cli.sample import talk
 from yocto_cli.screen.terminal import say
@@ -118,6 +119,11 @@ def _measured(ckpt: str | None, pieces: list[str], arguments: EvalArguments) -> 
     model = inference_copy(opened.model, "float32" if flags.dtype == "auto" else flags.dtype)
     n_ids = tokenizer.vocab_size
     found = evaluate_ids(model, ids, window=window, stride=stride or None, vocab_size=n_ids)
+    if not math.isfinite(found.loss):
+        raise WorkFailedError(
+            f"{opened.path}: the model's output is not finite, so there is no loss to tell; "
+            "its weights are damaged or too large"
+        )
     return Row(
         model=str(opened.path), loss=found.loss, exact=exact, tokens=found.tokens, window=window,
         bits_per_byte=bits_per_byte(found.loss, n_bytes / found.tokens), seconds=found.seconds,
