@@ -77,6 +77,9 @@ def test_bits_per_byte_of_a_lossy_tokenizer_are_marked(
     ("--text_path={poem} --ckpt={runs}/char --stride=17", "longer than the windows of 16 tokens"),
     ("--text_path={poem} --ckpt={runs}/char --max_ctx_tokens=17", "--max_ctx_tokens 17, but"),
     ("--text_path={poem} --ckpt={runs}/char --max_ctx_tokens=1", "at least 2"),
+    ("--text_path={poem} --ckpt={runs}/char --max_ctx_tokens=0", "at least 2"),
+    ("--text_path={poem}/../latin --ckpt={runs}/char", "start byte); convert it to UTF-8"),
+    ("--text_path={poem}/../wide --ckpt={runs}/char", "so it is not utf-8; convert it to UTF-8"),
     ("--text_path={poem} --ckpt={runs}/char --mode=token", "--mode token, but"),
     ("--text_path={poem}/../one --ckpt={runs}/char", "fewer than two tokens"),
     ("--text_path={poem}/../other --ckpt={runs}/char", "is not among the model's 23 characters"),
@@ -84,11 +87,13 @@ def test_bits_per_byte_of_a_lossy_tokenizer_are_marked(
 def test_what_cannot_be_measured_is_refused(
     words: str, what: str, run: Any, runs: Path, poem: Path
 ) -> None:
-    """Exit code 2 and one line; models before it have been measured."""
+    """Exit code 2 and one line, before any model is measured."""
     (poem.parent / "one").write_text("w")
     (poem.parent / "other").write_text("wé")
+    (poem.parent / "latin").write_bytes(b"wir k\xf6nnen")
+    (poem.parent / "wide").write_bytes("wir können".encode("utf-16"))
     result = run(main, words.format(runs=runs, poem=poem).replace("poem.txt/../", "").split())
-    assert result.code == 2
+    assert (2, "") == (result.code, result.out)
     assert what in result.err.splitlines()[-1]
     assert 1 == result.err.count("\n")
 

@@ -14,6 +14,7 @@ from yocto_cli.screen.terminal import say
 if TYPE_CHECKING:
     from torch import Tensor
     from yocto_tokenizers import Tokenizer
+    from yocto_train import OpenedModel
 
 PROG = "yocto-eval"
 _DESCRIPTION = f"""\
@@ -72,9 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     arguments = load(EvalArguments, argv, prog=PROG, description=_DESCRIPTION)
-    if arguments.stride < 0 or (arguments.max_ctx_tokens or 2) < 2:
+    window = arguments.max_ctx_tokens
+    if arguments.stride < 0 or (window is not None and window < 2):
         raise UsageError("--stride must not be negative, and --max_ctx_tokens at least 2")
     pieces = _read(arguments.text_path)
+    if len(arguments.ckpt) > 1:  # a wrong last one is not found after an hour
+        for named in arguments.ckpt:
+            _opened(named, arguments)
     for number, ckpt in enumerate(arguments.ckpt or (None,)):
         row = _measured(ckpt, pieces, arguments)
         if not number:
@@ -89,15 +94,38 @@ def _main(argv: list[str]) -> int:
 
 def _read(path: str) -> list[str]:
     """The pieces that a text is encoded in, as yocto-prepare encodes them."""
-    from yocto_data import iter_texts  # noqa: PLC0415 - brings NumPy in
+    from yocto_data import DataError, iter_texts  # noqa: PLC0415 - brings NumPy in
 
     pieces, size = [], 0
-    for piece in iter_texts(path):
-        pieces.append(piece)
-        size += len(piece)
-        if size > _LARGEST_TEXT_BYTES:
-            raise UsageError(f"{path} holds more than {_LARGEST_TEXT_BYTES >> 20} MiB; give a part")
+    try:
+        for piece in iter_texts(path):
+            pieces.append(piece)
+            size += len(piece)
+            if size > _LARGEST_TEXT_BYTES:
+                most = f"{_LARGEST_TEXT_BYTES >> 20} MiB"
+                raise UsageError(f"{path} holds more than {most}; give a part")
+    except DataError as error:
+        what, _, how = str(error).rpartition("; ")
+        if not how.startswith("pass ") or "encoding=" not in how:
+            raise
+        raise UsageError(f"{what}; convert it to UTF-8") from error
     return pieces
+
+
+def _opened(ckpt: str | None, arguments: EvalArguments) -> "tuple[OpenedModel, Tokenizer, int]":
+    """A model, its tokenizer, and the tokens in a window, which the flags must fit."""
+    from yocto_cli.models import load_model  # noqa: PLC0415 - brings torch in
+
+    opened, tokenizer = load_model(ckpt, arguments.opening)
+    block_size, stride = opened.model.config.block_size, arguments.stride
+    window = arguments.max_ctx_tokens or min(_WINDOW, block_size)
+    if window > block_size:
+        raise UsageError(f"--max_ctx_tokens {window}, but {opened.path} sees {block_size}")
+    if stride > window:
+        raise UsageError(
+            f"--stride {stride} is longer than the windows of {window} tokens of {opened.path}"
+        )
+    return opened, tokenizer, window
 
 
 def _measured(ckpt: str | None, pieces: list[str], arguments: EvalArguments) -> Row:
@@ -105,16 +133,8 @@ def _measured(ckpt: str | None, pieces: list[str], arguments: EvalArguments) -> 
     from yocto_model import inference_copy  # noqa: PLC0415 - brings torch in
     from yocto_train import bits_per_byte, evaluate_ids  # noqa: PLC0415
 
-    from yocto_cli.models import load_model  # noqa: PLC0415
-
+    opened, tokenizer, window = _opened(ckpt, arguments)
     flags, stride = arguments.opening, arguments.stride
-    opened, tokenizer = load_model(ckpt, flags)
-    block_size = opened.model.config.block_size
-    window = arguments.max_ctx_tokens or min(_WINDOW, block_size)
-    if window > block_size:
-        raise UsageError(f"--max_ctx_tokens {window}, but {opened.path} sees {block_size}")
-    if stride > window:
-        raise UsageError(f"--stride {stride} is longer than the windows of {window} tokens")
     ids, n_bytes, exact = _encoded(tokenizer, pieces, str(opened.path))
     model = inference_copy(opened.model, "float32" if flags.dtype == "auto" else flags.dtype)
     n_ids = tokenizer.vocab_size
