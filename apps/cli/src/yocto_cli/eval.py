@@ -156,7 +156,7 @@ def _encoded(tokenizer: "Tokenizer", pieces: list[str], where: str) -> "tuple[Te
     import torch  # noqa: PLC0415
     from yocto_tokenizers import UnknownCharacterError  # noqa: PLC0415
 
-    from yocto_cli.models import unknown_characters  # noqa: PLC0415
+    from yocto_cli.models import begin_ids, unknown_characters  # noqa: PLC0415
 
     try:
         parts = [tokenizer.encode_to_numpy(piece) for piece in pieces]
@@ -166,8 +166,8 @@ def _encoded(tokenizer: "Tokenizer", pieces: list[str], where: str) -> "tuple[Te
     decoded = map(tokenizer.decode_bytes, parts)
     # Some tokenizers put a space in front of a text; nothing is lost by it.
     exact = all(map(lambda back, text: back in (text, b" " + text), decoded, texts))
-    ids = np.concatenate(parts)
+    ids = np.concatenate([np.array(begin_ids(tokenizer), dtype=np.int64), *parts])
     if len(ids) < 2:
         raise UsageError("the text is too short: it has fewer than two tokens")
     first = len(tokenizer.decode_bytes(ids[:1]))  # no target: nothing is before it
-    return torch.from_numpy(ids.astype(np.int64)), sum(map(len, texts)) - first, exact
+    return torch.from_numpy(ids), sum(map(len, texts)) - first, exact
