@@ -294,6 +294,13 @@ def test_data_of_another_text_is_not_replaced(text: str) -> None:
     assert before == (directory / "meta.json").read_bytes()
 
 
+def test_a_wide_encoding_is_to_be_converted(text: str) -> None:
+    """There is no flag for it here, so none is named."""
+    Path(text).write_bytes(TEXT.encode("utf-16"))
+    with pytest.raises(UsageError, match=r"so it is not utf-8; convert it to UTF-8$"):
+        data_directory(DataFlags(text_path=(text,)))
+
+
 def test_another_encoding_is_told_with_the_command_for_it(text: str) -> None:
     """Only flags that the named command has."""
     Path(text).write_bytes(TEXT.replace("lamp", "lämp").encode("latin-1"))
