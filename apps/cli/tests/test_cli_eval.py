@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
+from yocto_cli import models
 from yocto_cli.eval import main
+from yocto_cli.model_arguments import ModelArguments
 from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import WordLevelTokenizer
 from yocto_train import evaluate_ids, open_model
@@ -77,6 +80,9 @@ def test_bits_per_byte_of_a_lossy_tokenizer_are_marked(
     ("--text_path={poem} --ckpt={runs}/char --stride=17", "longer than the windows of 16 tokens"),
     ("--text_path={poem} --ckpt={runs}/char --max_ctx_tokens=17", "--max_ctx_tokens 17, but"),
     ("--text_path={poem} --ckpt={runs}/char --max_ctx_tokens=1", "at least 2"),
+    ("--text_path={poem} --ckpt={runs}/char --max_ctx_tokens=0", "at least 2"),
+    ("--text_path={poem}/../latin --ckpt={runs}/char", "start byte); convert it to UTF-8"),
+    ("--text_path={poem}/../wide --ckpt={runs}/char", "so it is not utf-8; convert it to UTF-8"),
     ("--text_path={poem} --ckpt={runs}/char --mode=token", "--mode token, but"),
     ("--text_path={poem}/../one --ckpt={runs}/char", "fewer than two tokens"),
     ("--text_path={poem}/../other --ckpt={runs}/char", "is not among the model's 23 characters"),
@@ -84,10 +90,60 @@ def test_bits_per_byte_of_a_lossy_tokenizer_are_marked(
 def test_what_cannot_be_measured_is_refused(
     words: str, what: str, run: Any, runs: Path, poem: Path
 ) -> None:
-    """Exit code 2 and one line; models before it have been measured."""
+    """Exit code 2 and one line, before any model is measured."""
     (poem.parent / "one").write_text("w")
     (poem.parent / "other").write_text("wé")
+    (poem.parent / "latin").write_bytes(b"wir k\xf6nnen")
+    (poem.parent / "wide").write_bytes("wir können".encode("utf-16"))
     result = run(main, words.format(runs=runs, poem=poem).replace("poem.txt/../", "").split())
-    assert result.code == 2
+    assert (2, "") == (result.code, result.out)
     assert what in result.err.splitlines()[-1]
     assert 1 == result.err.count("\n")
+
+
+def test_output_that_is_not_finite_is_failed_work(run: Any, runs: Path, poem: Path) -> None:
+    """Weights that are finite, but overflow: no figure, and exit code 1."""
+    opened = open_model(runs / "char")
+    assert opened.tokenizer
+    with torch.no_grad():
+        opened.model.token_emb.weight.fill_(3e38)
+    opened.model.save(poem.parent / "huge")
+    opened.tokenizer.save(poem.parent / "huge")
+    result = run(main, [f"--ckpt={poem.parent / 'huge'}", f"--text_path={poem}"])
+    assert (1, "") == (result.code, result.out)
+    assert "the model's output is not finite" in result.err
+    assert 1 == result.err.count("\n")
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_a_begin_token_of_the_tokenizer_is_before_every_text(
+    adds: bool, run: Any, poem: Path
+) -> None:
+    """As the library puts it; where it does, every token of the text is a target."""
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    vocab = {"<s>": 0} | {letter: i for i, letter in enumerate(sorted(alphabet), start=1)}
+    library = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, []))
+    library.add_special_tokens(["<s>"])
+    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = tokenizers.decoders.ByteLevel()
+    if adds:
+        library.post_processor = tokenizers.processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 0)]
+        )
+    config = GPTConfig(vocab_size=len(vocab), n_layer=1, n_head=2, n_embd=8, block_size=16)
+    folder = poem.parent / "begins"
+    GPT(config).save(folder)
+    library.save(str(folder / "tokenizer.json"))
+    opened, generator = models.load_generator(ModelArguments(ckpt=str(folder)))
+    assert library.encode("The soul").ids == models.prompt_ids(generator, "The soul")
+    if adds:
+        assert [0] == library.encode("").ids == models.prompt_ids(generator, "")
+    text = poem.read_text()
+    ((loss, bits, mark, tokens, *_),) = rows(
+        run(main, [f"--ckpt={folder}", f"--text_path={poem}"]).out
+    )
+    found = evaluate_ids(opened.model, torch.tensor(library.encode(text).ids), window=16)
+    n_targets = len(text.encode()) - (not adds)
+    assert (" ", f"{n_targets:,}") == (mark, tokens)
+    assert float(loss) == pytest.approx(found.loss, abs=2e-4)
+    assert float(bits) == pytest.approx(found.loss / math.log(2), abs=2e-4)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def test_the_file_is_the_model(name: str, kind: str, run: Any, runs: Path, tmp_p
     out = tmp_path / "model.gguf"
     result = run(main, [str(runs / name), str(out), f"--type={kind}"])
     assert result.code == 0, result.err
-    assert re.match(rf"{out}: {kind}, [\d.]+ MB; {out.parent}/Modelfile says how", result.out)
+    assert re.match(rf"{out}: {kind}, [\d.]+ MB; {out.parent}/model.Modelfile says how", result.out)
     expected, actual = open_model(runs / name), open_model(out)
     assert expected.tokenizer
     assert actual.tokenizer
@@ -42,7 +43,7 @@ def test_the_file_is_the_model(name: str, kind: str, run: Any, runs: Path, tmp_p
 def test_what_is_written_for_ollama(run: Any, runs: Path, tmp_path: Path) -> None:
     """The file beside it, what ends a reply, and how much the model sees."""
     run(main, [str(runs / "bpe"), str(tmp_path / "my.gguf")])
-    lines = (tmp_path / "Modelfile").read_text().splitlines()
+    lines = (tmp_path / "my.Modelfile").read_text().splitlines()
     assert "FROM ./my.gguf" == lines[0]
     assert lines[1].startswith('TEMPLATE """{{- $last')
     stops = [json.loads(line[15:]) for line in lines if line.startswith("PARAMETER stop ")]
@@ -67,7 +68,7 @@ def test_a_template_of_its_own_goes_along(run: Any, tmp_path: Path) -> None:
             template == open_model(out).template == read_gguf(out)[1].get("tokenizer.chat_template")
         )
         assert end in open_model(out).end_ids
-        text = (tmp_path / "Modelfile").read_text()
+        text = (tmp_path / "my.Modelfile").read_text()
         assert 'PARAMETER stop "<|im_end|>"' in text
         # What cannot be said in Go is left to ollama, which looks into the file.
         assert ("TEMPLATE" in text) is (template is None or "raise" not in template)
@@ -121,9 +122,16 @@ def test_a_beginning_that_llama_cpp_adds_is_left_out() -> None:
     ("{runs}/char", "missing OUT.gguf; see yocto-export --help"),
     ("{runs}/char {tmp}/a.gguf {tmp}/b.gguf", "unexpected argument"),
     ("--type=f16 {runs}/char {tmp}/a.gguf --kind=2", "unknown flag --kind"),
-    ("{runs}/char {tmp}/a.bin", "a.bin must end in .gguf"),
+    ("{runs}/char {tmp}/a.bin", "must end in .gguf, as my.gguf does, not '{tmp}/a.bin'"),
     ("{runs}/char {tmp}/none/a.gguf", "none is not a directory; make it first"),
     ("{runs}/char {tmp}/old.gguf", "old.gguf already exists; give --force"),
+    ("{runs}/char --out_path=", "must end in .gguf, as my.gguf does, not ''"),
+    ("{runs}/char .gguf", "must end in .gguf, as my.gguf does, not '.gguf'"),
+    ("{runs}/char {tmp}/a\0.gguf", "holds a line break or a control character"),
+    ("{runs}/char {tmp}/a\x85.gguf", "holds a line break or a control character"),
+    ("{runs}/char {tmp}\0/a.gguf", "holds a line break or a control character"),
+    ("{runs}/char {tmp}/folder.gguf --force", "folder.gguf is a directory; give another name"),
+    ("{runs}/char {tmp}/my.gguf --force", "my.Modelfile is a directory; give another name"),
     ("{runs}/none {tmp}/a.gguf", "does not exist"),
     ("{runs}/char {tmp}/a.gguf --type=q4_0", "type must be one of f32, f16, bf16, q8_0"),
 ])  # fmt: skip
@@ -132,8 +140,11 @@ def test_what_cannot_be_written_is_refused(
 ) -> None:
     """Exit code 2, one line, and nothing is written."""
     (tmp_path / "old.gguf").write_bytes(b"old")
-    assert what in refused(main, words.format(runs=runs, tmp=tmp_path).split())
-    assert ["old.gguf"] == [path.name for path in tmp_path.iterdir()]
+    (tmp_path / "folder.gguf").mkdir()
+    (tmp_path / "my.Modelfile").mkdir()
+    given = words.format(runs=runs, tmp=tmp_path).split(" ")
+    assert what.format(tmp=tmp_path) in refused(main, [word for word in given if word])
+    assert {"old.gguf", "folder.gguf", "my.Modelfile"} == {p.name for p in tmp_path.iterdir()}
     assert (tmp_path / "old.gguf").read_bytes() == b"old"
 
 
@@ -143,4 +154,33 @@ def test_without_the_extra(
     """One line says what to install; nothing is written."""
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert "yocto-model[gguf]" in refused(main, [str(runs / "char"), str(tmp_path / "a.gguf")])
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_two_exports_live_together_and_what_comes_next_can_be_copied(
+    run: Any, runs: Path, tmp_path: Path
+) -> None:
+    """Each has its Modelfile, under its own name; a name with a space is quoted."""
+    for name in ("char", "bpe"):
+        result = run(main, [str(runs / name), f"{tmp_path}/My {name}.gguf"])
+        model, modelfile = (f"'{tmp_path}/My {name}.{kind}'" for kind in ("gguf", "Modelfile"))
+        ways = f"llama-cli -m {model}, or: ollama create my-{name} -f {modelfile}"
+        assert f"next: {ways}" == result.out.splitlines()[-1]
+        assert f"FROM ./My {name}.gguf\n" in (tmp_path / f"My {name}.Modelfile").read_text()
+
+
+@pytest.mark.parametrize("room", [0, 100, 3_000, 5_000, 9_000])
+def test_without_room_the_target_is_named(room: int, run: Any, runs: Path, tmp_path: Path) -> None:
+    """As when a disk is full: one line with the target, not a temporary file, and no part of it."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        result = run(main, [str(runs / "bpe"), str(tmp_path / "a.gguf"), "--type=f32"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (1, "") == (result.code, result.out)
+    why = r"(File too large|no room for the whole file; make room and run it again)"
+    assert re.fullmatch(
+        rf"yocto-export: error: cannot write {tmp_path}/a.gguf: {why}\n", result.err
+    )
     assert [] == list(tmp_path.iterdir())

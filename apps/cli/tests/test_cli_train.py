@@ -99,6 +99,24 @@ def test_what_cannot_be_is_refused(
     assert [] == list(home.iterdir())
 
 
+@pytest.mark.parametrize(("words", "what"), [
+    ("--minutes=10 --max_iters=60", "use only one of --minutes and --max_iters"),
+    ("--minutes=-1", "--minutes must be above 0"),
+    ("--batch_size=0", "batch_size"),
+    ("--n_head=3 --n_embd=32", "n_embd"),
+    ("--run_name=a/b", "must be the name of one directory"),
+    ("--run_name=taken", "taken already exists"),
+])  # fmt: skip
+def test_flags_are_looked_at_before_a_text_is_prepared(
+    words: str, what: str, refused: Any, home: Path
+) -> None:
+    """Nothing is written for a training that could not begin."""
+    (home / "lamp.txt").write_text(TEXT)
+    (home / "checkpoints" / "taken" / "step").mkdir(parents=True)
+    assert what in refused(train.main, ["--text_path=lamp.txt", *words.split()])
+    assert {"lamp.txt", "checkpoints"} == {path.name for path in home.iterdir()}
+
+
 def test_a_time_is_not_resumed(refused: Any, training: Any, home: Path) -> None:
     """A resumed run ends at a step; --minutes with it is refused, not overlooked."""
     assert training("--max_iters=2", "--eval_interval=2").code == 0
@@ -274,6 +292,13 @@ def test_data_of_another_text_is_not_replaced(text: str) -> None:
         with pytest.raises(UsageError, match=r"^mine was not prepared from .*another --data_dir"):
             data_directory(flags)
     assert before == (directory / "meta.json").read_bytes()
+
+
+def test_a_wide_encoding_is_to_be_converted(text: str) -> None:
+    """There is no flag for it here, so none is named."""
+    Path(text).write_bytes(TEXT.encode("utf-16"))
+    with pytest.raises(UsageError, match=r"so it is not utf-8; convert it to UTF-8$"):
+        data_directory(DataFlags(text_path=(text,)))
 
 
 def test_another_encoding_is_told_with_the_command_for_it(text: str) -> None:

@@ -231,7 +231,9 @@ def test_what_is_put_in_front_of_a_text_is_kept(corpus: str) -> None:
         "pair": [token, *sequence],
         "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
     }
-    fields = gguf_fields(HuggingFaceTokenizer.from_bytes(json.dumps(document).encode()))
+    tokenizer = HuggingFaceTokenizer.from_bytes(json.dumps(document).encode())
+    assert (True, False) == (tokenizer.adds_bos, byte_level_bpe(corpus).adds_bos)
+    fields = gguf_fields(tokenizer)
     assert (True, False) == (fields[f"{GGML}add_bos_token"], fields[f"{GGML}add_eos_token"])
     assert gguf_fields(tokenizer_from_gguf(fields))[f"{GGML}add_bos_token"] is True
 

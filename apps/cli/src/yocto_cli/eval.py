@@ -1,11 +1,12 @@
 """yocto-eval: how well models predict a text, in figures that can be compared."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from yocto_cli.arguments import REQUIRED, CommandArguments, flag, load
-from yocto_cli.command import UsageError, run_command
+from yocto_cli.command import UsageError, WorkFailedError, run_command
 from yocto_cli.model_arguments import CKPT_HELP, OpeningFlags
 from yocto_cli.sample import talk
 from yocto_cli.screen.terminal import say
@@ -13,6 +14,7 @@ from yocto_cli.screen.terminal import say
 if TYPE_CHECKING:
     from torch import Tensor
     from yocto_tokenizers import Tokenizer
+    from yocto_train import OpenedModel
 
 PROG = "yocto-eval"
 _DESCRIPTION = f"""\
@@ -71,9 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     arguments = load(EvalArguments, argv, prog=PROG, description=_DESCRIPTION)
-    if arguments.stride < 0 or (arguments.max_ctx_tokens or 2) < 2:
+    window = arguments.max_ctx_tokens
+    if arguments.stride < 0 or (window is not None and window < 2):
         raise UsageError("--stride must not be negative, and --max_ctx_tokens at least 2")
     pieces = _read(arguments.text_path)
+    if len(arguments.ckpt) > 1:  # a wrong last one is not found after an hour
+        for named in arguments.ckpt:
+            _opened(named, arguments)
     for number, ckpt in enumerate(arguments.ckpt or (None,)):
         row = _measured(ckpt, pieces, arguments)
         if not number:
@@ -88,15 +94,38 @@ def _main(argv: list[str]) -> int:
 
 def _read(path: str) -> list[str]:
     """The pieces that a text is encoded in, as yocto-prepare encodes them."""
-    from yocto_data import iter_texts  # noqa: PLC0415 - brings NumPy in
+    from yocto_data import DataError, iter_texts  # noqa: PLC0415 - brings NumPy in
 
     pieces, size = [], 0
-    for piece in iter_texts(path):
-        pieces.append(piece)
-        size += len(piece)
-        if size > _LARGEST_TEXT_BYTES:
-            raise UsageError(f"{path} holds more than {_LARGEST_TEXT_BYTES >> 20} MiB; give a part")
+    try:
+        for piece in iter_texts(path):
+            pieces.append(piece)
+            size += len(piece)
+            if size > _LARGEST_TEXT_BYTES:
+                most = f"{_LARGEST_TEXT_BYTES >> 20} MiB"
+                raise UsageError(f"{path} holds more than {most}; give a part")
+    except DataError as error:
+        what, _, how = str(error).rpartition("; ")
+        if not how.startswith("pass ") or "encoding=" not in how:
+            raise
+        raise UsageError(f"{what}; convert it to UTF-8") from error
     return pieces
+
+
+def _opened(ckpt: str | None, arguments: EvalArguments) -> "tuple[OpenedModel, Tokenizer, int]":
+    """A model, its tokenizer, and the tokens in a window, which the flags must fit."""
+    from yocto_cli.models import load_model  # noqa: PLC0415 - brings torch in
+
+    opened, tokenizer = load_model(ckpt, arguments.opening)
+    block_size, stride = opened.model.config.block_size, arguments.stride
+    window = arguments.max_ctx_tokens or min(_WINDOW, block_size)
+    if window > block_size:
+        raise UsageError(f"--max_ctx_tokens {window}, but {opened.path} sees {block_size}")
+    if stride > window:
+        raise UsageError(
+            f"--stride {stride} is longer than the windows of {window} tokens of {opened.path}"
+        )
+    return opened, tokenizer, window
 
 
 def _measured(ckpt: str | None, pieces: list[str], arguments: EvalArguments) -> Row:
@@ -104,20 +133,17 @@ def _measured(ckpt: str | None, pieces: list[str], arguments: EvalArguments) -> 
     from yocto_model import inference_copy  # noqa: PLC0415 - brings torch in
     from yocto_train import bits_per_byte, evaluate_ids  # noqa: PLC0415
 
-    from yocto_cli.models import load_model  # noqa: PLC0415
-
+    opened, tokenizer, window = _opened(ckpt, arguments)
     flags, stride = arguments.opening, arguments.stride
-    opened, tokenizer = load_model(ckpt, flags)
-    block_size = opened.model.config.block_size
-    window = arguments.max_ctx_tokens or min(_WINDOW, block_size)
-    if window > block_size:
-        raise UsageError(f"--max_ctx_tokens {window}, but {opened.path} sees {block_size}")
-    if stride > window:
-        raise UsageError(f"--stride {stride} is longer than the windows of {window} tokens")
     ids, n_bytes, exact = _encoded(tokenizer, pieces, str(opened.path))
     model = inference_copy(opened.model, "float32" if flags.dtype == "auto" else flags.dtype)
     n_ids = tokenizer.vocab_size
     found = evaluate_ids(model, ids, window=window, stride=stride or None, vocab_size=n_ids)
+    if not math.isfinite(found.loss):
+        raise WorkFailedError(
+            f"{opened.path}: the model's output is not finite, so there is no loss to tell; "
+            "its weights are damaged or too large"
+        )
     return Row(
         model=str(opened.path), loss=found.loss, exact=exact, tokens=found.tokens, window=window,
         bits_per_byte=bits_per_byte(found.loss, n_bytes / found.tokens), seconds=found.seconds,
@@ -130,7 +156,7 @@ def _encoded(tokenizer: "Tokenizer", pieces: list[str], where: str) -> "tuple[Te
     import torch  # noqa: PLC0415
     from yocto_tokenizers import UnknownCharacterError  # noqa: PLC0415
 
-    from yocto_cli.models import unknown_characters  # noqa: PLC0415
+    from yocto_cli.models import begin_ids, unknown_characters  # noqa: PLC0415
 
     try:
         parts = [tokenizer.encode_to_numpy(piece) for piece in pieces]
@@ -140,8 +166,8 @@ def _encoded(tokenizer: "Tokenizer", pieces: list[str], where: str) -> "tuple[Te
     decoded = map(tokenizer.decode_bytes, parts)
     # Some tokenizers put a space in front of a text; nothing is lost by it.
     exact = all(map(lambda back, text: back in (text, b" " + text), decoded, texts))
-    ids = np.concatenate(parts)
+    ids = np.concatenate([np.array(begin_ids(tokenizer), dtype=np.int64), *parts])
     if len(ids) < 2:
         raise UsageError("the text is too short: it has fewer than two tokens")
     first = len(tokenizer.decode_bytes(ids[:1]))  # no target: nothing is before it
-    return torch.from_numpy(ids.astype(np.int64)), sum(map(len, texts)) - first, exact
+    return torch.from_numpy(ids), sum(map(len, texts)) - first, exact

@@ -1,15 +1,18 @@
 """yocto-export: a model as a GGUF file, which llama.cpp, ollama and LM Studio run."""
 
 import contextlib
+import errno
 import json
 import os
-from collections.abc import Sequence
+import re
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from yocto_cli.arguments import REQUIRED, CommandArguments, flag, load
-from yocto_cli.command import UsageError, run_command
+from yocto_cli.command import UsageError, WorkFailedError, run_command
 from yocto_cli.model_arguments import CKPT_HELP, OpeningFlags
 from yocto_cli.screen.terminal import say
 
@@ -19,13 +22,13 @@ if TYPE_CHECKING:
 
 PROG = "yocto-export"
 _DESCRIPTION = f"""\
-Writes a model as a GGUF file, which llama.cpp and its relatives run, and a Modelfile for ollama
-beside it.
+Writes a model as a GGUF file, which llama.cpp and its relatives run, and beside my.gguf
+my.Modelfile, for ollama.
 
 Examples:
   {PROG} checkpoints/my my.gguf
   {PROG} checkpoints/my my.gguf --type q8_0"""
-MODELFILE = "Modelfile"
+MODELFILE = ".Modelfile"  # in place of .gguf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,7 @@ class ExportArguments(CommandArguments):
     type: Literal["f32", "f16", "bf16", "q8_0"] = flag(
         "f16", "how weights are stored: 4, 2, 2 or about 1 bytes each"
     )
-    force: bool = flag(False, f"replace the file and the {MODELFILE} beside it, if they exist")
+    force: bool = flag(False, "replace the file and the Modelfile beside it, if they exist")
     opening: OpeningFlags = field(default_factory=OpeningFlags)
 
 
@@ -48,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     arguments = load(ExportArguments, argv, prog=PROG, description=_DESCRIPTION)
-    path = Path(arguments.out_path)
-    modelfile = path.with_name(MODELFILE)
-    _check_target(path, modelfile, force=arguments.force)
+    path, modelfile = _targets(arguments.out_path, force=arguments.force)
     from yocto_data.prep.files import replace_file  # noqa: PLC0415 - brings NumPy in
     from yocto_model import write_gguf  # noqa: PLC0415 - brings torch in
     from yocto_tokenizers import gguf_fields, template_for  # noqa: PLC0415
@@ -67,27 +68,51 @@ def _main(argv: list[str]) -> int:
         fields[_EOT] = ends[0]
     bos = tokenizer.bos_id if fields["tokenizer.ggml.add_bos_token"] else None
     text = modelfile_text(path.name, opened, tokenizer, template, added=bos)
-    write_gguf(path, opened.model, kind=arguments.type, fields=fields, name=opened.name)
-    replace_file(modelfile, text.encode())
+    with _writing(path):
+        write_gguf(path, opened.model, kind=arguments.type, fields=fields, name=opened.name)
+    with _writing(modelfile):
+        replace_file(modelfile, text.encode())
     size = path.stat().st_size / 1e6
     say(f"{path}: {arguments.type}, {size:.1f} MB; {modelfile} says how ollama is to ask it")
-    say(f"next: llama-cli -m {path}, or: ollama create my-model -f {modelfile}")
+    name = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "my-model"  # as ollama asks
+    ways = (("llama-cli", "-m", str(path)), ("ollama", "create", name, "-f", str(modelfile)))
+    say(f"next: {', or: '.join(map(shlex.join, ways))}")
     return 0
 
 
 _EOS, _EOT = "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"
 
 
-def _check_target(path: Path, modelfile: Path, *, force: bool) -> None:
-    """Refuse what cannot be written, before a model is opened."""
+def _targets(given: str, *, force: bool) -> tuple[Path, Path]:
+    """The two files to write; what cannot be written is refused before a model is opened."""
+    path = Path(given)
     if path.suffix != ".gguf":
-        raise UsageError(f"{path} must end in .gguf")
-    with contextlib.suppress(OSError, ValueError):
+        raise UsageError(f"the file to write must end in .gguf, as my.gguf does, not {given!r}")
+    if not path.name.isprintable() or any(character in given for character in "\0\r\n"):
+        raise UsageError(f"{given} holds a line break or a control character; give another name")
+    modelfile = path.with_suffix(MODELFILE)
+    with contextlib.suppress(OSError):
         if not path.parent.is_dir():
             raise UsageError(f"{path.parent} is not a directory; make it first")
-        taken = [each for each in (path, modelfile) if os.path.lexists(each)]
-        if taken and not force:
-            raise UsageError(f"{taken[0]} already exists; give --force to replace it")
+        for each in (path, modelfile):
+            if each.is_dir():
+                raise UsageError(f"{each} is a directory; give another name")
+            if os.path.lexists(each) and not force:
+                raise UsageError(f"{each} already exists; give --force to replace it")
+    return path, modelfile
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Name the file in what the system says against writing it, in place of a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        # NumPy says only how many of its values found room.
+        why = error.strerror or "no room for the whole file"
+        full = error.errno in (None, errno.ENOSPC, errno.EDQUOT)
+        how = "; make room and run it again" if full else ""
+        raise WorkFailedError(f"cannot write {path}: {why}{how}") from error
 
 
 # --- the Modelfile -------------------------------------------------------------------------------

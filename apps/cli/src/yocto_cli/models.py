@@ -4,6 +4,7 @@ This module brings torch in, so commands import it after they have parsed their 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from yocto_model import InferenceGPT, TextGenerator, inference_copy
 from yocto_tokenizers import Tokenizer, TokenizerError, UnknownCharacterError
@@ -71,16 +72,24 @@ def replaced_dtype(dtype: str, generator: TextGenerator) -> str | None:
 def prompt_ids(generator: TextGenerator, prompt: str) -> list[int]:
     """The ids of a prompt; an empty one becomes a line end, after which a text begins.
 
+    The token that a tokenizer made elsewhere puts in front of every text is in front, or alone.
+
     Raises:
         UsageError: the model's vocabulary lacks a character; the first ones are named.
     """
     tokenizer = generator.tokenizer
+    begin = begin_ids(tokenizer)
     try:
-        return tokenizer.encode(prompt) if prompt else _first_ids(generator)
+        return begin + tokenizer.encode(prompt) if prompt else begin or _first_ids(generator)
     except UnknownCharacterError as error:
         raise UsageError(unknown_characters(error, tokenizer.vocab_size)) from error
     except TokenizerError as error:
         raise UsageError(f"the prompt cannot be encoded: {error}") from error
+
+
+def begin_ids(tokenizer: Any) -> list[int]:
+    """The id that the tokenizer puts in front of every text by itself, if it does."""
+    return [tokenizer.bos_id] if getattr(tokenizer, "adds_bos", False) else []
 
 
 def unknown_characters(error: UnknownCharacterError, vocab_size: int) -> str:

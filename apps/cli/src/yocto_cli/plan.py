@@ -56,25 +56,44 @@ class Data(NamedTuple):
         )
 
 
-def planned(given: Given, data: Data) -> dict[str, Any]:
-    """The flags, completed by measuring: size and steps that fit, precision, compiling.
-
-    What the user gave stays as it is.
+def check_flags(given: Given) -> None:
+    """Refuse, before data are prepared, what no data could make right.
 
     Raises:
         UsageError: both a time and a number of steps are given, or the time is out of range.
-        TrainConfigError: the time is too short.
+        ConfigError: the model's settings are refused.
+        TrainConfigError: the training's settings are refused.
     """
     minutes = given.get("minutes")
     if minutes is not None and "max_iters" in given:
         raise UsageError("use only one of --minutes and --max_iters")
     if minutes is not None and not 0 < minutes <= 60 * 24 * 365:
         raise UsageError(f"--minutes must be above 0 and at most a year, not {minutes}")
-    # A preset keeps its own size, and so do nanoGPT's settings.
+    # Data, steps and, where it is to be chosen, a size that fit whatever could fit.
+    size = SIZES[-1] if "max_iters" not in given and _is_size_free(given) else {}
+    fitting = {"max_iters": 99_999_999, **size, **given}
+    settings(fitting, vocab_size=256, shortest_split=1 << 40)
+
+
+def _is_size_free(given: Given) -> bool:
+    """Whether no flag says how large the model is; a preset and nanoGPT's settings do."""
+    has_size = "preset" in given or recipe_name(given) == "gpt2"
+    return not has_size and not any(name in given for name in _SIZE_FLAGS)
+
+
+def planned(given: Given, data: Data) -> dict[str, Any]:
+    """The flags, completed by measuring: size and steps that fit, precision, compiling.
+
+    What the user gave stays as it is.
+
+    Raises:
+        TrainConfigError: the time is too short.
+    """
+    minutes = given.get("minutes")
     has_size = "preset" in given or recipe_name(given) == "gpt2"
     if "max_iters" in given or (minutes is None and has_size):
         return _with_compile(_with_precision(given, data), data)
-    free = not has_size and not any(name in given for name in _SIZE_FLAGS)
+    free = _is_size_free(given)
     sizes = [size for size in SIZES if free and size["block_size"] < data.shortest] or [{}]
     return _fitted(given, data, sizes, 60 * (DEFAULT_MINUTES if minutes is None else minutes))
 

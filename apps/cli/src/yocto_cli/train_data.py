@@ -101,7 +101,7 @@ class _Wanted:
         try:
             are_chats = hold_chats(sources, me=flags.me)
         except DataError as error:
-            raise UsageError(in_flags(str(error))) from error
+            raise UsageError(_advice(str(error))) from error
         return cls(sources=sources, are_chats=are_chats, kind=kind, tokenizer=named, flags=flags)
 
     @property
@@ -159,7 +159,7 @@ class _Wanted:
                 f"then give --data_dir {directory}"
             ) from error
         except DataError as error:
-            raise UsageError(in_flags(str(error))) from error
+            raise UsageError(_advice(str(error))) from error
         say(f"prepared {self.shown} {_UNITS[self.kind]} in {directory}")
         for line in said_of_chats(meta):
             say(line)
@@ -176,6 +176,12 @@ class _Wanted:
             self.sources, directory, learn=learner(self.kind, self.flags.vocab_size),
             tokenizer=self.tokenizer, block_size=_SHORTEST_CONTEXT, val_ratio=val_ratio,
         )[0]  # fmt: skip
+
+
+def _advice(message: str) -> str:
+    """A package's message for people: `in_flags`, but there is no flag for an encoding here."""
+    what, argument, _ = message.rpartition("; pass encoding=")
+    return f"{what}; convert it to UTF-8" if argument else in_flags(message)
 
 
 def open_data(flags: DataFlags, data_dir: Path) -> tuple[Data, Tokenizer]:

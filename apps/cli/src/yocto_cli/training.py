@@ -20,7 +20,7 @@ from yocto_train.runs.opening import tokenizer_note
 from yocto_cli.arguments import dump_toml
 from yocto_cli.chats import ends_of, template_of
 from yocto_cli.command import UsageError, WorkFailedError, describe_error, handling
-from yocto_cli.plan import described, planned
+from yocto_cli.plan import check_flags, described, planned
 from yocto_cli.report.recorder import Recorder, tensorboard
 from yocto_cli.report.summary import About, farewell, resumed, summary
 from yocto_cli.screen.curve import History
@@ -56,8 +56,12 @@ def start(arguments: TrainArguments, resume: Path | None) -> int:
         raise UsageError(f"--parallel {parallel} needs torchrun; run: {command}")
     if resume is not None and "minutes" in given:
         raise UsageError("--resume continues up to a step; give --max_iters instead of --minutes")
+    # Before any work, and before data are prepared:
+    check_flags(given)
+    if resume is None and arguments.run.run_name is not None:
+        _run_path(arguments.run, Path(), None, claims=False)
     if arguments.run.tensorboard:
-        tensorboard()  # before any work
+        tensorboard()
     with joined(parallel or "ddp", device=arguments.run.device) as world:
         try:
             return _train(arguments, given, resume, world)

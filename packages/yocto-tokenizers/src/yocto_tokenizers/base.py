@@ -74,6 +74,11 @@ class BaseTokenizer(ABC):
         return self._special_id("eos")
 
     @property
+    def adds_bos(self) -> bool:
+        """Whether `bos_id` belongs in front of every text for the model; `encode` leaves it out."""
+        return False
+
+    @property
     def user_id(self) -> int | None:
         """Id that begins what the user says, or None."""
         return self._special_id("user")

@@ -3,6 +3,7 @@
 The package `gguf` writes, and knows quantized types; headers are read by gguf_header.py.
 """
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator, Mapping
@@ -239,7 +240,8 @@ def write_gguf(
         writer.close()
         temporary.replace(path)
     finally:
-        writer.close()
+        with contextlib.suppress(OSError):  # what is left in its buffer fails once more
+            writer.close()
         temporary.unlink(missing_ok=True)
 
 

@@ -70,6 +70,11 @@ class HuggingFaceTokenizer(BaseTokenizer):
         return self._id_of(self._named[key]) if key in self._named else super()._special_id(role)
 
     @property
+    def adds_bos(self) -> bool:
+        # What the file's post-processor puts around an empty text is what it puts around any.
+        return bool(self._tokenizer.encode("").ids[:1] == [self.bos_id])
+
+    @property
     def unk_id(self) -> int | None:
         unknown = self._document["model"].get("unk_token")
         return self._id_of(unknown) if unknown else self._special_id("unk")
