@@ -4,6 +4,7 @@ This module brings torch in, so commands import it after they have parsed their 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from yocto_model import InferenceGPT, TextGenerator, inference_copy
@@ -29,6 +30,7 @@ def load_generator(named: ModelArguments) -> tuple[OpenedModel, TextGenerator]:
     """
     opened, tokenizer = load_model(named.ckpt, named)
     model = inference_copy(opened.model, named.dtype)
+    opened = replace(opened, model=model)  # lets the original go
     return opened, TextGenerator(model, tokenizer, end_ids=opened.end_ids)
 
 
