@@ -189,7 +189,7 @@ def faults(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """What crosses packages: command lines as subprocesses, README, packaging."""
     session.install(*wheels(session, list(DISTRIBUTIONS)))
-    session.install("pytest>=8.3", "hypothesis>=6.120")
+    session.install("pytest>=8.3", "hypothesis>=6.120", "gguf>=0.17")  # pages export models, too
     run_pytest(session, ROOT / "tests")
 
 
