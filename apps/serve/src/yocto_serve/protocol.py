@@ -114,11 +114,6 @@ class CommonRequest(Struct, kw_only=True):
         """The strings that end the text."""
         return tuple(filter(None, [self.stop] if isinstance(self.stop, str) else self.stop))
 
-    @property
-    def likeliest(self) -> int | None:
-        """How many tokens to tell at each place; None where no probabilities are asked for."""
-        raise NotImplementedError
-
 
 class ChatRequest(CommonRequest, kw_only=True):
     """POST /v1/chat/completions."""
@@ -133,6 +128,7 @@ class ChatRequest(CommonRequest, kw_only=True):
 
     @property
     def likeliest(self) -> int | None:
+        """How many tokens to tell at each place; None where no probabilities are asked for."""
         if self.top_logprobs and not self.logprobs:
             raise ApiError("top_logprobs needs logprobs", param="top_logprobs")
         return self.top_logprobs if self.logprobs else None
@@ -153,6 +149,7 @@ class CompletionRequest(CommonRequest, kw_only=True):
 
     @property
     def likeliest(self) -> int | None:
+        """The same."""
         return self.logprobs
 
     def prompts(self) -> list[str | list[int]]:

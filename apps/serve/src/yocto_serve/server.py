@@ -29,7 +29,6 @@ from yocto_serve.protocol import (
     MOST_TEXTS,
     ApiError,
     ChatRequest,
-    CommonRequest,
     CompletionRequest,
     parsed,
 )
@@ -132,7 +131,11 @@ class Server:
         return await self._reply(request, asked, rows, writer)
 
     async def _reply(
-        self, request: Request, asked: CommonRequest, rows: list[Row], writer: Writer
+        self,
+        request: Request,
+        asked: ChatRequest | CompletionRequest,
+        rows: list[Row],
+        writer: Writer,
     ) -> Response:
         """Draw, and write what is drawn: at once, or at the end."""
         reply = Reply(writer.model, rows, seconds=SECONDS_FOR_REPLY)
@@ -201,7 +204,11 @@ class Server:
 
 
 def _rows(
-    asked: CommonRequest, prompts: list[list[int]], limit: int, *, stops: tuple[str, ...] = ()
+    asked: ChatRequest | CompletionRequest,
+    prompts: list[list[int]],
+    limit: int,
+    *,
+    stops: tuple[str, ...] = (),
 ) -> list[Row]:
     """What is to be drawn: n texts for each prompt."""
     options, likeliest, stop = asked.options(), asked.likeliest, (*stops, *asked.stops())
