@@ -70,9 +70,11 @@ class DataFlags(TokenizerFlags):
 
     text_path: tuple[str, ...] = flag((), "texts or chats to train on", shown=str(DEFAULT_TEXT))
     tokenizer: Literal["char", "word", "bpe"] | None = flag(
-        None, "what to learn from --text_path", shown="char"
+        None, "what to learn from --text_path", shown="char; bpe for chats"
     )
-    vocab_size: int | None = flag(None, "the most tokens of word or bpe", shown=str(VOCAB_SIZE))
+    vocab_size: int | None = flag(
+        None, "the most tokens of word or bpe", shown=f"{VOCAB_SIZE}; 1000 for bpe of chats"
+    )
     me: str | None = flag(None, "who of a WhatsApp export is the assistant")
     data_dir: str | None = flag(None, "prepared data; with --text_path, where to prepare it")
     val_ratio: float | None = flag(None, "share of --text_path for validation", shown="0.1")
