@@ -33,6 +33,7 @@ _EIGHTH = "an eighth of the run"
 _SHOWN = {
     "n_layer": _BY_MACHINE, "n_head": _BY_MACHINE, "n_embd": _BY_MACHINE,
     "block_size": _BY_MACHINE, "batch_size": _BY_MACHINE, "dropout": "by epochs or recipe",
+    "weight_decay": "by epochs or recipe",
     "max_iters": f"what fits {DEFAULT_MINUTES:g} minutes", "eval_interval": _EIGHTH,
     "sample_interval": _EIGHTH, "log_interval": "a hundredth of the run",
 }  # fmt: skip
