@@ -32,6 +32,7 @@ from yocto_cli.train_settings import DEFAULT_TEXT, DataFlags
 
 _SHORTEST_CONTEXT = 8
 _VAL_RATIO = 0.1
+_CHAT_VOCAB_SIZE = 1_000  # more would cost a small model more than shorter replies save
 _UNITS = {"char": "at character level", "word": "in words", "bpe": "in pieces of words"}
 
 
@@ -85,7 +86,12 @@ class _Wanted:
     def by(cls, flags: DataFlags) -> "_Wanted":
         sources = flags.text_path or (str(DEFAULT_TEXT),)
         named = named_tokenizer(flags.tokenizer_path, flags.vocab_path)
-        kind: Kind = "bpe" if flags.mode == "token" else "char"
+        try:
+            are_chats = hold_chats(sources, me=flags.me)
+        except DataError as error:
+            raise UsageError(_advice(str(error))) from error
+        is_token = flags.mode == "token" or (flags.mode is None and are_chats)
+        kind: Kind = "bpe" if is_token else "char"
         kind = flags.tokenizer or (kind if named is None else kind_of(named))
         if flags.mode == "char" and kind != "char":
             raise UsageError(f"--mode char, but the tokenizer is {kind}; leave --mode out")
@@ -98,10 +104,6 @@ class _Wanted:
             )
         if named is None:
             learner(kind, flags.vocab_size)  # raises where they contradict each other
-        try:
-            are_chats = hold_chats(sources, me=flags.me)
-        except DataError as error:
-            raise UsageError(_advice(str(error))) from error
         return cls(sources=sources, are_chats=are_chats, kind=kind, tokenizer=named, flags=flags)
 
     @property
@@ -167,8 +169,9 @@ class _Wanted:
     def _prepared(self, directory: Path, val_ratio: float) -> DataMeta:
         if self.are_chats:
             path = self.flags.tokenizer_path or self.flags.vocab_path
+            size = _CHAT_VOCAB_SIZE if self.kind == "bpe" else None
             return prepare_conversations(
-                self.sources, directory, kind=self.kind, vocab_size=self.flags.vocab_size,
+                self.sources, directory, kind=self.kind, vocab_size=self.flags.vocab_size or size,
                 tokenizer=self.tokenizer, tokenizer_path=path, me=self.flags.me,
                 val_ratio=val_ratio,
             )[0]  # fmt: skip

@@ -27,6 +27,16 @@ _HARMLESS = {
     "log_interval", "eval_interval", "eval_iters", "save_interval", "keep", "patience",
     "sample_interval", "sample_prompt", "sample_tokens", "save_dtype",
 }  # fmt: skip
+# What kind of model it is, said at the end of a run.
+_ANSWERS = (
+    "it knows the replies of its conversations by heart, and chooses one by your words; asked "
+    "in words unlike those, it may miss (/memorised in the chat shows what is by heart)"
+)
+_CONTINUES = "it goes on as its text does; it does not answer questions"
+_NEXT = (
+    "--minutes 20 learns longer; --text_path takes your own texts or chats; "
+    "--init_from goes on from a model that already speaks"
+)
 _MARKS = ("config.toml", "metrics.jsonl", "latest")  # every run has at least one of these
 
 
@@ -126,14 +136,20 @@ def farewell(trainer: Trainer, run: Run, *, stopped: bool) -> str:
         lines.append(f"resume: {next_command('yocto-train', '--resume', str(run.path))}")
     if progress.best_step is not None and progress.best_loss is not None:
         lines.append(f"best validation loss {progress.best_loss:.4f} at step {progress.best_step}")
+    is_chat = isinstance(trainer.train_data, ChatDataset)
+    lines.append(f"what:   {_ANSWERS if is_chat else _CONTINUES}")
     lines.append(f"talk:   {next_command('yocto-chat', '--ckpt', _ckpt_for_chat(trainer, run))}")
+    if not stopped:
+        lines.append(f"next:   {_NEXT}")
     return "\n".join(lines)
 
 
 def _ckpt_for_chat(trainer: Trainer, run: Run) -> str:
-    """The run, or its best step if the last step is not the best and the best still exists."""
+    """The run, whose newest step answers best; its best step if it is to continue texts."""
     is_last = trainer.progress.best_step in (None, trainer.progress.step)
-    return str(run.path if is_last or run.pointed("best") is None else run.path / "best")
+    answers = isinstance(trainer.train_data, ChatDataset)
+    use_run = answers or is_last or run.pointed("best") is None
+    return str(run.path if use_run else run.path / "best")
 
 
 # --- yocto-train --list --------------------------------------------------------------------------

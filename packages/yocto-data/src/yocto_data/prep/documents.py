@@ -80,6 +80,7 @@ class Document(NamedTuple):
     where: str
     blocks: Iterable[str]
     content: Any = None  # of chats: what the blocks are the text of
+    kept: bool = False  # never held out: its answers are asked for in other words
 
 
 @dataclass(kw_only=True)
