@@ -10,9 +10,9 @@ import torch
 from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import Tokenizer
 from yocto_train import open_model
-from yocto_train.tune.vocabulary import grown
+from yocto_train.tune.begin import begun
 
-from yocto_cli.chats import turn_tokens
+from yocto_cli.chats import END_OF_TEXT, turn_tokens
 from yocto_cli.command import UsageError
 from yocto_cli.model_arguments import named_tokenizer
 from yocto_cli.train_settings import DataFlags
@@ -62,10 +62,10 @@ class Origin:
             is_foreign=opened.checkpoint is None,
         )  # fmt: skip
 
-    def model(self) -> GPT:
-        """The model, in float32."""
-        model = open_model(self.path, tokenizer=None, dtype=torch.float32).model
-        return grown(model, known=self.known, vocab_size=self.tokenizer.vocab_size)
+    def model(self, config: GPTConfig) -> GPT:
+        """The model, in float32, with the dropout of `config`."""
+        model = open_model(self.path, dtype=torch.float32).model
+        return begun(model, config, known=self.known, n_ids=self.tokenizer.vocab_size)
 
     def for_template(self, template: str) -> "Origin":
         """The same with the tokens that a template needs, if its tokenizer can get them.
@@ -73,8 +73,8 @@ class Origin:
         Raises:
             UsageError: it cannot.
         """
-        special = self.tokenizer.special_tokens
-        lacking = [name for name in turn_tokens(template, self.tokenizer) if name not in special]
+        known = {*self.tokenizer.special_tokens, END_OF_TEXT}  # a model knows the end of a text
+        lacking = [name for name in turn_tokens(template) if name not in known]
         if not lacking:
             return self
         if (add := getattr(self.tokenizer, "with_special_tokens", None)) is None:

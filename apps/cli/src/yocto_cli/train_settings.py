@@ -14,7 +14,6 @@ from yocto_train.config import TrainConfig
 from yocto_train.recipes import LORA, RECIPES, TUNING
 
 from yocto_cli.arguments import CommandArguments, flag, flags_of, replaced, values_of
-from yocto_cli.command import UsageError
 from yocto_cli.model_arguments import CKPT_HELP, TokenizerFlags
 from yocto_cli.prepare import VOCAB_SIZE
 
@@ -213,7 +212,13 @@ def resolved(
         shape = {"dropout": model.dropout}
     values = {**shape, **train.to_dict(), **given}
     known = {name: value for name, value in values.items() if name in flags_of(TrainArguments)}
-    prepared = {"text_path": (), "tokenizer": None, "vocab_size": None, "me": None, "template": None}
+    prepared = {
+        "text_path": (),
+        "tokenizer": None,
+        "vocab_size": None,
+        "me": None,
+        "template": None,
+    }
     own = {**prepared, "data_dir": data_dir, "run_name": None}
     return replaced(TrainArguments(), {**known, **own})
 

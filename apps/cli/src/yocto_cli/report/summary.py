@@ -48,7 +48,8 @@ def _details(trainer: Trainer, data_dir: Path) -> dict[str, str]:
         **_chats(trainer.train_data),
         "model": f"{arch}, {counted(model.n_layer, 'layer')}, {counted(model.n_head, 'head')}, "
         f"{model.n_embd} wide, context {model.block_size}: {parameters:,} parameters",
-        "train": f"{config.max_iters:,} steps of {config.batch_size} x {model.block_size} tokens "
+        "train": f"{config.max_iters:,} steps of {config.batch_size} x "
+        f"{trainer.train_data.block_size} tokens "
         f"({epochs:{'.1f' if epochs >= 1 else '.2g'}} epochs) with {config.optimizer}",
         "device": ", ".join(trainer.reasons) + processes,
     }

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from yocto_model import GPT
 
+from yocto_train.tune.begin import assembled
+
 
 class LowRank(nn.Linear):
     """A linear layer that is kept as it is, and what it learns: y = W x + b + alpha / rank B A x.
@@ -72,14 +74,9 @@ def merged(model: GPT) -> GPT:
     """A whole model without adapters, which shares all other weights; a model that has none."""
     if not (layers := adapters(model)):
         return model
-    with torch.device("meta"):
-        whole = GPT(model.config)
     weights = {n: w.detach() for n, w in model.state_dict().items() if ".lora_" not in n}
     weights |= {f"{name}.weight": layer.whole() for name, layer in layers.items()}
-    whole.load_state_dict(weights, assign=True)
-    if model.config.tie_weights:
-        whole.head.weight = whole.token_emb.weight
-    return whole.to(model.token_emb.weight.device).eval()
+    return assembled(model.config, weights)
 
 
 def adapters(model: GPT) -> dict[str, LowRank]:
