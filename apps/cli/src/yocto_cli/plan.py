@@ -1,5 +1,6 @@
 """How a budget of minutes becomes a model's size and a number of steps."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -100,8 +101,13 @@ def check_flags(given: Given) -> None:
     if "init_from" in given:
         if fixed := [name for name in _OF_THE_MODEL if name in given]:
             raise UsageError(f"--{fixed[0]} is the model's own with --init_from; leave it out")
-    elif "lora_rank" in given or "lora_alpha" in given:
-        raise UsageError("adapters are for a model that exists; name it with --init_from")
+    elif given.get("lora_rank"):
+        raise UsageError("--lora_rank is for a model that exists; name it with --init_from")
+    if "save_adapter" in given:
+        if not given.get("lora_rank"):
+            raise UsageError("--save_adapter needs adapters; give --lora_rank, too")
+        if os.path.lexists(given["save_adapter"]):
+            raise UsageError(f"{given['save_adapter']} already exists; name a new directory")
     if minutes is not None and "max_iters" in given:
         raise UsageError("use only one of --minutes and --max_iters")
     if minutes is not None and not 0 < minutes <= 60 * 24 * 365:

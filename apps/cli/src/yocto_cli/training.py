@@ -14,6 +14,7 @@ from torch.distributed import is_torchelastic_launched
 from yocto_data import verify_tokens
 from yocto_train import Checkpoint, Run, StepDone, Stopped, Trainer, World, joined
 from yocto_train.runs.opening import tokenizer_note
+from yocto_train.tune.adapter import save_adapter
 
 from yocto_cli.arguments import dump_toml
 from yocto_cli.chats import ends_of, template_of
@@ -80,6 +81,8 @@ def _train(
     data, tokenizer = open_data(arguments.data, data_dir, origin)
     for name in ("train.bin", "val.bin"):
         verify_tokens(data_dir / name)
+    if origin is not None and world.is_main:
+        say(f"going on from {origin.path}")
     if resume is None:
         given = world.on_main(lambda: planned(given, data))
     model, config = data.settings(given)
@@ -109,12 +112,15 @@ def _train(
             trainer.request_evaluation()  # what it was before is worth knowing
         full = resolved(given, model, config, data_dir=str(data_dir))
         text, board = dump_toml(full), arguments.run.tensorboard
-        return _recorded(trainer, run, data_dir, resume, config=text, for_tensorboard=board)
+        return _recorded(
+            trainer, run, data_dir, resume, config=text, for_tensorboard=board,
+            adapter=arguments.run.save_adapter, base=str(given.get("init_from", "")),
+        )  # fmt: skip
 
 
 def _recorded(
     trainer: Trainer, run: Run, data_dir: Path, resume: Path | None, *, config: str,
-    for_tensorboard: bool,
+    for_tensorboard: bool, adapter: str | None, base: str,
 ) -> int:  # fmt: skip
     """Restore the run to resume, say what will happen, and train, as the run's only writer."""
     world = trainer.world
@@ -136,7 +142,11 @@ def _recorded(
                     str(run.path / "tensorboard"), purge_step=step + 1 if step else None
                 )
                 stack.callback(board.close)
-        return run_to_end(trainer, run, config=config, data_dir=data_dir, board=board)
+        code = run_to_end(trainer, run, config=config, data_dir=data_dir, board=board)
+        if adapter is not None and world.is_main:
+            save_adapter(trainer.model, Path(adapter), base=base)
+            say(f"adapters: {adapter}")
+        return code
 
 
 def run_to_end(
