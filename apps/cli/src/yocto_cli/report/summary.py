@@ -51,14 +51,17 @@ def _details(trainer: Trainer, data_dir: Path) -> dict[str, str]:
     arch = closest_architecture(model)
     tokens, parameters = trainer.train_data.n_tokens, model.n_parameters
     epochs = config.max_iters * config.batch_size / trainer.sampler.windows_per_epoch
+    learned = sum(weight.numel() for weight in trainer.machine.parameters)
+    adapted = f", and adapters of {learned:,} learn" if config.lora_rank else ""
     processes = f", {trainer.world.size} processes" if trainer.world.size > 1 else ""
     return {
         "data": f"{data_dir}: {tokens:,} tokens to train on, "
         f"{trainer.val_data.n_tokens:,} to validate, {model.vocab_size:,} ids",
         **_chats(trainer.train_data),
         "model": f"{arch}, {counted(model.n_layer, 'layer')}, {counted(model.n_head, 'head')}, "
-        f"{model.n_embd} wide, context {model.block_size}: {parameters:,} parameters",
-        "train": f"{config.max_iters:,} steps of {config.batch_size} x {model.block_size} tokens "
+        f"{model.n_embd} wide, context {model.block_size}: {parameters:,} parameters{adapted}",
+        "train": f"{config.max_iters:,} steps of {config.batch_size} x "
+        f"{trainer.train_data.block_size} tokens "
         f"({epochs:{'.1f' if epochs >= 1 else '.2g'}} epochs) with {config.optimizer}",
         "device": ", ".join(trainer.reasons) + processes,
     }
