@@ -10,8 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from yocto_data import DataError, DataMeta, DecodingError, ShortDataError
-from yocto_data.prep.files import open_regular, sha256_of
-from yocto_data.prep.sources import CHATS, expand_sources
+from yocto_data.prep.sources import CHATS, expand_sources, read_whole
 from yocto_tokenizers import Tokenizer, load_tokenizer, template_for
 
 from yocto_cli.chats import hold_chats, named_template, prepare_conversations
@@ -160,11 +159,8 @@ class _Wanted:
         )
         if not all(fits):
             return False
-        sums = []
-        for source in expand_sources(self.sources, CHATS):  # a directory may mean several files
-            with open_regular(source.path) as file:
-                sums.append(sha256_of(file))
-        return sums == [source.sha256 for source in meta.sources]
+        sources = expand_sources(self.sources, CHATS)  # a directory may mean several files
+        return tuple(map(read_whole, sources)) == meta.sources
 
     def prepare(self, directory: Path) -> None:
         """Make it."""

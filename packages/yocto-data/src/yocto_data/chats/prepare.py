@@ -61,7 +61,7 @@ def prepare_chats(
     with lines `User: ` and `Assistant: ` are conversations, and all else is learned as it is.
 
     Args:
-        sources: files, directories (their .txt, .jsonl and .json, plain or .gz) and globs.
+        sources: as for `prepare`, and .json files.
         out_dir: the directory to make.
         tokenizer: encodes texts outside conversations; its file is saved, too.
         encode: the ids of a conversation, and whether each is learned: what the assistant says and

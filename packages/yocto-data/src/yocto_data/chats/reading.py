@@ -112,7 +112,7 @@ class ChatCorpus(Corpus):
     ) -> Iterator[tuple[Chat | TextPart, str]]:
         """What a source holds, and which part of it each is."""
         if source.kind != "text":
-            values = json_lines if source.kind == "jsonl" else _values
+            values = _values if source.kind == "json" else json_lines
             for value, part in values(source, blocks):
                 self.records += 1
                 try:
