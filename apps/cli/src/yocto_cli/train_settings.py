@@ -126,6 +126,7 @@ class RunFlags:
     )
     tensorboard: bool = flag(False, "also write the measurements for TensorBoard")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1 or mps")
+    threads: int | None = flag(None, "processor threads that compute", shown="all cores")
 
 
 @dataclass(frozen=True, kw_only=True)

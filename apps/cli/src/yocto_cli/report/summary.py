@@ -6,16 +6,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yocto_data import ChatDataset, TokenDataset
 from yocto_model import ARCHITECTURES, GPTConfig
-from yocto_train import Checkpoint, CheckpointError, Event, Run, Stopped, Trainer
+from yocto_train import Checkpoint, CheckpointError, Event, Run, Stopped
 
 from yocto_cli.command import UsageError, next_command
 from yocto_cli.report.page import Report
 from yocto_cli.screen.curve import History
 from yocto_cli.screen.ladder import Baseline
 from yocto_cli.screen.terminal import counted, dim, duration, one_line, say, visible
+
+if TYPE_CHECKING:
+    from yocto_train import Trainer
 
 _STATES = {
     "finished": "finished",
@@ -40,13 +44,13 @@ _NEXT = (
 _MARKS = ("config.toml", "metrics.jsonl", "latest")  # every run has at least one of these
 
 
-def summary(trainer: Trainer, run: Run, data_dir: Path) -> str:
+def summary(trainer: "Trainer", run: Run, data_dir: Path) -> str:
     """What is going to be trained, on what, for how long."""
     rows = {"run": f"{run.path}, seed {trainer.config.seed}", **_details(trainer, data_dir)}
     return "\n".join(f"{name:8}{text}" for name, text in rows.items())
 
 
-def _details(trainer: Trainer, data_dir: Path) -> dict[str, str]:
+def _details(trainer: "Trainer", data_dir: Path) -> dict[str, str]:
     model, config = trainer.model.config, trainer.config
     arch = closest_architecture(model)
     tokens, parameters = trainer.train_data.n_tokens, model.n_parameters
@@ -98,7 +102,7 @@ class About:
     baselines: tuple[Baseline, ...]
 
 
-def report_of(trainer: Trainer, run: Run, history: History, about: About, event: Event) -> Report:
+def report_of(trainer: "Trainer", run: Run, history: History, about: About, event: Event) -> Report:
     """The report as of an event."""
     progress, max_iters = trainer.progress, trainer.config.max_iters
     is_char = getattr(trainer.tokenizer, "kind", None) == "char"
@@ -131,7 +135,7 @@ def resumed(
     return "\n".join(lines)
 
 
-def farewell(trainer: Trainer, run: Run, *, stopped: bool) -> str:
+def farewell(trainer: "Trainer", run: Run, *, stopped: bool) -> str:
     """How it went, and the next command."""
     progress, lines = trainer.progress, list[str]()
     if stopped:
@@ -147,7 +151,7 @@ def farewell(trainer: Trainer, run: Run, *, stopped: bool) -> str:
     return "\n".join(lines)
 
 
-def _ckpt_for_chat(trainer: Trainer, run: Run) -> str:
+def _ckpt_for_chat(trainer: "Trainer", run: Run) -> str:
     """The run, whose newest step answers best; its best step if it is to continue texts."""
     is_last = trainer.progress.best_step in (None, trainer.progress.step)
     answers = isinstance(trainer.train_data, ChatDataset)
