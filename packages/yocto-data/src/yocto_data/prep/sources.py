@@ -329,7 +329,7 @@ class TextDecoder:
             # In Western languages most letters are plain ones.
             if around.decode("cp1252") and sum(b > 0x7F for b in around) < len(around) / 3:
                 return "if it is a Western European text, pass encoding=cp1252, else its own"
-        return "pass its encoding as encoding=NAME, or convert it to UTF-8"
+        return "pass encoding=NAME with its own, or convert it to UTF-8"
 
 
 def _zeros_between(data: bytes) -> Literal["le", "be"] | None:
