@@ -136,7 +136,7 @@ def test_one_conversation_in_every_format(
     if form in SHORT:
         chat = tuple(m for m in chat if m.role == "system") + chat[-2:]
     path = write(new_directory(), f"a.{ending}", [FORMATS[form](chat)] * 2, ensure_ascii=False)
-    assert [chat, chat] == list(iter_chats(path))
+    assert [chat, chat] == list(iter_chats(path, keep_cr=True))
 
 
 JSON = st.recursive(
@@ -559,7 +559,9 @@ def test_files_hold_what_encode_gave(
     records = [{"text": item.text} if isinstance(item, TextPart) else by_name(item)
                for item in items]  # fmt: skip
     path = write(folder, "a.jsonl", records)
-    meta = prepared(path, folder / "out", chunk_chars=chunk_chars, val_ratio=val_ratio)
+    meta = prepared(
+        path, folder / "out", chunk_chars=chunk_chars, val_ratio=val_ratio, keep_cr=True
+    )
     assert meta == DataMeta.load(folder / "out")
     expected: Counter[Any] = Counter()
     for item in items:

@@ -95,7 +95,7 @@ def prepare_chats(
         )
     corpus = cast("ChatCorpus", work.corpus)
     corpus.expected = first.records
-    pieces = _pieces(corpus, SplitPlan.after(work.found, options))
+    pieces = _pieces(corpus, SplitPlan.after(work.found, replace(options, split_by="documents")))
     encoder = _ChatEncoder(tokenizer, work.vocab_size, work.separator, encode)
     with staged_directory(work.target, force=force) as directory:
         with (

@@ -121,7 +121,11 @@ class ChatCorpus(Corpus):
                     self.drop(str(error), f"{source.path.name}, {part}")
                     continue
                 for content in contents:
-                    yield content, part
+                    if isinstance(content, TextPart):
+                        yield content, part
+                    else:
+                        ends = self.line_ends
+                        yield tuple(m._replace(content=ends(m.content)) for m in content), part
             return
         first = next(blocks, "")
         self.empty_documents += not first.strip()
@@ -145,7 +149,7 @@ class ChatCorpus(Corpus):
         if not isinstance(content, str):
             return (content,)
         self.empty_documents += not content.strip()
-        return layouts.dialogues_and_texts((content,))
+        return layouts.dialogues_and_texts((self.line_ends(content),))
 
 
 def iter_chats(
@@ -155,8 +159,8 @@ def iter_chats(
 
     Train a tokenizer on what they say, or show them. What can be read: see `prepare_chats`.
 
-    Of the options, given as an object or by name, encoding, errors, me and max_bad matter here. The
-    errors are those of `iter_texts`, and a DataError if too much cannot be used.
+    Of the options, given as an object or by name, encoding, errors, keep_cr, me and max_bad matter
+    here. The errors are those of `iter_texts`, and a DataError if too much cannot be used.
     """
     options = replace(options or ChatOptions(), **changes)
     return _contents(ChatCorpus(sources=expand_sources(sources, CHATS), options=options))
