@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from yocto_train.scale.planning import (
         SIZES,
         Candidate,
+        against_overfitting,
         choose,
         compile_pays,
-        dropout_for,
         memory_bytes,
     )
     from yocto_train.schedules import lr_factor
@@ -66,8 +66,8 @@ __all__ = [
     "RECIPES", "SIZES", "Candidate", "Checkpoint", "CheckpointError", "Evaluated", "Evaluation",
     "Event", "FoundModel", "Muon", "NonFiniteError", "OpenedModel", "Placement", "Recipe", "Run",
     "RunError", "Sampled", "SaveError", "Saved", "Started", "StepDone", "Stopped", "TrainConfig",
-    "TrainConfigError", "TrainError", "Trainer", "World", "bits_per_byte", "bytes_per_token",
-    "choose", "compile_pays", "cross_entropy", "dropout_for", "evaluate", "evaluate_ids",
+    "TrainConfigError", "TrainError", "Trainer", "World", "against_overfitting", "bits_per_byte",
+    "bytes_per_token", "choose", "compile_pays", "cross_entropy", "evaluate", "evaluate_ids",
     "find_checkpoint", "find_model", "joined", "lr_factor", "make_optimizers", "measure_precision",
     "memory_bytes", "open_model", "orthogonalize", "place", "save_checkpoint", "step_of",
     "train_step",

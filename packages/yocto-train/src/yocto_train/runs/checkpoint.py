@@ -36,6 +36,7 @@ from yocto_model import ModelError
 from yocto_tokenizers import TokenizerError
 
 from yocto_train.errors import CheckpointError, SaveError, TrainError, reason
+from yocto_train.tune.lora import merged
 
 if TYPE_CHECKING:
     import torch
@@ -292,7 +293,7 @@ def save_checkpoint(
 
     Args:
         run: the run directory, which must exist; its lock is held by the caller.
-        model: the model, without wrappers.
+        model: the model, without wrappers; its adapters are merged.
         state: what resuming needs: "step", tensors by name under "moments", and whatever JSON
             can hold.
         tokenizer: saved with the model, if there is one, as Hugging Face's libraries open it.
@@ -317,10 +318,12 @@ def save_checkpoint(
         with files.new_directory(temporary):
             eos_id = None if tokenizer is None else tokenizer.eos_id
             ends = {*end_ids, *(() if eos_id is None else (eos_id,))}
-            model.save(temporary, end_ids=ends, dtype=dtype)
+            whole = merged(model)
+            whole.save(temporary, end_ids=ends, dtype=dtype)
             for name, content in _other_files(tokenizer, template, model.config.block_size):
                 (temporary / name).write_bytes(content)
-            _save_state(temporary / STATE, state, weights={} if dtype is None else trained(model))
+            is_exact = dtype is None and whole is model  # what is saved is what is trained
+            _save_state(temporary / STATE, state, weights={} if is_exact else trained(model))
             records = {}
             for path in sorted(temporary.iterdir()):
                 files.sync_file(path)
