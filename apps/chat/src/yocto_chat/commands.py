@@ -151,7 +151,7 @@ def show_help(chat: Chat, text: str) -> None:
         return
     for title, names in _GROUPS.items():
         gap = " " * (max(map(len, _GROUPS)) - len(title) + 2)
-        shown = "  ".join(find(name).synopsis.replace(" ", "\xa0") for name in names.split())
+        shown = "  ".join(find(name).synopsis for name in names.split())
         chat.screen.styled([(title, BOLD), (gap + shown, "")])
     chat.screen.remark(
         f"/help retry explains a command, Tab completes it; {', '.join(BARE)} need no slash. "

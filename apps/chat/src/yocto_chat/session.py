@@ -49,12 +49,16 @@ def run(arguments: ChatArguments) -> None:
 
         return open_model(arguments.model, found, template=arguments.conversation.template)
 
-    begin = partial(chat_with, arguments=arguments, screen=screen)
+    def begun(model: "ChatModel") -> "Chat":
+        chat = chat_with(model, arguments, screen)
+        introduce(chat)
+        return chat
+
     if not interactive:
-        answer(begin(opened()), message)
+        answer(chat_with(opened(), arguments, screen), message)
         return
-    talk = Talk(screen, opened, begin, name=found.name)
-    talk.converse(keep_history=arguments.conversation.history)
+    talk = Talk(screen, opened, begun, name=found.name)
+    talk.converse(talk.reader(keep_history=arguments.conversation.history))
     if not talk.is_open:
         sys.stdout.flush()
         os._exit(0)  # Python's own way out would wait for what is imported
@@ -76,7 +80,7 @@ def _suited(found: FoundModel, ckpt: str | None) -> FoundModel:
     return found
 
 
-def chat_with(model: "ChatModel", *, arguments: ChatArguments, screen: Screen) -> "Chat":
+def chat_with(model: "ChatModel", arguments: ChatArguments, screen: Screen) -> "Chat":
     """A chat as the flags want it; says what is to be known about the model."""
     from yocto_chat.chat import Chat  # noqa: PLC0415 - slower than the prompt
 
@@ -112,45 +116,51 @@ class Talk:
         name: str,
     ) -> None:
         self._screen, self._open, self._begin, self._name = screen, open_model, begin, name
-        self._opening: Future[ChatModel] = Future()
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._opening: Future[ChatModel] | None = None
         self._chat: Chat | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether the model has been opened, or cannot be."""
-        return self._opening.done()
+        return self._opening is not None and self._opening.done()
 
-    def _work(self) -> None:
-        try:
-            self._opening.set_result(self._open())
-        except BaseException as error:  # noqa: BLE001 - it is raised where the model is needed
-            self._opening.set_exception(error)
+    def _opened(self) -> "Future[ChatModel]":
+        """The model, which a thread opens from the first call on."""
+        if self._opening is not None:
+            return self._opening
+        opening = self._opening = Future()
+
+        def work() -> None:
+            try:
+                opening.set_result(self._open())
+            except BaseException as error:  # noqa: BLE001 - it is raised where a model is needed
+                opening.set_exception(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        return opening
 
     def chat(self) -> "Chat":
         """The chat, once the model is open; waits for that."""
         if self._chat is None:
             from yocto_chat.alternatives import choose  # noqa: PLC0415 - slower than the prompt
 
-            self._chat = self._begin(self._opening.result())
+            self._chat = self._begin(self._opened().result())
             if self._screen.ansi:
                 self._chat.choose = partial(
                     choose, tokenizer=self._chat.model.tokenizer, unicode=self._screen.unicode
                 )
-            introduce(self._chat)
         return self._chat
 
-    def converse(self, *, keep_history: bool) -> None:
-        """Read, do, and read again, until the user leaves; see reader.py for what reading raises.
+    def converse(self, read: Callable[[], str]) -> None:
+        """Read, do, and read again, until the user leaves; see reader.py for what `read` raises.
 
-        Errors are those of opening the model.
+        Other errors are those of opening the model.
         """
-        read = self._reader(keep_history=keep_history)
         while self._chat is None or not self._chat.finished:
             self._screen.line()
             try:
                 line = read()
-                if not self.is_open:
+                if self._chat is None and not self.is_open:
                     self._screen.notice(f"opening {self._name}")
                 chat = self.chat()
             except KeyboardInterrupt:
@@ -169,7 +179,7 @@ class Talk:
             except (ModelError, TokenizerError) as error:
                 self._screen.problem(f"that did not work: {error}")
 
-    def _reader(self, *, keep_history: bool) -> Callable[[], str]:
+    def reader(self, *, keep_history: bool) -> Callable[[], str]:
         """The function that reads a line from this terminal."""
         from yocto_chat import reader  # noqa: PLC0415 - a pipe needs no prompt_toolkit
 
@@ -179,11 +189,8 @@ class Talk:
         read = prompt.read if self._screen.ansi else partial(reader.read_plainly, self._screen)
 
         def begun() -> None:
-            if self._thread.ident is None:
-                self._thread.start()
-                self._opening.add_done_callback(lambda _: prompt.above(self.chat))
-            elif self._chat is None and self.is_open:
-                prompt.above(self.chat)
+            if self._chat is None:  # at once, if the model is open
+                self._opened().add_done_callback(lambda _: prompt.above(self.chat))
 
         def next_line() -> str:
             draft = ""
