@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from yocto_cli.arguments import CommandArguments, flag, load
 from yocto_cli.command import UsageError, run_command
@@ -34,6 +34,11 @@ _ROWS_AT_ONCE = 32  # a batch costs memory, and larger ones are hardly faster
 class SampleArguments(CommandArguments):
     """The flags of yocto-sample."""
 
+    SHORT: ClassVar[tuple[str, ...]] = (
+        "prompt", "prompt_file", "num_samples", "timelapse", "temperature", "top_k", "top_p",
+        "max_new_tokens", "stop", "seed", "ckpt",
+    )  # fmt: skip
+
     prompt: tuple[str, ...] = flag(
         (), r"texts to continue; \n, \t and \\ mean line end, tab and backslash",
         shown="stdin, or else a new line", escapes=True,
@@ -41,7 +46,9 @@ class SampleArguments(CommandArguments):
     prompt_file: str | None = flag(None, "a file that holds the prompt")
     num_samples: int = flag(1, "texts per prompt, each with the next seed, between lines of ---")
     echo: bool = flag(True, "print the prompt in front of its continuation")
-    timelapse: str | None = flag(None, "a run: continue the prompt with each of its checkpoints")
+    timelapse: str | None = flag(
+        None, "what a run wrote while it learned; with a prompt, what its checkpoints write"
+    )
     sampling: SamplingArguments = field(default_factory=SamplingArguments)
     model: ModelArguments = field(default_factory=ModelArguments)
 

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from yocto_model.config import GPTConfig
 from yocto_train.config import TrainConfig
@@ -119,6 +119,12 @@ class RunFlags:
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments(CommandArguments):
     """Train a model on a text and save it; all flags may be left out."""
+
+    SHORT: ClassVar[tuple[str, ...]] = (
+        "text_path", "tokenizer", "vocab_size", "data_dir", "n_layer", "n_head", "n_embd",
+        "block_size", "minutes", "max_iters", "batch_size", "lr", "run_name", "resume", "plan",
+        "list",
+    )  # fmt: skip
 
     data: DataFlags = DataFlags()
     model: ModelFlags = ModelFlags()
