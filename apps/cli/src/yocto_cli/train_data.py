@@ -7,16 +7,17 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from yocto_data import DataError, DataMeta, ShortDataError
-from yocto_data.prep.files import open_regular, sha256_of
-from yocto_data.prep.sources import CHATS, expand_sources
-from yocto_tokenizers import Tokenizer, load_tokenizer
+from yocto_data.prep.sources import CHATS, expand_sources, read_whole
+from yocto_tokenizers import Tokenizer, load_tokenizer, template_for
 
-from yocto_cli.chats import hold_chats, prepare_conversations
+from yocto_cli.chats import hold_chats, named_template, prepare_conversations
 from yocto_cli.command import UsageError, next_command
 from yocto_cli.model_arguments import matching_tokenizer, named_tokenizer
+from yocto_cli.origin import Origin
 from yocto_cli.plan import Data
 from yocto_cli.prepare import (
     KINDS,
@@ -33,11 +34,17 @@ from yocto_cli.train_settings import DEFAULT_TEXT, DataFlags
 
 _SHORTEST_CONTEXT = 8
 _VAL_RATIO = 0.1
+_CHAT_VOCAB_SIZE = 1_000  # more would cost a small model more than shorter replies save
 _UNITS = {"char": "at character level", "word": "in words", "bpe": "in pieces of words"}
 
 
-def data_directory(flags: DataFlags) -> Path:
-    """The directory of prepared data; a text, or chats, are prepared first, unless they are."""
+def data_directory(flags: DataFlags, origin: Origin | None = None) -> Path:
+    """The directory of prepared data; a text, or chats, are prepared first, unless they are.
+
+    Args:
+        flags: what to learn from.
+        origin: the model to go on from, for which they are prepared.
+    """
     if not flags.text_path and flags.data_dir is not None:
         for name in ("tokenizer", "vocab_size"):
             if getattr(flags, name) is not None:
@@ -51,7 +58,7 @@ def data_directory(flags: DataFlags) -> Path:
             f"{DEFAULT_TEXT} is missing; give --text_path YOUR.txt, or --data_dir with a directory "
             "that yocto-prepare made"
         )
-    wanted = _Wanted.by(flags)
+    wanted = _Wanted.by(flags, origin)
     if flags.data_dir is not None:
         directory = Path(flags.data_dir)
         if directory.is_dir() and any(directory.iterdir()):
@@ -81,12 +88,29 @@ class _Wanted:
     kind: Kind
     tokenizer: Tokenizer | None  # None where one is to be learned
     flags: DataFlags
+    template: str | None  # its source; None for what fits the files
+    model: str | None = None  # the name of the one that is gone on from
 
     @classmethod
-    def by(cls, flags: DataFlags) -> "_Wanted":
+    def by(cls, flags: DataFlags, origin: Origin | None) -> "_Wanted":
         sources = flags.text_path or (str(DEFAULT_TEXT),)
-        named = named_tokenizer(flags.tokenizer_path, flags.vocab_path)
-        kind: Kind = "bpe" if flags.mode == "token" else "char"
+        template = None if flags.template is None else named_template(flags.template)
+        if origin is None:
+            named = named_tokenizer(flags.tokenizer_path, flags.vocab_path)
+        else:
+            if template is None:
+                foreign = origin.is_foreign
+                own = template_for(origin.template, origin.tokenizer, pretrained=foreign)
+                template = own.source
+            else:
+                origin = origin.for_template(template)
+            named = origin.tokenizer
+        try:
+            are_chats = hold_chats(sources, me=flags.me)
+        except DataError as error:
+            raise UsageError(_advice(str(error), sources, flags.tokenizer or "char")) from error
+        is_token = flags.mode == "token" or (flags.mode is None and are_chats)
+        kind: Kind = "bpe" if is_token else "char"
         kind = flags.tokenizer or (kind if named is None else kind_of(named))
         if flags.mode == "char" and kind != "char":
             raise UsageError(f"--mode char, but the tokenizer is {kind}; leave --mode out")
@@ -99,11 +123,10 @@ class _Wanted:
             )
         if named is None:
             learner(kind, flags.vocab_size)  # raises where they contradict each other
-        try:
-            are_chats = hold_chats(sources, me=flags.me)
-        except DataError as error:
-            raise UsageError(_advice(str(error), sources, kind)) from error
-        return cls(sources=sources, are_chats=are_chats, kind=kind, tokenizer=named, flags=flags)
+        return cls(
+            sources=sources, are_chats=are_chats, kind=kind, tokenizer=named, flags=flags,
+            template=template, model=None if origin is None else origin.name,
+        )  # fmt: skip
 
     @property
     def shown(self) -> str:
@@ -113,9 +136,11 @@ class _Wanted:
     def name(self) -> str:
         """Of the directory: all that meta.json does not say is in it."""
         stem = re.sub(r"[*?\[\]]", "", Path(self.sources[0]).stem) or "texts"
-        me = None if self.flags.me is None else re.sub(r"\W+", "-", self.flags.me)
-        size = None if self.flags.vocab_size is None else str(self.flags.vocab_size)
-        return "-".join(filter(None, (stem, me, self.kind, size)))
+        flags = self.flags
+        size = None if flags.vocab_size is None else str(flags.vocab_size)
+        template = None if flags.template is None else Path(flags.template).stem
+        parts = (flags.me, template, self.model or self.kind, size)
+        return "-".join([stem, *(re.sub(r"[^\w.-]+", "-", part) for part in parts if part)])
 
     def is_in(self, directory: Path) -> bool:
         """Whether a data directory holds exactly this."""
@@ -129,14 +154,14 @@ class _Wanted:
             size is None or meta.vocab_size <= size,
             meta.tokenizer.kind in KINDS[self.kind],
             (meta.chats is not None) == self.are_chats,
+            meta.chats is None
+            or self.template is None
+            or meta.chats.template == sha256(self.template.encode()).hexdigest(),
         )
         if not all(fits):
             return False
-        sums = []
-        for source in expand_sources(self.sources, CHATS):  # a directory may mean several files
-            with open_regular(source.path) as file:
-                sums.append(sha256_of(file))
-        return sums == [source.sha256 for source in meta.sources]
+        sources = expand_sources(self.sources, CHATS)  # a directory may mean several files
+        return tuple(map(read_whole, sources)) == meta.sources
 
     def prepare(self, directory: Path) -> None:
         """Make it."""
@@ -158,10 +183,11 @@ class _Wanted:
     def _prepared(self, directory: Path, val_ratio: float) -> tuple[DataMeta, Tokenizer]:
         if self.are_chats:
             path = self.flags.tokenizer_path or self.flags.vocab_path
+            size = _CHAT_VOCAB_SIZE if self.kind == "bpe" else None
             return prepare_conversations(
-                self.sources, directory, kind=self.kind, vocab_size=self.flags.vocab_size,
+                self.sources, directory, kind=self.kind, vocab_size=self.flags.vocab_size or size,
                 tokenizer=self.tokenizer, tokenizer_path=path, me=self.flags.me,
-                val_ratio=val_ratio,
+                val_ratio=val_ratio, source=self.template,
             )  # fmt: skip
         return prepare_texts(
             self.sources, directory, learn=learner(self.kind, self.flags.vocab_size),
@@ -188,8 +214,12 @@ def _advice(message: str, sources: Sequence[str], kind: str) -> str:
     return message if found or is_bad else in_flags(message)
 
 
-def open_data(flags: DataFlags, data_dir: Path) -> tuple[Data, Tokenizer]:
+def open_data(
+    flags: DataFlags, data_dir: Path, origin: Origin | None = None
+) -> tuple[Data, Tokenizer]:
     """The prepared data, and its tokenizer or the one that the flags name.
+
+    With a model to go on from, it is the model's own, perhaps with tokens for turns.
 
     Raises:
         UsageError: a flag contradicts the data.
@@ -207,5 +237,15 @@ def open_data(flags: DataFlags, data_dir: Path) -> tuple[Data, Tokenizer]:
     if named is None and meta.tokenizer.file is not None:
         own = load_tokenizer(data_dir)
     made_with, where = meta.tokenizer.fingerprint, str(data_dir)
+    if origin is not None:
+        if origin.tokenizer.fingerprint() != made_with and meta.chats and meta.chats.template:
+            template = (data_dir / "chat_template.jinja").read_text(encoding="utf-8")
+            origin = origin.for_template(template)
+        if origin.tokenizer.fingerprint() != made_with:
+            raise UsageError(
+                f"{data_dir} was not prepared with the tokenizer of {origin.path}; give the text "
+                "itself as --text_path"
+            )
+        return Data(data_dir, meta, origin), origin.tokenizer
     tokenizer = matching_tokenizer(named, own, mode=flags.mode, fingerprint=made_with, where=where)
     return Data(data_dir, meta), tokenizer

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from yocto_data.chats import layouts
-from yocto_data.chats.messages import Chat, chat_of, is_trained
+from yocto_data.chats.messages import Chat, chat_of, is_trained, worded
 from yocto_data.errors import DataError, shorten
 from yocto_data.prep.documents import (
     JSON_DECODER,
@@ -86,14 +86,17 @@ class ChatCorpus(Corpus):
     def documents_of(self, source: Source, blocks: Iterator[str]) -> Iterator[Document]:
         """The conversations and texts of one source; bad records are counted."""
         for content, part in self._contents(source, blocks):
+            where = f"{source.path.name}, {part}"
             if isinstance(content, TextPart):
-                texts = [content.text]
-            elif is_trained(content):
-                texts = [message.content for message in content]
-            else:
+                yield Document(where, [content.text], content)
+                continue
+            if not is_trained(content):
                 self.untrained += 1
                 continue
-            yield Document(f"{source.path.name}, {part}", texts, content)
+            first, *others = worded(content)
+            for chat in (first, *others):
+                texts = [message.content for message in chat]
+                yield Document(where, texts, chat, kept=bool(others) and chat is first)
 
     def finish(self, found: bool) -> None:
         """Refuse sources of which too much cannot be used, or in which nothing was found."""
@@ -109,7 +112,7 @@ class ChatCorpus(Corpus):
     ) -> Iterator[tuple[Chat | TextPart, str]]:
         """What a source holds, and which part of it each is."""
         if source.kind != "text":
-            values = json_lines if source.kind == "jsonl" else _values
+            values = _values if source.kind == "json" else json_lines
             for value, part in values(source, blocks):
                 self.records += 1
                 try:

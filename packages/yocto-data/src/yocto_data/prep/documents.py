@@ -5,6 +5,7 @@
 import io
 import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -82,6 +83,7 @@ class Document(NamedTuple):
     where: str
     blocks: Iterable[str]
     content: Any = None  # of chats: what the blocks are the text of
+    kept: bool = False  # never held out: its answers are asked for in other words
 
 
 @dataclass(kw_only=True)
@@ -119,16 +121,21 @@ class Corpus:
         """
         found = False
         for source in self.sources:
-            with SourceFile(source) as file:
-                for document in self.documents_of(source, self._decoded(source, file)):
+            with closing(self.documents_in(source)) as documents:
+                for document in documents:
                     found = True
                     yield document
-            self.read.append(file.record())
         self.finish(found)
+
+    def documents_in(self, source: Source) -> Generator[Document, None, None]:
+        """The documents of one source."""
+        with SourceFile(source) as file:
+            yield from self.documents_of(source, self._decoded(source, file))
+        self.read.append(file.record())
 
     def documents_of(self, source: Source, blocks: Iterator[str]) -> Iterator[Document]:
         """The documents of one source: of each record of a .jsonl file, or the file as a whole."""
-        if source.kind == "jsonl":
+        if source.kind in ("jsonl", "parquet"):
             documents = self._records(source, blocks)
         else:
             documents = iter(((source.shown, blocks),))
@@ -166,9 +173,8 @@ class Corpus:
     def _decoded(self, source: Source, file: SourceFile) -> Iterator[str]:
         """The text of a file, in blocks that are never empty."""
         options = self.options
-        decoder = TextDecoder(
-            source.shown, options.encoding, options.errors, alone=len(self.sources) == 1
-        )
+        encoding = "utf-8" if source.kind == "parquet" else options.encoding
+        decoder = TextDecoder(source.shown, encoding, options.errors, alone=len(self.sources) == 1)
         line_ends = io.IncrementalNewlineDecoder(None, translate=True)
         before = self.bytes_read
         for data in chain(file.blocks(), (b"",)):  # the last is the end
@@ -199,7 +205,11 @@ def lines_of(source: Source, blocks: Iterator[str]) -> Iterator[str]:
 
 
 def json_lines(source: Source, blocks: Iterator[str]) -> Iterator[tuple[Any, str]]:
-    """The values of a .jsonl file, or what is wrong with one, as a `ValueError`; and which line."""
+    """The values of a .jsonl file, or what is wrong with one, as a `ValueError`; and which line.
+
+    The lines of a parquet file are its rows.
+    """
+    unit = "row" if source.kind == "parquet" else "line"
     for number, line in enumerate(lines_of(source, blocks), start=1):
         if line.strip():
             try:
@@ -208,7 +218,7 @@ def json_lines(source: Source, blocks: Iterator[str]) -> Iterator[tuple[Any, str
                 value = ValueError(f"not valid JSON (column {error.colno}: {error.msg})")
             except RecursionError:
                 value = ValueError("nested too deeply")
-            yield value, f"line {number}"
+            yield value, f"{unit} {number}"
 
 
 def _record_text(record: Any, field_name: str) -> str:

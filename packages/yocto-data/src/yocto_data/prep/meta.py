@@ -62,7 +62,10 @@ class SeparatorMeta:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceMeta:
-    """An input file: base name only, since absolute paths mean nothing elsewhere."""
+    """An input file: base name only, since absolute paths mean nothing elsewhere.
+
+    Of a parquet file the sha256 is that of its rows as lines of JSON.
+    """
 
     name: str
     bytes: int

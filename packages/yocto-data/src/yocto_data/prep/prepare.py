@@ -19,6 +19,7 @@ from yocto_data.prep.encoding import (
     vocabulary_size,
 )
 from yocto_data.prep.meta import ChatsMeta, DataMeta, OptionsMeta, SeparatorMeta, TextMeta
+from yocto_data.prep.remote import is_address
 from yocto_data.prep.sources import PathLike, Source, expand_sources
 from yocto_data.prep.splitting import FirstPass, Piece, PieceCutter, SafeCutter, SplitPlan
 from yocto_data.prep.token_files import TokenWriter
@@ -77,8 +78,8 @@ def prepare(
     encode. The files depend on the texts, the tokenizer and the options alone.
 
     Args:
-        sources: files, directories (their .txt and .jsonl, plain or .gz) and globs. A .jsonl file
-            holds one document per line, any other file is one document.
+        sources: files, directories, globs and addresses. A .jsonl file holds one document per line,
+            .parquet one per row, any other file is one document. Names may end in .gz or .zst.
         out_dir: the directory to make.
         tokenizer: any object with `encode`, `decode` and `vocab_size`; see `Tokenizer`.
         options: how texts are read, split and encoded. One document is cut at character
@@ -155,7 +156,7 @@ class Preparation:
         self.target = resolve_target(out_dir)
         refuse_overlap(self.target, sources, first.sources)
         check_target(self.target, force=force)
-        self._total_bytes = sum(s.path.stat().st_size for s in first.sources if s.path.is_file())
+        self._total_bytes = sum(source.size for source in first.sources)
         self._progress = progress or (lambda *_: None)
         self.found = FirstPass(first, heartbeat=lambda: self._progress(0, self._total_bytes, 0))
         self.separator = self._separator(by_line_end=by_line_end)
@@ -267,13 +268,15 @@ def refuse_overlap(
     """The output must not lie in a directory that is read, nor a source in one that is replaced."""
     given = [sources] if isinstance(sources, str | os.PathLike) else sources
     for source in given:
+        if is_address(os.fspath(source)):
+            continue
         folder = Path(os.path.realpath(source))
         if folder.is_dir() and target.is_relative_to(folder):
             raise DataError(
                 f"{shorten(target)} lies within the source {shorten(folder)}; write elsewhere"
             )
     for file in files:
-        if Path(os.path.realpath(file.path)).is_relative_to(target):
+        if not file.address and Path(os.path.realpath(file.path)).is_relative_to(target):
             raise DataError(f"{shorten(target)} holds the source {file.shown}; write elsewhere")
 
 
