@@ -44,7 +44,7 @@ class SampleArguments(CommandArguments):
         shown="stdin, or else a new line", escapes=True,
     )  # fmt: skip
     prompt_file: str | None = flag(None, "a file that holds the prompt")
-    num_samples: int = flag(1, "texts per prompt, each with the next seed, between lines of ---")
+    num_samples: int = flag(1, "texts per prompt, each with the next seed, parted by ---")
     echo: bool = flag(True, "print the prompt in front of its continuation")
     timelapse: str | None = flag(
         None, "what a run wrote while it learned; with a prompt, what its checkpoints write"
