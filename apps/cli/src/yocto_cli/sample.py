@@ -16,7 +16,7 @@ from yocto_cli.screen.terminal import VisibleStream, can_show, counted, dim, is_
 
 if TYPE_CHECKING:
     from yocto_model import TextGenerator
-    from yocto_train import OpenedModel
+    from yocto_train import OpenedModel, Run
 
 PROG = "yocto-sample"
 DESCRIPTION = f"""\
@@ -113,6 +113,8 @@ def notes(sampling: SamplingArguments, generator: "TextGenerator", n_prompt: int
 def _timelapse(arguments: SampleArguments, run: str, prompt: str, seed: int) -> int:
     from yocto_train import Run, step_of  # noqa: PLC0415 - brings torch in
 
+    if not (arguments.prompt or arguments.prompt_file or prompt):
+        return _recorded_samples(Run(run))
     steps = Run(run).steps()
     if not steps:
         raise UsageError(f"no checkpoint in {run}; name the directory of a run")
@@ -124,6 +126,21 @@ def _timelapse(arguments: SampleArguments, run: str, prompt: str, seed: int) -> 
         print(f"--- step {step}" + ("" if val_loss is None else f", val loss {val_loss:.3f}"))
         if not _stream(arguments, generator, prompt, ids, seed):
             return 130
+    return 0
+
+
+def _recorded_samples(run: "Run") -> int:
+    """Print what a run wrote while it was trained, the oldest first; its record has it all."""
+    from yocto_cli.screen.curve import History  # noqa: PLC0415 - brings NumPy in
+
+    history = History.of(run)
+    if not history.samples:
+        raise UsageError(f"no samples in {run.path}; give a --prompt for its checkpoints")
+    for sample in history.samples:
+        loss = history.evaluations.get(sample.step)
+        print(f"--- step {sample.step}" + ("" if loss is None else f", val loss {loss:.3f}"))
+        text = sample.prompt + sample.text
+        print(visible(text) if is_terminal(sys.stdout) else text)
     return 0
 
 

@@ -117,7 +117,10 @@ class RunFlags:
         None, "a run or step to continue; by itself, the newest", bare="latest", in_files=False
     )
     plan: bool = flag(False, "only print the plan: size, time, memory", in_files=False)
-    list: bool = flag(False, "only list the runs in --ckpt_dir", in_files=False)
+    list: bool = flag(False, "only list the runs in --ckpt_dir, and unused data", in_files=False)
+    remove_unused_data: bool = flag(
+        False, "only remove the data in data/ that no run in --ckpt_dir uses", in_files=False
+    )
     parallel: Literal["ddp", "fsdp"] | None = flag(
         None, "with torchrun: copy the model to every process, or shard it", in_files=False
     )
