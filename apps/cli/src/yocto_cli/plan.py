@@ -200,17 +200,21 @@ def _fitted(
     return {**chosen, "max_iters": iters, "compile": "on"}
 
 
-def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float) -> str:
-    """What --plan prints about memory and time."""
+def described(
+    model: GPTConfig, train: TrainConfig, seconds_per_step: float, *, done: int = 0
+) -> str:
+    """What --plan prints about memory and time, of a run with `done` steps behind it."""
     needed = memory_bytes(
         n_parameters=model.n_parameters, n_layer=model.n_layer, n_embd=model.n_embd,
         n_hidden=model.hidden, vocab_size=model.vocab_size,
         tokens=train.batch_size // train.accumulate * model.block_size,
         grad_checkpointing=train.grad_checkpointing,
     )  # fmt: skip
-    minutes = seconds_per_step * train.max_iters / 60
+    left = max(0, train.max_iters - done)
+    minutes = seconds_per_step * left / 60
+    begun = f"left    {left:,} steps after the {done:,} that are done\n" if done else ""
     return (
-        f"memory  about {needed / 2**20:,.0f} MiB in addition to torch itself\n"
+        f"{begun}memory  about {needed / 2**20:,.0f} MiB in addition to torch itself\n"
         f"time    {1000 * seconds_per_step:.0f} ms per step on this machine: {minutes:.1f} "
         "minutes, and a few seconds for each evaluation"
     )
