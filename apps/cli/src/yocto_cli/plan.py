@@ -17,8 +17,8 @@ from yocto_train import (
     Trainer,
     choose,
     compile_pays,
+    cpu_precision,
     dropout_for,
-    measure_precision,
     memory_bytes,
     place,
 )
@@ -220,7 +220,7 @@ def _with_precision(given: Given, data: Data) -> dict[str, Any]:
     placement = place(given["device"], train.precision)
     if train.precision != "auto" or placement.device.type != "cpu":
         return {**given}
-    precision, _ = measure_precision(model.n_embd)
+    precision, _ = cpu_precision(model.n_embd)
     return {**given, "precision": precision}
 
 

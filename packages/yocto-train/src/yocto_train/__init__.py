@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from yocto_train.runs.checkpoint import Checkpoint, save_checkpoint, step_of
     from yocto_train.runs.opening import OpenedModel, find_checkpoint, open_model
     from yocto_train.runs.run import Run
-    from yocto_train.scale.devices import Placement, measure_precision, place
+    from yocto_train.scale.devices import Placement, cpu_precision, place
     from yocto_train.scale.distributed import World, joined
     from yocto_train.scale.planning import (
         SIZES,
@@ -57,13 +57,51 @@ _MODULES = (
 )  # fmt: skip
 
 __all__ = [
-    "RECIPES", "SIZES", "Candidate", "Checkpoint", "CheckpointError", "Evaluated", "Evaluation",
-    "Event", "Muon", "NonFiniteError", "OpenedModel", "Placement", "Recipe", "Run", "RunError",
-    "Sampled", "SaveError", "Saved", "Started", "StepDone", "Stopped", "TrainConfig",
-    "TrainConfigError", "TrainError", "Trainer", "World", "bits_per_byte", "bytes_per_token",
-    "choose", "compile_pays", "cross_entropy", "dropout_for", "evaluate", "evaluate_ids",
-    "find_checkpoint", "joined", "lr_factor", "make_optimizers", "measure_precision",
-    "memory_bytes", "open_model", "orthogonalize", "place", "save_checkpoint", "step_of",
+    "RECIPES",
+    "SIZES",
+    "Candidate",
+    "Checkpoint",
+    "CheckpointError",
+    "Evaluated",
+    "Evaluation",
+    "Event",
+    "Muon",
+    "NonFiniteError",
+    "OpenedModel",
+    "Placement",
+    "Recipe",
+    "Run",
+    "RunError",
+    "Sampled",
+    "SaveError",
+    "Saved",
+    "Started",
+    "StepDone",
+    "Stopped",
+    "TrainConfig",
+    "TrainConfigError",
+    "TrainError",
+    "Trainer",
+    "World",
+    "bits_per_byte",
+    "bytes_per_token",
+    "choose",
+    "compile_pays",
+    "cpu_precision",
+    "cross_entropy",
+    "dropout_for",
+    "evaluate",
+    "evaluate_ids",
+    "find_checkpoint",
+    "joined",
+    "lr_factor",
+    "make_optimizers",
+    "memory_bytes",
+    "open_model",
+    "orthogonalize",
+    "place",
+    "save_checkpoint",
+    "step_of",
     "train_step",
 ]  # fmt: skip
 
