@@ -5,12 +5,22 @@ This module brings NumPy in, so commands import it after they have parsed their 
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from yocto_data import DataMeta, DecodingError, Message, TextPart, iter_chats, prepare_chats
+from yocto_data import (
+    ChatOptions,
+    DataMeta,
+    DecodingError,
+    Message,
+    TextPart,
+    iter_chats,
+    prepare_chats,
+)
+from yocto_data.chats.reading import ChatCorpus
 from yocto_data.prep.sources import CHATS, expand_sources
 from yocto_tokenizers import (
     PLAIN,
@@ -166,16 +176,18 @@ def _said(chats: Iterable[tuple[Message, ...] | TextPart], template: str) -> Ite
 
 
 def hold_chats(sources: Sequence[str], *, me: str | None = None) -> bool:
-    """Whether files hold conversations, and not only texts, as far as their beginning shows.
+    """Whether one of the files holds conversations, as far as its beginning shows.
 
     Raises:
         DataError: they cannot be read; but the encoding of texts is not looked at.
     """
-    try:
-        found = islice(iter_chats(sources, me=me), _LOOKED_AT)
-        return any(not isinstance(each, TextPart) for each in found)
-    except DecodingError:
-        return False
+    files = expand_sources(sources, CHATS)
+    corpus = ChatCorpus(sources=files, options=ChatOptions(me=me))
+    for file in files:
+        with suppress(DecodingError), closing(corpus.documents_in(file)) as documents:
+            if any(type(each.content) is tuple for each in islice(documents, _LOOKED_AT)):
+                return True
+    return False
 
 
 def prepare_conversations(

@@ -16,10 +16,10 @@ from yocto_train import (
     TrainConfig,
     TrainConfigError,
     Trainer,
+    against_overfitting,
     choose,
     compile_pays,
     cpu_precision,
-    dropout_for,
     memory_bytes,
     place,
 )
@@ -186,9 +186,11 @@ def _fitted(
         return _measure(plain, size, data)[0]
 
     candidate, iters = choose(seconds, measured, sizes=sizes)
-    dropout = dropout_for(iters * candidate.tokens_per_step / data.meta.train.tokens)
-    if "dropout" not in given and dropout:  # dropout takes time, so fewer steps fit
-        given = {**given, "dropout": dropout}
+    flags = given
+    if recipe_name(flags) == "modern":  # nanoGPT's settings have their own
+        epochs = iters * candidate.tokens_per_step / data.meta.train.tokens
+        given = {**against_overfitting(epochs), **flags}
+    if given.get("dropout", 0) and "dropout" not in flags:  # it takes time, so fewer steps fit
         candidate, iters = choose(seconds, measured, sizes=[candidate.size])
     chosen = _with_precision({**candidate.size, **given, "max_iters": iters}, data)
     if not _may_compile(chosen, data) or seconds < _worth_trying_from(chosen):

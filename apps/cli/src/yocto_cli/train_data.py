@@ -5,13 +5,13 @@ This module is imported after the flags have been parsed: it brings torch in.
 
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from yocto_data import DataError, DataMeta, DecodingError, ShortDataError
-from yocto_data.prep.files import open_regular, sha256_of
-from yocto_data.prep.sources import CHATS, expand_sources
+from yocto_data import DataError, DataMeta, ShortDataError
+from yocto_data.prep.sources import CHATS, expand_sources, read_whole
 from yocto_tokenizers import Tokenizer, load_tokenizer, template_for
 
 from yocto_cli.chats import hold_chats, named_template, prepare_conversations
@@ -26,14 +26,15 @@ from yocto_cli.prepare import (
     in_flags,
     kind_of,
     learner,
+    notes_on,
     prepare_texts,
-    said_of_chats,
 )
 from yocto_cli.screen.terminal import say
 from yocto_cli.train_settings import DEFAULT_TEXT, DataFlags
 
 _SHORTEST_CONTEXT = 8
 _VAL_RATIO = 0.1
+_CHAT_VOCAB_SIZE = 1_000  # more would cost a small model more than shorter replies save
 _UNITS = {"char": "at character level", "word": "in words", "bpe": "in pieces of words"}
 
 
@@ -104,7 +105,12 @@ class _Wanted:
             else:
                 origin = origin.for_template(template)
             named = origin.tokenizer
-        kind: Kind = "bpe" if flags.mode == "token" else "char"
+        try:
+            are_chats = hold_chats(sources, me=flags.me)
+        except DataError as error:
+            raise UsageError(_advice(str(error), sources, flags.tokenizer or "char")) from error
+        is_token = flags.mode == "token" or (flags.mode is None and are_chats)
+        kind: Kind = "bpe" if is_token else "char"
         kind = flags.tokenizer or (kind if named is None else kind_of(named))
         if flags.mode == "char" and kind != "char":
             raise UsageError(f"--mode char, but the tokenizer is {kind}; leave --mode out")
@@ -117,10 +123,6 @@ class _Wanted:
             )
         if named is None:
             learner(kind, flags.vocab_size)  # raises where they contradict each other
-        try:
-            are_chats = hold_chats(sources, me=flags.me)
-        except DataError as error:
-            raise UsageError(_advice(str(error))) from error
         return cls(
             sources=sources, are_chats=are_chats, kind=kind, tokenizer=named, flags=flags,
             template=template, model=None if origin is None else origin.name,
@@ -158,57 +160,58 @@ class _Wanted:
         )
         if not all(fits):
             return False
-        sums = []
-        for source in expand_sources(self.sources, CHATS):  # a directory may mean several files
-            with open_regular(source.path) as file:
-                sums.append(sha256_of(file))
-        return sums == [source.sha256 for source in meta.sources]
+        sources = expand_sources(self.sources, CHATS)  # a directory may mean several files
+        return tuple(map(read_whole, sources)) == meta.sources
 
     def prepare(self, directory: Path) -> None:
         """Make it."""
         ratio = _VAL_RATIO if self.flags.val_ratio is None else self.flags.val_ratio
         check_target(directory, force=False, val_ratio=ratio)
         try:
-            meta = self._prepared(directory, ratio)
+            meta, tokenizer = self._prepared(directory, ratio)
         except ShortDataError as error:
             raise UsageError(
                 f"{self.shown} is too short: a model needs a few thousand characters to learn "
                 "from, and some more to be tested on; give a longer text"
             ) from error
-        except DecodingError as error:
-            what = str(error).partition("; ")[0]
-            how = next_command(
-                "yocto-prepare", self.kind, "--text_path", *self.sources, "--out_dir",
-                str(directory), "--encoding", "latin-1",
-            )  # fmt: skip
-            raise UsageError(
-                f"{what}; name its encoding when you prepare it, as in {how}, "
-                f"then give --data_dir {directory}"
-            ) from error
         except DataError as error:
-            raise UsageError(_advice(str(error))) from error
+            raise UsageError(_advice(str(error), self.sources, self.kind)) from error
         say(f"prepared {self.shown} {_UNITS[self.kind]} in {directory}")
-        for line in said_of_chats(meta):
+        for line in notes_on(meta, tokenizer, self.sources):
             say(line)
 
-    def _prepared(self, directory: Path, val_ratio: float) -> DataMeta:
+    def _prepared(self, directory: Path, val_ratio: float) -> tuple[DataMeta, Tokenizer]:
         if self.are_chats:
             path = self.flags.tokenizer_path or self.flags.vocab_path
+            size = _CHAT_VOCAB_SIZE if self.kind == "bpe" else None
             return prepare_conversations(
-                self.sources, directory, kind=self.kind, vocab_size=self.flags.vocab_size,
+                self.sources, directory, kind=self.kind, vocab_size=self.flags.vocab_size or size,
                 tokenizer=self.tokenizer, tokenizer_path=path, me=self.flags.me,
                 val_ratio=val_ratio, source=self.template,
-            )[0]  # fmt: skip
+            )  # fmt: skip
         return prepare_texts(
             self.sources, directory, learn=learner(self.kind, self.flags.vocab_size),
             tokenizer=self.tokenizer, block_size=_SHORTEST_CONTEXT, val_ratio=val_ratio,
-        )[0]  # fmt: skip
+        )  # fmt: skip
 
 
-def _advice(message: str) -> str:
-    """A package's message for people: `in_flags`, but there is no flag for an encoding here."""
-    what, argument, _ = message.rpartition("; pass encoding=")
-    return f"{what}; convert it to UTF-8" if argument else in_flags(message)
+def _advice(message: str, sources: Sequence[str], kind: str) -> str:
+    """A package's message for people: what is no flag here is one of yocto-prepare."""
+
+    def prepared(command: str, flag: str, value: str) -> str:
+        words = (command, "--text_path", *sources, "--out_dir", "data/mine", f"--{flag}", value)
+        return f"use {next_command('yocto-prepare', *words)}, then --data_dir data/mine"
+
+    message, found = re.subn(
+        r"\bpass (encoding|errors|text_field)=([\w.-]+)",
+        lambda match: prepared(kind, match[1], match[2]), message,
+    )  # fmt: skip
+    message, is_bad = re.subn(r", and max_bad is [\w.-]+", "", message)
+    if is_bad and re.match(r"(\d+) of \1 .* no known format", message):
+        message += f"; if a key holds texts, {prepared(kind, 'text_field', 'KEY')}"
+    elif is_bad:
+        message += f"; to leave out more, {prepared('chat', 'max_bad', 'SHARE')}"
+    return message if found or is_bad else in_flags(message)
 
 
 def open_data(

@@ -34,6 +34,7 @@ _EIGHTH = "an eighth of the run"
 _SHOWN = {
     "n_layer": _BY_MACHINE, "n_head": _BY_MACHINE, "n_embd": _BY_MACHINE,
     "block_size": _BY_MACHINE, "batch_size": _BY_MACHINE, "dropout": "by epochs or recipe",
+    "weight_decay": "by epochs or recipe",
     "max_iters": f"what fits {DEFAULT_MINUTES:g} minutes", "eval_interval": _EIGHTH,
     "sample_interval": _EIGHTH, "log_interval": "a hundredth of the run",
 }  # fmt: skip
@@ -71,9 +72,11 @@ class DataFlags(TokenizerFlags):
 
     text_path: tuple[str, ...] = flag((), "texts or chats to train on", shown=str(DEFAULT_TEXT))
     tokenizer: Literal["char", "word", "bpe"] | None = flag(
-        None, "what to learn from --text_path", shown="char"
+        None, "what to learn from --text_path", shown="char; bpe for chats"
     )
-    vocab_size: int | None = flag(None, "the most tokens of word or bpe", shown=str(VOCAB_SIZE))
+    vocab_size: int | None = flag(
+        None, "the most tokens of word or bpe", shown=f"{VOCAB_SIZE}; 1000 for bpe of chats"
+    )
     me: str | None = flag(None, "who of a WhatsApp export is the assistant")
     template: str | None = flag(
         None, "how chats are written: plain, turns, or a file with a chat template",
@@ -123,6 +126,7 @@ class RunFlags:
     )
     tensorboard: bool = flag(False, "also write the measurements for TensorBoard")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1 or mps")
+    threads: int | None = flag(None, "processor threads that compute", shown="all cores")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,10 @@
 
 # ruff: noqa: RUF009 - setting makes a field, as dataclasses.field does
 
+import io
 import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -40,10 +42,11 @@ class PrepareOptions:
     seed: int = setting(1337, "chooses the documents kept for validation")
     encoding: str = setting("utf-8", "encoding of the texts")
     errors: Errors = setting("strict", "what to do with bytes that are not in that encoding")
+    keep_cr: bool = setting(False, "keep line ends of Windows (CR LF) and of old Macs (CR)")
     text_field: str = setting("text", "key of the text in .jsonl records")
     split_by: SplitBy = setting("auto", "cut the text at one position, or keep its documents whole")
     separator: int | Literal["auto"] | None = setting(
-        "auto", "id between documents; auto: the tokenizer's end token"
+        "auto", "id between documents; auto: the tokenizer's end token, or a line end"
     )
     separator_position: Position = setting(
         "after", "whether the separator comes before or after a document"
@@ -80,6 +83,7 @@ class Document(NamedTuple):
     where: str
     blocks: Iterable[str]
     content: Any = None  # of chats: what the blocks are the text of
+    kept: bool = False  # never held out: its answers are asked for in other words
 
 
 @dataclass(kw_only=True)
@@ -92,6 +96,7 @@ class Corpus:
     boms_dropped: int = 0
     replaced: int = 0
     empty_documents: int = 0
+    held_cr: bool = False  # whether line ends became LF
     read: list[SourceMeta] = field(default_factory=list)  # the files that lie behind it
 
     def drop(self, reason: str, where: str) -> None:
@@ -116,16 +121,21 @@ class Corpus:
         """
         found = False
         for source in self.sources:
-            with SourceFile(source) as file:
-                for document in self.documents_of(source, self._decoded(source, file)):
+            with closing(self.documents_in(source)) as documents:
+                for document in documents:
                     found = True
                     yield document
-            self.read.append(file.record())
         self.finish(found)
+
+    def documents_in(self, source: Source) -> Generator[Document, None, None]:
+        """The documents of one source."""
+        with SourceFile(source) as file:
+            yield from self.documents_of(source, self._decoded(source, file))
+        self.read.append(file.record())
 
     def documents_of(self, source: Source, blocks: Iterator[str]) -> Iterator[Document]:
         """The documents of one source: of each record of a .jsonl file, or the file as a whole."""
-        if source.kind == "jsonl":
+        if source.kind in ("jsonl", "parquet"):
             documents = self._records(source, blocks)
         else:
             documents = iter(((source.shown, blocks),))
@@ -151,19 +161,31 @@ class Corpus:
                 text = _record_text(record, self.options.text_field)
             except ValueError as error:
                 self.drop(str(error), where)
-            yield where, iter((text,))
+            yield where, iter((self.line_ends(text),))
+
+    def line_ends(self, text: str) -> str:
+        """The text of a record as chats and prompts write it: lines end in LF, unless CR stays."""
+        if self.options.keep_cr or "\r" not in text:
+            return text
+        self.held_cr = True
+        return text.replace("\r\n", "\n").replace("\r", "\n")
 
     def _decoded(self, source: Source, file: SourceFile) -> Iterator[str]:
         """The text of a file, in blocks that are never empty."""
-        decoder = TextDecoder(source.shown, self.options.encoding, self.options.errors)
+        options = self.options
+        encoding = "utf-8" if source.kind == "parquet" else options.encoding
+        decoder = TextDecoder(source.shown, encoding, options.errors, alone=len(self.sources) == 1)
+        line_ends = io.IncrementalNewlineDecoder(None, translate=True)
         before = self.bytes_read
         for data in chain(file.blocks(), (b"",)):  # the last is the end
             text = decoder.push(data, final=not data)
+            text = text if options.keep_cr else line_ends.decode(text, final=not data)
             self.bytes_read = before + file.bytes_read
             if text:
                 yield text
         self.boms_dropped += decoder.bom_dropped
         self.replaced += decoder.replaced
+        self.held_cr |= line_ends.newlines not in (None, "\n")
 
 
 def lines_of(source: Source, blocks: Iterator[str]) -> Iterator[str]:
@@ -183,7 +205,11 @@ def lines_of(source: Source, blocks: Iterator[str]) -> Iterator[str]:
 
 
 def json_lines(source: Source, blocks: Iterator[str]) -> Iterator[tuple[Any, str]]:
-    """The values of a .jsonl file, or what is wrong with one, as a `ValueError`; and which line."""
+    """The values of a .jsonl file, or what is wrong with one, as a `ValueError`; and which line.
+
+    The lines of a parquet file are its rows.
+    """
+    unit = "row" if source.kind == "parquet" else "line"
     for number, line in enumerate(lines_of(source, blocks), start=1):
         if line.strip():
             try:
@@ -192,7 +218,7 @@ def json_lines(source: Source, blocks: Iterator[str]) -> Iterator[tuple[Any, str
                 value = ValueError(f"not valid JSON (column {error.colno}: {error.msg})")
             except RecursionError:
                 value = ValueError("nested too deeply")
-            yield value, f"line {number}"
+            yield value, f"{unit} {number}"
 
 
 def _record_text(record: Any, field_name: str) -> str:

@@ -1,28 +1,37 @@
 """What the user names as sources: files, directories and globs, read and decoded one by one."""
 
 import codecs
+import contextlib
 import glob
 import gzip
 import hashlib
+import json
 import os
+import sys
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from yocto_data.errors import DataError, DecodingError, WorkError, shorten, usable
 from yocto_data.prep.files import open_regular
 from yocto_data.prep.meta import SourceMeta
+from yocto_data.prep.remote import Address, RemoteFile, addresses, is_address, optional
 
 PathLike = str | os.PathLike[str]
 Errors = Literal["strict", "replace", "ignore"]
 
 BLOCK_BYTES = 1 << 20
 
+_COMPRESSED = (".gz", ".zst")
 # What is read of a directory: texts, and chats, which may be whole JSON files.
-TEXTS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
-CHATS = (*TEXTS, ".json", ".json.gz")
+TEXTS = (*(kind + end for kind in (".txt", ".jsonl") for end in ("", *_COMPRESSED)), ".parquet")
+CHATS = (*TEXTS, *(".json" + end for end in ("", *_COMPRESSED)))
+_ROWS = 64  # of a parquet file, read at a time: they may be long
 
 # Longest first: the UTF-32 mark begins with the UTF-16 one.
 _WIDE_MARKS = (
@@ -34,29 +43,40 @@ _WIDE_MARKS = (
 # These read escapes or domain names, not the text of a file.
 _NOT_FOR_FILES = {"unicode_escape", "raw_unicode_escape", "idna", "punycode", "undefined"}
 _BOM = "\ufeff"
+_LOOKED_AT = 4096  # bytes, to tell what encoding a file has
+_LEAST_WIDE_BYTES = 16
 
 
 @dataclass(frozen=True)
 class Source:
-    """One input file. A `.jsonl` or `.json` file holds records, any other is one document."""
+    """One input file. A `.jsonl`, `.json` or `.parquet` file holds records, others one document."""
 
-    path: Path
+    path: Path  # of a file at an address its name alone
+    address: Address | None = None
 
     @property
     def shown(self) -> str:
-        """The path for errors."""
-        return shorten(self.path)
+        """The path or address for errors."""
+        return shorten(self.path if self.address is None else self.address.url)
 
     @property
-    def kind(self) -> Literal["text", "jsonl", "json"]:
+    def kind(self) -> Literal["text", "jsonl", "json", "parquet"]:
         """What it holds, by its name."""
-        name = self.path.name.lower().removesuffix(".gz")
-        return "jsonl" if name.endswith(".jsonl") else "json" if name.endswith(".json") else "text"
+        name = self.path.name.lower().removesuffix(self.compression)
+        kinds: tuple[Literal["jsonl", "json", "parquet"], ...] = ("jsonl", "json", "parquet")
+        return next((kind for kind in kinds if name.endswith(f".{kind}")), "text")
 
     @property
-    def is_compressed(self) -> bool:
-        """Whether its name says gzip."""
-        return self.path.suffix.lower() == ".gz"
+    def compression(self) -> str:
+        """The ending of its name that says how it is compressed, or nothing."""
+        return next((end for end in _COMPRESSED if self.path.name.lower().endswith(end)), "")
+
+    @property
+    def size(self) -> int:
+        """Its bytes, as far as anybody says; else 0."""
+        if self.address is not None:
+            return self.address.size or 0
+        return self.path.stat().st_size if self.path.is_file() else 0
 
 
 def expand_sources(
@@ -64,9 +84,10 @@ def expand_sources(
 ) -> list[Source]:
     """The files that are meant, in the order given; those of a directory or glob are sorted.
 
-    A directory stands for the files below it that have one of the `endings`; names that begin with
-    a dot are left out. A text with `*`, `?` or `[` that names no file is a glob, in which
-    `**` crosses directories.
+    A directory stands for the files below it, in linked directories too, that have one of the
+    `endings`; names that begin with a dot are left out, others are named by `passed_over`. A text
+    with `*`, `?` or `[` that names no file is a glob, in which `**` crosses directories. A text
+    with `://` is an address that fsspec knows.
 
     Raises:
         DataError: nothing matches, or a path cannot be read.
@@ -75,22 +96,28 @@ def expand_sources(
         sources = [sources]
     found: dict[str, Source] = {}
     for given in sources:
-        for path in _expand_one(given, endings):
-            source = Source(path)
+        for source in _expand_one(given, endings):
             if source.kind == "json" and ".json" not in endings:
                 raise DataError(
                     f"{source.shown} is JSON, not text; write one record per line and name it "
                     ".jsonl"
                 )
             # A file that is named twice is read once: otherwise it would silently count double.
-            found.setdefault(os.path.realpath(path), source)
+            address = source.address
+            found.setdefault(address.url if address else os.path.realpath(source.path), source)
     if not found:
         raise DataError("no source is given; name a text file, a directory or a glob")
     return list(found.values())
 
 
-def _expand_one(given: PathLike, endings: tuple[str, ...]) -> list[Path]:
+def _expand_one(given: PathLike, endings: tuple[str, ...]) -> list[Source]:
     text = os.fspath(given)
+    if is_address(text):
+        return [Source(Path(found.name), found) for found in addresses(text, endings)]
+    return [Source(path) for path in _paths(text, endings)]
+
+
+def _paths(text: str, endings: tuple[str, ...]) -> list[Path]:
     if not text:
         raise DataError("the name of a source is empty; name a text file, a directory or a glob")
     if "\0" in text:
@@ -111,18 +138,38 @@ def _expand_one(given: PathLike, endings: tuple[str, ...]) -> list[Path]:
 def _files_of(path: Path, endings: tuple[str, ...]) -> list[Path]:
     if not path.is_dir():
         return [path]
-    files: list[Path] = []
-    for folder, folders, names in os.walk(path, onerror=_raise):
-        # os.walk goes where this list says: hidden folders are taken out of it on the way.
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        texts = (name for name in names if name.lower().endswith(endings))
-        files += (Path(folder) / name for name in texts if not name.startswith("."))
+    files = [file for file in _walk(path) if file.name.lower().endswith(endings)]
     if not files:
         raise DataError(
             f"the directory {shorten(path)} holds no {', '.join(endings)} file; "
             "name the files, or a glob"
         )
     return sorted(files)
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    """All files below a directory, but for hidden ones; a directory is entered once."""
+    entered = set()
+    for folder, folders, names in os.walk(path, onerror=_raise, followlinks=True):
+        # os.walk goes where this list says. Links may lead back, or to what was already read.
+        entered.add(os.path.realpath(folder))
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and os.path.realpath(os.path.join(folder, name)) not in entered  # noqa: PTH118 - many
+        ]
+        yield from (Path(folder) / name for name in names if not name.startswith("."))
+
+
+def passed_over(
+    sources: PathLike | Sequence[PathLike], endings: tuple[str, ...] = TEXTS
+) -> list[Path]:
+    """Files in the directories that are named, which `expand_sources` leaves out, sorted."""
+    sources = [sources] if isinstance(sources, str | os.PathLike) else sources
+    folders = (Path(source) for source in sources if Path(source).is_dir())
+    found = (file for folder in folders for file in _walk(folder))
+    return sorted(file for file in found if not file.name.lower().endswith(endings))
 
 
 def _raise(error: OSError) -> None:
@@ -132,15 +179,24 @@ def _raise(error: OSError) -> None:
 class SourceFile:
     """An open source: its bytes in blocks, decompressed; the file itself is hashed as it is read.
 
+    Of a parquet file the blocks are its rows as lines of JSON, without columns that hold no text,
+    and the hash is theirs: reading the rest, to hash it, could take far longer.
+
     Raises:
-        DataError: it cannot be read, or is not the compressed file that its name says.
-        WorkError: its size or time changed between opening and the end.
+        DataError: it cannot be read, or is not what its name says.
+        WorkError: its size or time changed between opening and the end, or a connection broke.
     """
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        with usable(source.path):
-            self._file = open_regular(source.path)
+        self._file: Any
+        if source.address is not None and source.kind == "parquet":
+            self._file = source.address.open()
+        elif source.address is not None:
+            self._file = BufferedReader(RemoteFile(source.address), BLOCK_BYTES)
+        else:
+            with usable(source.path):
+                self._file = open_regular(source.path)
         self._opened = self._stamp()
         self._sha256 = hashlib.sha256()
         self.bytes_read = 0
@@ -153,24 +209,28 @@ class SourceFile:
 
     def blocks(self) -> Iterator[bytes]:
         """All bytes, about a megabyte at a time."""
+        if self._source.kind == "parquet":
+            yield from self._rows()
+            return
+        stream, not_whole = self._stream()
+        not_whole = (*not_whole, EOFError)
         try:
-            raw: Any = self  # gzip calls only `read`
-            stream = gzip.GzipFile(fileobj=raw) if self._source.is_compressed else raw
             while block := stream.read(BLOCK_BYTES):
                 yield block
-            self._require_unchanged()
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        except not_whole as error:
             raise DataError(
-                f"{self._source.shown} is not a whole gzip file; compress it again"
+                f"{self._source.shown} is not a whole {self._source.compression} file ({error}); "
+                "compress it again"
             ) from error
+        self._require_unchanged()
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes as they lie on the disk, counted and hashed; gzip calls it, too."""
+        """The next bytes as they lie there, counted and hashed; decompressors call it, too."""
         with usable(self._source.path):
-            data = self._file.read(size)
+            data: bytes = self._file.read(size)
         self._sha256.update(data)
         self.bytes_read += len(data)
-        if self.bytes_read > self._opened[0]:  # a growing file would never end
+        if self._opened and self.bytes_read > self._opened[0]:  # a growing file would never end
             self._require_unchanged()
         return data
 
@@ -180,16 +240,72 @@ class SourceFile:
             name=self._source.path.name, bytes=self.bytes_read, sha256=self._sha256.hexdigest()
         )
 
+    def _stream(self) -> tuple[Any, tuple[type[Exception], ...]]:
+        """The decompressed file, and the errors of one that is damaged."""
+        raw: Any = self  # only `read` is called
+        if self._source.compression == ".gz":
+            return gzip.GzipFile(fileobj=raw), (gzip.BadGzipFile, zlib.error)
+        if self._source.compression == ".zst":
+            name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+            zstd = optional(name, "zstd", self._source.shown)
+            return zstd.ZstdFile(raw), (zstd.ZstdError,)
+        return raw, ()
+
+    def _rows(self) -> Iterator[bytes]:
+        """The rows of a parquet file as lines of JSON."""
+        parquet = optional("pyarrow.parquet", "parquet", self._source.shown)
+        size = self._opened[0] if self._opened else self._source.size
+        done = 0
+        try:
+            with closing(parquet.ParquetFile(self._file, buffer_size=BLOCK_BYTES)) as table:
+                columns = [each.name for each in table.schema_arrow if _holds_text(each.type)]
+                for batch in table.iter_batches(_ROWS, columns=columns):
+                    # A date is no text, and must not become one: any object will do instead.
+                    rows = (json.dumps(row, default=lambda _: {}) for row in batch.to_pylist())
+                    block = "".join(f"{row}\n" for row in rows).encode()
+                    done += len(batch)
+                    self.bytes_read = size * done // table.metadata.num_rows
+                    self._sha256.update(block)
+                    yield block
+        except Exception as error:  # pyarrow's own, and those of the file system below it
+            raise DataError(
+                f"{self._source.shown} is no parquet file that can be read to its end "
+                f"({shorten(' '.join(str(error).split()))}); name another"
+            ) from error
+        self.bytes_read = size
+        if self._opened and self._stamp() != self._opened:
+            self._require_unchanged()
+
     def _require_unchanged(self) -> None:
-        if self._stamp() != self._opened or self.bytes_read != self._opened[0]:
+        if self._stamp() != self._opened or (self._opened and self.bytes_read != self._opened[0]):
             raise WorkError(
                 f"{self._source.shown} changed while it was being read; try again when nothing "
                 "writes to it"
             )
 
-    def _stamp(self) -> tuple[int, int]:
+    def _stamp(self) -> tuple[int, ...]:
+        """Size and time of a file; nothing of one at an address, which its own reader watches."""
+        if self._source.address is not None:
+            return ()
         status = os.fstat(self._file.fileno())
         return status.st_size, status.st_mtime_ns
+
+
+def read_whole(source: Source) -> SourceMeta:
+    """Read a source to its end: what meta.json says of it, if it is prepared as it is now."""
+    with SourceFile(source) as file:
+        deque(file.blocks(), maxlen=0)
+        return file.record()
+
+
+def _holds_text(column: Any) -> bool:
+    """Whether a column of a parquet file is of text, maybe within records, and not of images."""
+    kinds, leaves = [column], []
+    for kind in kinds:
+        inner = [kind.field(i).type for i in range(kind.num_fields)]
+        kinds += inner
+        leaves += [] if inner else [str(kind)]
+    return any("string" in leaf for leaf in leaves) and not any("binary" in leaf for leaf in leaves)
 
 
 def check_encoding(encoding: str) -> str:
@@ -218,10 +334,11 @@ class TextDecoder:
         where: the source, for errors.
         encoding: as `check_encoding` returns it.
         errors: `strict` raises; `replace` puts U+FFFD, `ignore` puts nothing; both are counted.
+        alone: whether no other source is read as `encoding`: then another one may be the advice.
     """
 
-    def __init__(self, where: str, encoding: str, errors: str) -> None:
-        self._where = where
+    def __init__(self, where: str, encoding: str, errors: str, *, alone: bool = True) -> None:
+        self._where, self._alone = where, alone
         self._encoding = encoding
         make = codecs.getincrementaldecoder(encoding)
         self._decoder = make("strict" if errors == "strict" else "replace")
@@ -230,6 +347,7 @@ class TextDecoder:
         self._counter = None if errors == "strict" else make("ignore")
         self._keep_counted = errors == "ignore"
         self._bytes_fed = 0
+        self._is_ascii = True  # what has been read
         self.bom_dropped = False
         self.replaced = 0
 
@@ -248,8 +366,9 @@ class TextDecoder:
         self._bytes_fed += len(data)
         try:
             text = self._decoder.decode(data, final)
+            self._is_ascii &= text.isascii()
         except UnicodeDecodeError as error:
-            raise self._located(error) from error
+            raise self._located(error, is_end=final) from error
         except UnicodeError as error:  # UTF-16 and UTF-32 without a mark where one is due
             raise DecodingError(f"{self._where} is not {self._encoding}: {error}") from error
         if self._counter is not None:
@@ -269,15 +388,46 @@ class TextDecoder:
                 f"{self._where} begins with a {name.upper()} byte order mark, so it is not "
                 f"{self._encoding}; pass encoding={name}"
             )
+        if not wide and not name and (order := _zeros_between(data[:_LOOKED_AT])):
+            raise DataError(
+                f"{self._where} has a zero byte beside each character, as UTF-16 has; pass "
+                f"encoding=utf-16-{order}"
+            )
         # The codec without a byte order in its name takes the mark away itself.
         self.bom_dropped = bool(name) and self._encoding in {"utf-16", "utf-32"}
 
-    def _located(self, error: UnicodeDecodeError) -> DecodingError:
+    def _located(self, error: UnicodeDecodeError, *, is_end: bool) -> DecodingError:
         # The codec saw what it had kept from before, then the new bytes.
         offset = self._bytes_fed - len(error.object) + error.start
         value = error.object[error.start]
         name = "UTF-8" if self._encoding == "utf-8" else self._encoding
         return DecodingError(
             f"{self._where} is not {name} at byte {offset} (0x{value:02X}: {error.reason}); "
-            "pass its encoding, such as encoding=cp1252 or encoding=latin-1, or errors=replace"
+            + self._advice(error, cut=is_end and error.end == len(error.object))
         )
+
+    def _advice(self, error: UnicodeDecodeError, *, cut: bool) -> str:
+        """What to do: no other encoding than one that the bytes look like, or it would do harm."""
+        data = error.object
+        fits = data.decode(self._encoding, "replace")
+        n_wrong = fits.count("\ufffd")
+        if cut and "end of data" in error.reason:
+            return "the file ends inside a character; copy it again, or pass errors=ignore"
+        if not self._is_ascii or sum(character > "\x7f" for character in fits) > 2 * n_wrong:
+            return "most else is, so the file is damaged there; mend it, or pass errors=replace"
+        if not self._alone:
+            return "convert this file to UTF-8, or prepare it alone with its encoding"
+        around = data[error.start : error.start + _LOOKED_AT]
+        with contextlib.suppress(UnicodeDecodeError):
+            # In Western languages most letters are plain ones.
+            if around.decode("cp1252") and sum(b > 0x7F for b in around) < len(around) / 3:
+                return "if it is a Western European text, pass encoding=cp1252, else its own"
+        return "pass encoding=NAME with its own, or convert it to UTF-8"
+
+
+def _zeros_between(data: bytes) -> Literal["le", "be"] | None:
+    """The order of bytes of UTF-16 without a mark: in most scripts every other byte is zero."""
+    if len(data) < _LEAST_WIDE_BYTES:
+        return None
+    even, odd = (data[i::2].count(0) / len(data[i::2]) for i in (0, 1))
+    return "le" if odd > 0.5 > 10 * even else "be" if even > 0.5 > 10 * odd else None
