@@ -200,7 +200,7 @@ def settings(
     }
     training.update({name: value for name, value in derived.items() if name not in given})
     if start is not None:
-        own = {"dropout": 0.0, "attn_dropout": None}
+        own = {"dropout": 0.0, "attn_dropout": 0.0}
         config = start.replace(**{name: given.get(name, value) for name, value in own.items()})
     else:
         arch = given.get("arch", recipe.arch)

@@ -76,7 +76,7 @@ def _train(
 ) -> int:
     source, origin = given.get("init_from"), None
     if source is not None:  # a run that is resumed has all it needs
-        origin = Origin.of(resume or source, arguments.data)
+        origin = Origin.of(resume or source, arguments.data, given)
     data_dir = Path(world.on_main(lambda: str(data_directory(arguments.data, origin))))
     data, tokenizer = open_data(arguments.data, data_dir, origin)
     for name in ("train.bin", "val.bin"):
