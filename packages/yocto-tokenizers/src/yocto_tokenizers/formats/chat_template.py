@@ -92,8 +92,7 @@ class ChatTemplate:
                 f"({_LARGEST_CHARACTERS}); give another"
             )
         try:
-            environment = _environment()
-            self._template = environment.from_string(_counting(environment.parse(source)))
+            self._template = _compiled(source, is_foreign=source not in (PLAIN, TURNS, CHATML))
         except Exception as error:  # Python's limits on nested code, too, as Jinja compiles to it
             raise ChatTemplateError(
                 f"{name} is not a Jinja template ({shown(str(error))}); correct it or give another"
@@ -298,11 +297,12 @@ def _continuing(
 # --- the language --------------------------------------------------------------------------------
 
 
-def _environment() -> Any:
-    """Jinja with what `transformers` adds to it (utils/chat_template_utils.py there), and bounds.
+def _compiled(source: str, *, is_foreign: bool) -> Any:
+    """A template in Jinja with what `transformers` adds (utils/chat_template_utils.py there).
 
-    A template is somebody else's program. The sandbox keeps it from Python; that it comes to an end
-    and prints no gigabyte is seen to here: whatever loops, calls or makes something new is counted.
+    One from elsewhere is somebody else's program. The sandbox keeps it from Python; here it is seen
+    to that it comes to an end and prints no gigabyte: whatever loops, calls or makes something new
+    is counted, which takes twice the time.
     """
     # Loaded late, as it is slow: most programs encode texts and no chats.
     from jinja2 import TemplateError, ext, nodes, parser  # noqa: PLC0415
@@ -321,20 +321,23 @@ def _environment() -> Any:
     class Bounded(ImmutableSandboxedEnvironment):
         intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        def call_binop(self, _context: Any, operator: str, left: Any, right: Any) -> Any:
             if operator == "**" and isinstance(right, int) and right > 64:
                 raise TemplateError("a power is too high")
             if operator in "*%" and not (isinstance(left, int) and isinstance(right, int)):
                 _foresee(*((right, left) if isinstance(left, int) else (left, right)))
                 _require_narrow(left if operator == "%" else "")
-            return _spend(super().call_binop(context, operator, left, right))
+            return _spend(self.binop_table[operator](left, right))
 
         def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+            if time.monotonic() > _limits.deadline:
+                raise TemplateError("it does not come to an end")
             method = getattr(function, "__wrapped__", function)  # the sandbox wraps str.format
             if isinstance(said := getattr(method, "__self__", None), str):
                 named = (kwargs[name] for name in kwargs if name[0] != "_")  # those are Jinja's own
                 _foresee(said, *args, *named)
-                _require_narrow(said if "format" in method.__name__ else "")
+                if "format" in method.__name__:
+                    _require_narrow(said)
             return _spend(super().call(context, function, *args, **kwargs), 100)
 
     def refuse(message: str) -> None:
@@ -343,17 +346,19 @@ def _environment() -> Any:
     def to_json(value: object, **options: Any) -> str:
         return json.dumps(value, **{"ensure_ascii": False, **options})
 
-    environment = Bounded(
+    environment = (Bounded if is_foreign else ImmutableSandboxedEnvironment)(
         trim_blocks=True, lstrip_blocks=True, extensions=[ext.loopcontrols, Generation],
-        finalize=_printed, optimized=False,
+        finalize=_printed if is_foreign else None, optimized=False,
     )  # fmt: skip
     environment.filters["tojson"] = to_json
-    environment.filters = {name: _bounded(made) for name, made in environment.filters.items()}
-    environment.filters |= {" each": _each, " spend": _spend, " join": _joined}
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda style: datetime.now().strftime(style)
+    if not is_foreign:
+        return environment.from_string(source)
     del environment.globals["lipsum"]
-    return environment
+    environment.filters = {name: _bounded(made) for name, made in environment.filters.items()}
+    environment.filters |= {" each": _each, " spend": _spend, " join": _joined}
+    return environment.from_string(_counting(environment.parse(source)))
 
 
 # Of one rendering: characters and members of lists made in all, besides 64 for each that was said,
@@ -373,7 +378,7 @@ _limits = _Limits()
 
 def _counting(template: Any) -> Any:
     """A parsed template in which turns of loops, slices and joined texts are counted, too."""
-    from jinja2 import nodes, visitor  # noqa: PLC0415 - see _environment
+    from jinja2 import nodes, visitor  # noqa: PLC0415 - see _compiled
 
     def filtered(node: Any, name: str, *args: Any) -> Any:
         constants = [nodes.Const(arg, lineno=node.lineno) for arg in args]
@@ -400,27 +405,32 @@ def _counting(template: Any) -> Any:
 def _each(values: Iterable[Any], cost: int) -> Iterator[Any]:
     for value in values:
         _spend(None, cost)
+        if time.monotonic() > _limits.deadline:
+            raise ValueError("it does not come to an end")
         yield value
 
 
-def _joined(values: list[Any]) -> Any:
-    return _spend("".join(map(str, _foresee(values))))
+def _joined(values: list[Any]) -> str:
+    return _spend("".join([each if type(each) is str else str(_foresee(each)) for each in values]))
 
 
 def _printed(value: Any) -> Any:
-    _spend(None, _size(value))
+    _spend(None, len(value) if type(value) is str else _size(value))
     return value
 
 
 def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that looks ahead at what it is going to make."""
     n_own = int(hasattr(function, "jinja_pass_arg"))  # an environment or context comes first
+    is_format = function.__name__ == "do_format"
 
     @functools.wraps(function)
-    def bounded(*given: Any, **kwargs: Any) -> Any:
-        args = [list(each) if isinstance(each, GeneratorType) else each for each in given]
+    def bounded(*args: Any, **kwargs: Any) -> Any:
+        if type(args[n_own]) is GeneratorType:
+            args = (*args[:n_own], list(args[n_own]), *args[n_own + 1 :])
         _foresee(*args[n_own:], *kwargs.values())
-        _require_narrow(args[n_own] if function.__name__ == "do_format" else "")
+        if is_format:
+            _require_narrow(args[n_own])
         return _spend(function(*args, **kwargs))
 
     return bounded
@@ -433,7 +443,7 @@ def _spend(made: Any, cost: int = 0) -> Any:
     elif isinstance(made, int):
         cost += made.bit_length() >> 3
     _limits.left -= cost
-    if _limits.left < 0 or time.monotonic() > _limits.deadline:
+    if _limits.left < 0:
         raise ValueError("it does not come to an end, or makes too much of them")
     return made
 
@@ -444,8 +454,12 @@ def _foresee(first: Any = "", *others: Any) -> Any:
     A text becomes as long as the longest of the others for each of its characters, and all that as
     often as numbers say; no step makes more.
     """
+    if not others and type(first) is str:
+        return first
     size = _size(first) * max([1, *map(_size, others)])
-    size *= math.prod(max(abs(each), 1) for each in others if isinstance(each, int))
+    for each in others:
+        if isinstance(each, int):
+            size *= abs(each) or 1
     if size > _MOST_AT_ONCE:
         raise ValueError("it makes too much of them")
     return first
@@ -459,6 +473,8 @@ def _require_narrow(form: Any) -> None:
 
 def _size(value: Any) -> int:
     """Characters of a text, or of all texts in a list or object, as far as they matter."""
+    if type(value) is str:
+        return len(value) + 1
     total, inside = 0, [value]
     for each in inside:
         if isinstance(each, str):
