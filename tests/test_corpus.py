@@ -1,4 +1,4 @@
-"""data/philosophy.txt keeps what its README promises."""
+"""data/philosophy.txt and data/essays.txt keep what their README promises."""
 
 import collections
 import lzma
@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(scope="module")
-def corpus(root: Path) -> str:
-    content = (root / "data" / "philosophy.txt").read_bytes()
+@pytest.fixture(scope="module", params=["philosophy.txt", "essays.txt"])
+def corpus(root: Path, request: pytest.FixtureRequest) -> str:
+    return read(root, request.param)
+
+
+def read(root: Path, name: str) -> str:
+    content = (root / "data" / name).read_bytes()
     assert b"\r" not in content
     return content.decode("utf-8")
 
@@ -20,13 +24,14 @@ def blocks(corpus: str) -> list[list[str]]:
     return [block.split("\n") for block in corpus.strip("\n").split("\n\n")]
 
 
-def is_dialogue(block: list[str]) -> bool:
-    return block[0].startswith("User:")
+def questions(block: list[str]) -> list[str]:
+    """How a conversation may begin: its first line, and the other wordings below it."""
+    return [block[0].removeprefix("User: "), *(x[4:] for x in block if x.startswith("Or: "))]
 
 
 def test_size_and_characters(corpus: str) -> None:
-    """At least 600 KB from at most 90 characters, with straight quotes and no tabs."""
-    assert len(corpus.encode()) >= 600_000
+    """At least 250 KB from at most 90 characters, with straight quotes and no tabs."""
+    assert len(corpus.encode()) >= 250_000
     assert len(set(corpus)) <= 90
     assert corpus.isascii()
     assert "\t" not in corpus
@@ -35,27 +40,34 @@ def test_size_and_characters(corpus: str) -> None:
     assert not re.search(r"[ ]+$|  |\n\n\n", corpus, re.MULTILINE)
 
 
-def test_turns_have_the_format_of_the_chat(corpus: str) -> None:
-    """A conversation alternates User and Assistant, one turn a line, and the Assistant ends it."""
-    for block in blocks(corpus):
-        if is_dialogue(block):
-            speakers = [line.split(": ", 1)[0] for line in block]
-            assert speakers == ["User", "Assistant"] * (len(block) // 2), block[0]
-            assert all(len(line.split(": ", 1)[1]) > 1 for line in block), block[0]
-        else:
-            assert len(block) == 1, block[0]
-            assert not re.match(r"(User|Assistant):", block[0])
+def test_turns_have_the_format_of_the_chat(root: Path) -> None:
+    """User and Assistant alternate, one turn a line; other wordings stand below the first one."""
+    for block in blocks(read(root, "philosophy.txt")):
+        speakers = "".join(line[0] for line in block)
+        assert re.fullmatch("UO*A(UA)*", speakers), block[0]
+        assert all(re.fullmatch("(User|Or|Assistant): .+", line) for line in block), block[0]
 
 
-def test_about_three_fifths_are_dialogue(corpus: str) -> None:
-    """Between 50 and 70 % of the characters belong to conversations."""
-    dialogue = sum(len("\n".join(b)) for b in blocks(corpus) if is_dialogue(b))
-    assert 0.5 <= dialogue / len(corpus) <= 0.7
+def test_essays_have_one_paragraph_a_line(root: Path) -> None:
+    """Nobody speaks in them."""
+    for block in blocks(read(root, "essays.txt")):
+        assert len(block) == 1, block[0]
+        assert not re.match(r"(User|Assistant|Or):", block[0])
+
+
+def test_no_question_is_asked_twice(root: Path) -> None:
+    """Other wordings differ from each other, and from what conversations begin with."""
+    asked = [questions(block) for block in blocks(read(root, "philosophy.txt"))]
+    plain = [[re.sub(r"[^a-z0-9]", "", q.lower()) for q in each] for each in asked]
+    firsts = {each[0] for each in plain}
+    others = [other for each in plain for other in each[1:]]
+    assert len(set(others)) == len(others) >= 4 * len(plain)
+    assert firsts.isdisjoint(others)
 
 
 def test_nothing_is_said_twice(corpus: str) -> None:
     """No paragraph and no sentence longer than 60 characters occurs twice."""
-    lines = [re.sub(r"^(User|Assistant): ", "", line) for b in blocks(corpus) for line in b]
+    lines = [re.sub(r"^(User|Or|Assistant): ", "", line) for b in blocks(corpus) for line in b]
     sentences = [s for line in lines for s in re.split(r"(?<=[.?!])\s+", line)]
     for pieces in (lines, sentences):
         counts = collections.Counter(piece for piece in pieces if len(piece) > 60)
@@ -76,16 +88,20 @@ def test_it_is_varied(corpus: str) -> None:
     assert packed / len(corpus.encode()) >= 0.24
 
 
-def test_readme_states_the_true_figures(corpus: str, root: Path) -> None:
+def test_readme_states_the_true_figures(root: Path) -> None:
     """Every figure of data/README.md is what counting gives."""
     readme = (root / "data" / "README.md").read_text()
-    conversations = [b for b in blocks(corpus) if is_dialogue(b)]
+    chats, essays = read(root, "philosophy.txt"), read(root, "essays.txt")
+    conversations = blocks(chats)
+    asked = [questions(block) for block in conversations]
     figures = {
-        "bytes": len(corpus.encode()),
-        "characters": len(corpus),
-        "distinct characters": len(set(corpus)),
-        "conversations": len(conversations),
-        "turns": sum(map(len, conversations)),
+        "conversations": (len(conversations), None),
+        "turns": (sum(map(len, conversations)) - sum(map(len, asked)) + len(asked), None),
+        "other wordings of their first questions": (sum(map(len, asked)) - len(asked), None),
+        "paragraphs": (None, len(blocks(essays))),
+        "bytes": (len(chats.encode()), len(essays.encode())),
+        "distinct characters": (len(set(chats)), len(set(essays))),
     }
     for name, figure in figures.items():
-        assert f"| {name} | {figure:,} |" in readme
+        cells = ["" if number is None else f"{number:,}" for number in figure]
+        assert f"| {name} | {' | '.join(cells)} |" in readme

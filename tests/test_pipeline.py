@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, text: str, command: Command) 
 
 def test_the_two_commands(home: Path, command: Command) -> None:
     """Training without a text leaves a run that the chat finds, and prints how to talk to it."""
-    run = home / "checkpoints" / "philosophy-char"
+    run = home / "checkpoints" / "philosophy-bpe"
     assert str((run / "latest").readlink()) == "step-00000020"
     chat = command("yocto-chat", "--max_new_tokens", "20", "--seed", "1", cwd=home, stdin="Hello!")
     assert chat.returncode == 0, chat.stderr
@@ -53,7 +53,7 @@ def test_lines_agree_with_metrics(home: Path, command: Command) -> None:
     done = command("yocto-train", *TINY, "--max_iters", "10", "--log_interval", "5", cwd=home)
     assert done.returncode == 0, done.stderr
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout)
-    run = home / "checkpoints" / "philosophy-char-002"
+    run = home / "checkpoints" / "philosophy-bpe-002"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if row["event"] == "stepdone"]
     shown = re.findall(r"^step=(\d+) loss=([\d.]+) ", done.stdout, re.MULTILINE)
@@ -63,7 +63,7 @@ def test_lines_agree_with_metrics(home: Path, command: Command) -> None:
 
 def test_config_reproduces_the_run(home: Path, command: Command) -> None:
     """A run's config.toml, given as --config, trains the same model to the bit."""
-    run = home / "checkpoints" / "philosophy-char"
+    run = home / "checkpoints" / "philosophy-bpe"
     config = tomllib.loads((run / "config.toml").read_text())
     # A measured choice is written down: another measurement might choose otherwise.
     assert config["training"]["precision"] in {"float32", "bfloat16"}
@@ -78,7 +78,7 @@ def test_config_reproduces_the_run(home: Path, command: Command) -> None:
             for line in (path / "metrics.jsonl").read_text().splitlines()
             if '"loss"' in line
         ]
-        for path in (run, home / "again" / "philosophy-char")
+        for path in (run, home / "again" / "philosophy-bpe")
     ]
     assert losses[0] == losses[1]
 

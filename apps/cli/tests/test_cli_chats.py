@@ -251,8 +251,8 @@ def test_marks_stand_under_what_is_marked(tokens: list[tuple[str, int, bool]]) -
 
 
 @pytest.mark.parametrize(("words", "data", "template"), [
-    ("--text_path talk.txt", "talk-char", PLAIN),
-    ("--text_path chats.jsonl", "chats-char", TURNS),
+    ("--text_path talk.txt", "talk-bpe", TURNS),
+    ("--mode char --text_path talk.txt", "talk-char", PLAIN),
     ("--tokenizer bpe --vocab_size 300 --text_path chats.jsonl novel.txt", "chats-bpe-300", TURNS),
     ("--text_path novel.txt --tokenizer word", "novel-word", None),
     ("--text_path novel.txt --mode token --vocab_size 300", "novel-bpe-300", None),
@@ -294,7 +294,7 @@ def test_a_run_on_prepared_dialogues_is_plain(run: Any, home: Path) -> None:
 @pytest.mark.parametrize(("flags", "what"), [
     ({"mode": "char", "tokenizer": "bpe"}, "--mode char, but the tokenizer is bpe"),
     ({"mode": "token", "tokenizer": "char"}, "--mode token, but --tokenizer char"),
-    ({"vocab_size": 99}, "add --tokenizer word or bpe"),
+    ({"vocab_size": 99, "tokenizer": "char"}, "add --tokenizer word or bpe"),
     ({"text_path": (), "data_dir": "d", "tokenizer": "bpe"}, "--tokenizer is for a text"),
     ({"tokenizer_path": "plain", "vocab_size": 99}, "leave --tokenizer and --vocab_size out"),
     ({"text_path": ("export.txt",)}, "pass --me=NAME"),
@@ -324,7 +324,7 @@ def test_other_settings_get_other_data(home: Path) -> None:
         made(tokenizer="bpe", vocab_size=300), made(tokenizer="bpe", vocab_size=310),
     ]  # fmt: skip
     assert len(set(seen)) == len(seen)
-    assert "data/talk-char" == made() == seen[0]
+    assert "data/talk-bpe" == made() == seen[0]
     assert seen[2] == made(vocab_path="mine.json")
     assert seen[4] == made(tokenizer="bpe", vocab_size=300)
 

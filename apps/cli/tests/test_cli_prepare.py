@@ -63,6 +63,34 @@ def test_what_happened_to_the_text_is_said_once(run: Any, tmp_path: Path) -> Non
     assert "note: 20 control characters kept" in out
 
 
+def test_what_is_passed_over_or_changed_is_said(run: Any, tmp_path: Path) -> None:
+    """Other files, empty ones, line ends; how documents are told apart and shared out."""
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name, content in (
+        ("a.txt", "wind\r\n" * 50), ("b.txt", ""), ("c.md", "# x"), ("d.jsonl", '{"text": null}\n'),
+    ):  # fmt: skip
+        (texts / name).write_bytes(content.encode())
+    words = ["char", f"--text_path={texts}", f"--out_dir={tmp_path / 'out'}"]
+    out = run(main, words).out
+    assert f"note: 1 file of another kind left out, such as {texts / 'c.md'}\n" in out
+    assert "note: 2 empty texts passed over\n" in out
+    assert "note: line ends of Windows or old Macs became LF; --keep_cr keeps them\n" in out
+    assert "\r" not in load_tokenizer(tmp_path / "out").itos
+    assert "LF" not in (kept := run(main, [*words, "--force", "--keep_cr"]).out)
+    assert "documents" not in kept
+    assert "\r" in load_tokenizer(tmp_path / "out").itos
+    (texts / "b.txt").write_text("rain and snow")
+    out = run(main, [*words, "--force"]).out
+    assert "note: 2 documents, a line end after each\n" in out
+    assert "note: whole ones would not make the share for validation: one is cut\n" in out
+    poems = tmp_path / "poems.jsonl"
+    poems.write_text("".join(f'{{"text": "Poem {n} ends here"}}\n' for n in range(40)))
+    assert run(main, ["char", f"--text_path={poems}", f"--out_dir={tmp_path / 'p'}"]).code == 0
+    tokenizer, ids = load_tokenizer(tmp_path / "p"), load_bin(tmp_path / "p" / "train.bin")
+    assert re.fullmatch(r"(Poem \d+ ends here\n)+", tokenizer.decode(ids))
+
+
 def test_several_sources_a_tokenizer_and_a_toml_file(run: Any, poem: Path, tmp_path: Path) -> None:
     """Flags may come from a file; a tokenizer that is named is used, not learned."""
     first = tmp_path / "first"
@@ -84,7 +112,8 @@ def test_several_sources_a_tokenizer_and_a_toml_file(run: Any, poem: Path, tmp_p
     ("char --out_dir={tmp}/o --text_path={tmp}/*.nix", "matches no file"),
     ("char --out_dir={tmp}/o --text_path={tmp}/empty.txt", "empty.txt"),
     ("char --out_dir={tmp}/o --text_path={tmp}/latin.txt", "at byte 3"),
-    ("char --out_dir={tmp}/o --text_path={tmp}/latin.txt", "pass its encoding, such as --enc"),
+    ("char --out_dir={tmp}/o --text_path={tmp}/latin.txt", "pass --encoding=cp1252"),
+    ("word --out_dir={tmp}/o --text_path={tmp}/dna.txt", "suits characters or pieces"),
     ("char --out_dir={tmp}/o --text_path={tmp}/bad.jsonl --text_field=x", "--text_field=NAME"),
     ("char --out_dir={tmp}/o --text_path={tmp}/utf16.txt", "byte order mark"),
     ("char --out_dir={tmp}/o --text_path={tmp}/tiny.txt", "split"),
@@ -114,6 +143,7 @@ def test_bad_input_is_refused_and_nothing_is_written(
     """One line that names it, exit code 2, and the directory is byte for byte as before."""
     (tmp_path / "empty.txt").touch()
     (tmp_path / "tiny.txt").write_text("a")
+    (tmp_path / "dna.txt").write_text("acgt" * 100)
     (tmp_path / "latin.txt").write_bytes("caf\xe9 au lait".encode("latin-1"))
     (tmp_path / "utf16.txt").write_bytes("wind".encode("utf-16"))
     (tmp_path / "a.json").write_text("[]")

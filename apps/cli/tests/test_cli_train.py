@@ -2,13 +2,14 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, call
 
 import pytest
-from yocto_cli import train
+from yocto_cli import prepare, train
 from yocto_cli.arguments import flags_of
 from yocto_cli.command import UsageError
 from yocto_cli.train_data import data_directory, open_data
@@ -294,20 +295,34 @@ def test_data_of_another_text_is_not_replaced(text: str) -> None:
     assert before == (directory / "meta.json").read_bytes()
 
 
-def test_a_wide_encoding_is_to_be_converted(text: str) -> None:
-    """There is no flag for it here, so none is named."""
-    Path(text).write_bytes(TEXT.encode("utf-16"))
-    with pytest.raises(UsageError, match=r"so it is not utf-8; convert it to UTF-8$"):
-        data_directory(DataFlags(text_path=(text,)))
+RECORDS = "".join(f'{{"body": "lamp {n} burns low"}}\n' for n in range(40))
+CHAT = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 
 
-def test_another_encoding_is_told_with_the_command_for_it(text: str) -> None:
-    """Only flags that the named command has."""
-    Path(text).write_bytes(TEXT.replace("lamp", "lämp").encode("latin-1"))
-    with pytest.raises(
-        UsageError,
-        match=r"^lamp\.txt is not UTF-8 .*; name its encoding .*yocto-prepare char "
-        r"--text_path lamp\.txt "
-        r"--out_dir data/lamp-char --encoding latin-1, then give --data_dir data/lamp-char$",
-    ):
-        data_directory(DataFlags(text_path=(text,)))
+@pytest.mark.parametrize(
+    ("name", "content", "value"),
+    [
+        ("a.txt", TEXT.encode("utf-16"), "utf-16"),
+        ("a.txt", TEXT.encode("utf-16-le"), "utf-16-le"),
+        ("a.txt", TEXT.replace("lamp", "l\xe4mp").encode("cp1252"), "cp1252"),
+        ("a.txt", "\u0441\u043b\u043e\u0432\u043e\n".encode("cp1251") * 99, "cp1251"),
+        ("a.txt", TEXT.replace("lamp", "l\xe4mp").encode() + b"\xff", "replace"),
+        ("a.jsonl", RECORDS.encode(), "body"),
+        ("a.jsonl", (CHAT * 20 + RECORDS).encode(), "1"),
+    ],
+)
+def test_advice_names_flags_of_a_command_that_then_works(
+    name: str, content: bytes, value: str, *, run: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What an error says to type is typed: it prepares the text."""
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(content)
+    with pytest.raises(UsageError, match="yocto-prepare") as raised:
+        data_directory(DataFlags(text_path=(name,)))
+    found = re.search(r"yocto-prepare (.*), then --data_dir data/mine", str(raised.value))
+    assert found is not None
+    words = [re.sub("^(NAME|KEY|SHARE)$", value, word) for word in shlex.split(found[1])]
+    assert value == words[-1]
+    assert run(prepare.main, words).code == 0
+    assert data_directory(DataFlags(data_dir="data/mine")).is_dir()

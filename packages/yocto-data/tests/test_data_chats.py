@@ -136,7 +136,7 @@ def test_one_conversation_in_every_format(
     if form in SHORT:
         chat = tuple(m for m in chat if m.role == "system") + chat[-2:]
     path = write(new_directory(), f"a.{ending}", [FORMATS[form](chat)] * 2, ensure_ascii=False)
-    assert [chat, chat] == list(iter_chats(path))
+    assert [chat, chat] == list(iter_chats(path, keep_cr=True))
 
 
 JSON = st.recursive(
@@ -349,6 +349,9 @@ def test_dialogues_and_texts(parts: list[Any], newline: str, blank: int, cuts: l
         ("So\nUser: a\nAssistant: b", ["So\nUser: a\nAssistant: b"]),  # prose that quotes
         ("user: a\nassistant: b", ["user: a\nassistant: b"]),
         ("User: a\nAssistant: b\n \nc", [(("user", "a"), ("assistant", "b")), "c"]),
+        ("User: a\nb\nOr: c\nAssistant: d", [(("user", "a\nb\nOr: c"), ("assistant", "d"))]),
+        ("User: a\nAssistant: b\nOr: c", [(("user", "a"), ("assistant", "b\nOr: c"))]),
+        ("User: a\nAssistant: b\n\nOr: c", [(("user", "a"), ("assistant", "b")), "Or: c"]),
     ],
 )
 def test_golden_dialogues(text: str, expected: list[Any]) -> None:
@@ -452,6 +455,48 @@ def test_a_folder_of_all_kinds(tmp_path: Path) -> None:
     assert 3 == len(expand_sources(tmp_path, CHATS))
 
 
+WORDINGS = st.lists(st.sampled_from(["a", "Or: b", "User: c"]), max_size=2)
+
+
+@pytest.mark.property
+@given(
+    asked=st.lists(st.lists(WORDINGS, min_size=1, max_size=3), min_size=1, max_size=4),
+    val_ratio=st.floats(0.05, 0.95),
+)
+def test_other_wordings(
+    new_directory: NewDirectory, asked: list[list[list[str]]], val_ratio: float
+) -> None:
+    """Each makes a conversation that ends with its reply; only what is worded once is held out."""
+    folder, text = new_directory(), ""
+    expected: list[Chat] = []
+    whole: list[Chat] = []
+    for number, turns in enumerate([*asked, [["a"] * 20]]):
+        chat: Chat = ()
+        reworded = []
+        for turn, wordings in enumerate(turns):
+            reply = Message("assistant", f"{number}-{turn}")
+            reworded += [(*chat, Message("user", wording), reply) for wording in wordings]
+            chat += (Message("user", f"{turn}?"), reply)
+            said = [
+                f"User: {turn}?",
+                *map("Or: {}".format, wordings),
+                f"Assistant: {reply.content}",
+            ]
+            text += "\n".join(said) + "\n"
+        text += "\n"
+        expected += [chat, *reworded]
+        whole += [chat] * bool(reworded)
+    path = folder / "a.txt"
+    path.write_text(text, "utf-8")
+    assert expected == list(iter_chats(path))
+    try:
+        prepared(path, folder / "out", val_ratio=val_ratio)
+    except ShortDataError:  # nothing is left to hold out
+        return
+    learned = [ids for ids, _ in documents_of(folder / "out", "train")]
+    assert all(tokens_of(chat)[0] in learned for chat in whole)
+
+
 # --- the data directory ---
 
 TURN = {"system": 256, "user": 257, "assistant": 258}
@@ -514,7 +559,9 @@ def test_files_hold_what_encode_gave(
     records = [{"text": item.text} if isinstance(item, TextPart) else by_name(item)
                for item in items]  # fmt: skip
     path = write(folder, "a.jsonl", records)
-    meta = prepared(path, folder / "out", chunk_chars=chunk_chars, val_ratio=val_ratio)
+    meta = prepared(
+        path, folder / "out", chunk_chars=chunk_chars, val_ratio=val_ratio, keep_cr=True
+    )
     assert meta == DataMeta.load(folder / "out")
     expected: Counter[Any] = Counter()
     for item in items:

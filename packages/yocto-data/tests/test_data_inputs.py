@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given as given_by
+from hypothesis import strategies as st
 from yocto_data import (
     DataError,
     DataMeta,
@@ -22,6 +25,7 @@ from yocto_data import (
     load_bin,
 )
 from yocto_data.errors import shorten
+from yocto_data.prep.sources import TextDecoder
 
 Refused = Callable[..., str]
 Prepare = Callable[..., Any]
@@ -125,14 +129,46 @@ def test_d3_empty(
     assert 2 == len(meta.sources)
 
 
-def test_d4_latin_1(tmp_path: Path, run: Prepare, refused: Refused) -> None:
-    """D4: the byte and its offset are named, and how to name the encoding; named, it works."""
-    source = file(tmp_path, "voil\u00e0 un texte".encode("latin-1"))
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        (
+            "he said \u201cvoil\u00e0\u201d \u2014 it\u2019s so\n".encode("cp1252"),
+            "pass encoding=cp1252",
+        ),
+        ("\u5440\u548c\u4f60".encode("gbk") * 9, "pass encoding=NAME with its own"),
+        ("\u0441\u043b\u043e\u0432\u043e ".encode("cp1251") * 9, "pass encoding=NAME with its own"),
+        ("some \u543e\u8f29".encode()[:-1], "the file ends inside a character"),
+        ("caf\u00e9, na\u00efve ".encode() * 9 + b"\x93 word", "damaged there; mend it"),
+        (b"\x93 word " + "caf\u00e9, na\u00efve ".encode() * 9, "damaged there; mend it"),
+    ],
+)
+def test_d4_another_encoding(
+    tmp_path: Path, run: Prepare, refused: Refused, content: bytes, advice: str
+) -> None:
+    """D4: the byte is named, and another encoding only where the text looks like it.
+
+    It is never named where it would damage this text, or the others that are read with it.
+    """
+    source = file(tmp_path, content)
     message = refused(DecodingError, partial(run, source))
-    assert "a.txt is not UTF-8 at byte 4 (0xE0" in message
-    assert "latin-1" in message
-    run(source, encoding="latin-1")
-    assert "voil\u00e0 u".encode() == bytes(load_bin(tmp_path / "out" / "train.bin").tolist())
+    assert re.search(r"a\.txt is not UTF-8 at byte \d+ \(0x", message)
+    assert advice in message
+    assert ("cp1252" in advice) == ("cp1252" in message)
+    other = file(tmp_path, "caf\u00e9".encode(), "b.txt")
+    assert "encoding=" not in refused(DecodingError, partial(run, [other, source]))
+
+
+@pytest.mark.property
+@given_by(
+    text=st.text(st.characters(min_codepoint=32, max_codepoint=0xFF), min_size=20),
+    order=st.sampled_from(["le", "be"]),
+)
+def test_utf_16_without_a_mark(text: str, order: str) -> None:
+    """It is valid UTF-8, with a NUL beside each letter: it is refused by the name of its kind."""
+    decoder = TextDecoder("a.txt", "utf-8", "strict")
+    with pytest.raises(DataError, match=f"encoding=utf-16-{order}"):
+        decoder.push(text.encode(f"utf-16-{order}"))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
@@ -147,12 +183,13 @@ def test_d5_wide_text(tmp_path: Path, run: Prepare, refused: Refused, encoding: 
 
 
 def test_d6_mark_and_line_ends(tmp_path: Path, run: Prepare) -> None:
-    """D6: the mark goes and is counted; every line end stays, and meta.json says so."""
+    """D6: the mark goes and is counted; lines end in LF or as they did, and meta.json says so."""
     text = b"one\r\ntwo\nthree\rfour"
-    meta = run(file(tmp_path, b"\xef\xbb\xbf" + text))
-    assert text == both(tmp_path)
-    found = (meta.text.boms_dropped, meta.text.newlines, meta.text.encoding)
-    assert (1, "kept", "utf-8") == found
+    for keep_cr, expected, said in ((False, b"one\ntwo\nthree\nfour", "lf"), (True, text, "kept")):
+        meta = run(file(tmp_path, b"\xef\xbb\xbf" + text), keep_cr=keep_cr, force=True)
+        assert expected == both(tmp_path)
+        found = (meta.text.boms_dropped, meta.text.newlines, meta.text.encoding)
+        assert (1, said, "utf-8") == found
 
 
 @pytest.mark.parametrize(
@@ -410,7 +447,7 @@ def test_only_the_text_of_a_record_matters(
     lines = ['{"text": "good"}', line, '{"text": "good"}', ""]
     meta = run(file(tmp_path, "\n".join(lines).encode(), "a.jsonl"))
     assert (2 + ("more" in line), empty) == (meta.text.documents, meta.text.empty_documents)
-    assert 4 * meta.text.documents == meta.train.tokens + meta.val.tokens
+    assert 5 * meta.text.documents == meta.train.tokens + meta.val.tokens
 
 
 def test_d15_a_mark_before_the_first_record(tmp_path: Path, run: Prepare) -> None:

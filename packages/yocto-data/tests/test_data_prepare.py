@@ -53,7 +53,8 @@ def test_split_by_position(
     assume(min(cut, len(text) - cut) >= 2)  # another law: a split too short is refused
     meta, train, val = prepared(
         text if one else texts, tokenizer=code_point_tokenizer, val_ratio=val_ratio,
-        chunk_chars=chunk_chars, split_by="auto" if one else "position",
+        chunk_chars=chunk_chars, split_by="auto" if one else "position", separator=None,
+        keep_cr=True,
     )  # fmt: skip
     decode = code_point_tokenizer.decode
     assert (text[:cut], text[cut:]) == (decode(train), decode(val))
@@ -110,10 +111,10 @@ def test_a_split_too_short_is_refused(prepared: Prepared, text: str, val_ratio: 
 def test_counts_are_over_all_documents(
     prepared: Prepared, texts: list[str], chunk_chars: int
 ) -> None:
-    """Controls: below U+0020 but tab and line ends, and U+007F. Cuts where ids may differ."""
-    meta, *_ = prepared(texts, chunk_chars=chunk_chars)
+    """Controls: all but tab and line ends. Cuts where ids may differ."""
+    meta, *_ = prepared(texts, chunk_chars=chunk_chars, split_by="documents", keep_cr=True)
     assert meta.text is not None
-    assert sum(c in "\x00\x1b\x7f" for c in "".join(texts)) == meta.text.control_characters
+    assert sum(c in "\x00\x1b\x7f\x9b" for c in "".join(texts)) == meta.text.control_characters
     assert sum(cut(text, chunk_chars)[1] for text in texts) == meta.text.unsafe_cuts
 
 
@@ -149,40 +150,70 @@ def parted(ids: list[int], position: str) -> list[list[int]]:
     texts=st.lists(TEXTS, min_size=2, max_size=8),
     choice=st.tuples(RATIOS, st.integers(0, 2**64 - 1)),
     position=st.sampled_from(["before", "after"]),
-    split_by=st.sampled_from(["auto", "documents"]),
 )
-@example(texts=["aaaa", "bbbb"], choice=(0.01, 0), position="after", split_by="auto")
-@example(texts=["aaaa", "bbbb"], choice=(0.99, 0), position="before", split_by="documents")
-def test_several_documents_are_kept_whole(
+@example(texts=["aaaa", "bbbb"], choice=(0.01, 0), position="after")
+@example(texts=["aaaa", "bbbb"], choice=(0.99, 0), position="before")
+def test_documents_are_kept_whole(
     prepared: Prepared,
     texts: list[str],
     choice: tuple[float, int],
     position: Literal["before", "after"],
-    split_by: str,
 ) -> None:
-    """Each document, with its separator, lies whole in the split that the hash names, in order.
-
-    If the hash leaves a split without one, exactly one document goes the other way.
-    """
+    """Each document, with its separator, lies whole in one split, in order, and none is empty."""
     val_ratio, seed = choice
     meta, *splits = prepared(
         texts, val_ratio=val_ratio, seed=seed, separator=255, separator_position=position,
-        split_by=split_by,
+        split_by="documents", keep_cr=True,
     )  # fmt: skip
     found = [parted(ids, position) for ids in splits]
-    expected: list[list[list[int]]] = [[], []]
-    for number, text in enumerate(texts):
-        expected[is_val(seed, number, val_ratio)].append(list(text.encode()))
-    if all(expected):
-        assert expected == found
-    else:
-        full = expected.index([]) ^ 1  # the split that the hash filled
-        assert len(found[full ^ 1]) == 1
-        expected[full].remove(found[full ^ 1][0])
-        assert sorted(expected[full]) == sorted(found[full])
+    documents = [list(text.encode()) for text in texts]
+    assert sorted(documents) == sorted(found[0] + found[1])
+    for split in found:
+        in_order = iter(documents)
+        assert split
+        assert all(document in in_order for document in split)
     assert [len(found[0]), len(found[1])] == [meta.train.documents, meta.val.documents]
     assert meta.options is not None
     assert meta.options.split_by == "documents"
+
+
+@pytest.mark.property
+@given(
+    sizes=st.lists(st.sampled_from([4, 5, 50, 400, 3000]), min_size=2, max_size=60),
+    choice=st.tuples(st.floats(0.02, 0.9), st.integers(0, 99)),
+)
+@example(sizes=[3000, 4], choice=(0.1, 1337))
+@example(sizes=[400] * 10, choice=(0.1, 1337))
+def test_the_share_is_what_was_asked_for(
+    prepared: Prepared, sizes: list[int], choice: tuple[float, int]
+) -> None:
+    """Validation gets about `val_ratio` of the text, whatever the number and sizes of documents.
+
+    It is as the hash says, or with other whole documents, or else cut at one place.
+    """
+    ratio, seed = choice
+    assume(sum(sizes) * min(ratio, 1 - ratio) >= 8)
+    texts = ["x" * size for size in sizes]
+    meta, _, val = prepared(texts, val_ratio=ratio, seed=seed, separator=None)
+    assert abs(len(val) / sum(sizes) - ratio) <= 0.25 * min(ratio, 1 - ratio) + 1 / sum(sizes)
+    by_hash = [size for number, size in enumerate(sizes) if is_val(seed, number, ratio)]
+    assert meta.options is not None
+    if abs(sum(by_hash) - ratio * sum(sizes)) <= 0.25 * min(ratio, 1 - ratio) * sum(sizes):
+        assert (sum(by_hash), "documents") == (len(val), meta.options.split_by)
+    if len(sizes) == 2:  # nothing but the texts decides
+        other, *_ = prepared(texts, val_ratio=ratio, seed=seed + 1, separator=None)
+        assert meta.options.split_by == "documents" or meta.val.sha256 == other.val.sha256
+
+
+def test_a_line_end_tells_documents_apart(
+    prepared: Prepared, code_point_tokenizer: Tokenizer
+) -> None:
+    """Where a vocabulary has no end token; none is needed for one document."""
+    for texts, separator in ((["one poem", "two"], 10), ("one poem and more", None)):
+        meta, train, val = prepared(texts, tokenizer=code_point_tokenizer, val_ratio=0.3)
+        assert separator == (meta.separator and meta.separator.id)
+        together = texts if isinstance(texts, str) else "".join(f"{text}\n" for text in texts)
+        assert sorted(together) == sorted(code_point_tokenizer.decode(train + val))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from yocto_data import DataError, DecodingError, PrepareOptions, WorkError, iter_texts
 from yocto_data.prep.documents import Corpus
-from yocto_data.prep.sources import SourceFile, TextDecoder, check_encoding, expand_sources
+from yocto_data.prep.sources import (
+    SourceFile,
+    TextDecoder,
+    check_encoding,
+    expand_sources,
+    passed_over,
+)
 
 NewDirectory = Callable[[], Path]
 
@@ -51,6 +57,17 @@ def test_what_is_named(tmp_path: Path, named: tuple[str, ...], expected: list[st
     assert [".gz" * (".gz" in name) for name in expected] == [s.compression for s in found]
 
 
+def test_linked_directories_are_read_once(tmp_path: Path) -> None:
+    """Links to directories are followed, in circles too; files that are left out can be named."""
+    write(tmp_path, "d/a.txt", "d/note.md", "d/.hidden", "real/b.txt", "real/b.csv")
+    for link, to in (("d/linked", "../real"), ("d/again", "../real"), ("d/round", "../d")):
+        (tmp_path / link).symlink_to(to)
+    found = [source.path.name for source in expand_sources(tmp_path / "d")]
+    assert ["a.txt", "b.txt"] == sorted(found)
+    left = passed_over([tmp_path / "d", tmp_path / "real" / "b.txt"])
+    assert {"b.csv", "note.md"} == {path.name for path in left}
+
+
 @pytest.mark.parametrize("name", ["b.json", "c.json.gz"])
 def test_json_is_not_a_text(tmp_path: Path, name: str) -> None:
     """One JSON value is refused, and the message says what to make of it."""
@@ -78,7 +95,10 @@ def test_a_source_counts_once(tmp_path: Path) -> None:
 def test_every_form_gives_the_same_text(
     new_directory: NewDirectory, texts: list[str], chunk_chars: int
 ) -> None:
-    """Plain or compressed, files or records: iter_texts gives back exactly what was written."""
+    """Plain or compressed, files or records: iter_texts gives back what was written.
+
+    Its lines end in LF or, with `keep_cr`, as they did.
+    """
     texts = [text.encode("utf-8", "replace").decode().lstrip("\ufeff") or "x" for text in texts]
     folder = new_directory()
     records = "".join(json.dumps({"id": 1, "text": text}) + "\n" for text in texts).encode()
@@ -90,9 +110,11 @@ def test_every_form_gives_the_same_text(
         plain += [folder / f"{number}.txt", folder / f"{number}.txt.gz"]
         plain[-2].write_bytes(text.encode())
         plain[-1].write_bytes(gzip.compress(text.encode(), mtime=0))
-    joined = "".join(texts)
+    unix = [text.replace("\r\n", "\n").replace("\r", "\n") for text in texts]
     for sources in (folder / "a.jsonl", folder / "b.jsonl.gz", plain[::2], plain[1::2]):
-        assert joined == "".join(iter_texts(sources, chunk_chars=chunk_chars))
+        for keep_cr, expected in ((True, texts), (False, unix)):
+            found = iter_texts(sources, chunk_chars=chunk_chars, keep_cr=keep_cr)
+            assert "".join(expected) == "".join(found)
 
 
 def test_another_field_holds_the_text(tmp_path: Path) -> None:

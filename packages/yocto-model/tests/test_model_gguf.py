@@ -264,8 +264,12 @@ def test_rows_without_a_token_are_left_out(make_model: MakeModel, tmp_path: Path
 @pytest.mark.parametrize(
     ("family", "fields", "said"),
     [
-        ("llama", {"general.architecture": "mamba"}, "holds a 'mamba'; this package supports gpt2"),
-        ("llama", {"general.architecture": ["llama"]}, "holds a a value of type list"),
+        (
+            "llama",
+            {"general.architecture": "mamba"},
+            "has the architecture 'mamba'; this package supports gpt2",
+        ),
+        ("llama", {"general.architecture": ["llama"]}, "has the architecture a value of type list"),
         ("llama", {"general.architecture": "qwen3"}, "qwen3.context_length"),
         ("llama", {"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type 'yarn'"),
         ("llama", {"llama.rope.scaling.factor": 4.0}, "llama.rope.scaling.factor 4.0"),

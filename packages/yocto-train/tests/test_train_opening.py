@@ -314,6 +314,10 @@ ERRORS = {
 }
 
 
+def files_of(folder: Path, repo: str) -> list[Path]:
+    return [file for file in folder.iterdir() if "bare" not in repo or "model." not in file.name]
+
+
 def serve(folder: Path, asked: list[str]) -> ThreadingHTTPServer:
     """A hub on this machine: owner/tiny is the folder, owner/bare has its settings alone.
 
@@ -336,13 +340,11 @@ def serve(folder: Path, asked: list[str]) -> ThreadingHTTPServer:
             repo = "/".join(path.removeprefix("/api/models").split("/")[1:3])
             asked.append(path)
             if path == f"/api/models/{repo}/revision/main" and repo in REPOS:
-                self.answer(200, json.dumps({"id": repo, "sha": COMMIT}).encode())
+                names = [{"rfilename": file.name} for file in files_of(folder, repo)]
+                answer = {"id": repo, "sha": COMMIT, "siblings": names}
+                self.answer(200, json.dumps(answer).encode())
             elif path == f"/api/models/{repo}/tree/{COMMIT}":
-                files = {
-                    file.name: content(repo, file)
-                    for file in folder.iterdir()
-                    if "bare" not in repo or "model." not in file.name
-                }
+                files = {file.name: content(repo, file) for file in files_of(folder, repo)}
                 rows = [
                     {"type": "file", "path": name, "size": len(data), "oid": sum_of(data)}
                     for name, data in files.items()

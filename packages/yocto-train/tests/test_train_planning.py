@@ -108,10 +108,11 @@ def test_too_short_a_time_says_so() -> None:
         choose(1, machine(1e3))
 
 
-def test_dropout_grows_with_the_epochs() -> None:
-    """None for a few epochs, more where each token is seen often."""
-    chosen = [planning.dropout_for(epochs) for epochs in (0.1, 8, 8.5, 16, 16.5)]
-    assert chosen == [0.0, 0.0, 0.1, 0.1, 0.2]
+def test_more_epochs_need_more_against_overfitting() -> None:
+    """Nothing for a few epochs; then weight decay, and dropout where each token is seen often."""
+    chosen = [planning.against_overfitting(epochs) for epochs in (0.1, 4, 8, 8.5, 16, 16.5)]
+    assert [0.0, 0.0, 0.0, 0.1, 0.1, 0.2] == [each["dropout"] for each in chosen]
+    assert [0.0, 0.0, 0.1, 0.1, 0.1, 0.1] == [each["weight_decay"] for each in chosen]
 
 
 def test_memory_grows_with_each_part() -> None:

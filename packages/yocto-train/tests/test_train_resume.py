@@ -262,7 +262,8 @@ def test_another_window_length_is_told(make_trainer: MakeTrainer, data_dir: Path
     [
         ({"arch": "modern"}, r"other settings \(.*norm layernorm -> rmsnorm"),
         ({"dropout": 0.5}, r"dropout 0.1 -> 0.5"),
-        ({"optimizer": "muon"}, "state of another optimizer"),
+        ({"optimizer": "muon"}, "trained with optimizer adamw"),
+        ({"lora_rank": 2}, "trained with lora_rank 0"),
         ({"with_tokenizer": False}, "with another tokenizer"),
     ],
 )

@@ -17,15 +17,19 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
+import yocto_model
 from yocto_data.prep.files import open_regular
-from yocto_model import TextGenerator
 from yocto_tokenizers import ChatTemplate, Segment, Tokenizer, encode_segments, template_for
-from yocto_train import OpenedModel
+from yocto_train import FoundModel, OpenedModel
 
 from yocto_cli.command import UsageError
 from yocto_cli.model_arguments import ModelArguments
+from yocto_cli.models import load_generator
+
+if TYPE_CHECKING:
+    from yocto_model import TextGenerator
 
 _LARGEST_TEMPLATE_BYTES = 8 << 20
 
@@ -47,27 +51,30 @@ def read_template(path: Path) -> ChatTemplate:
 
 
 def open_to_ask(
-    named: ModelArguments, *, ckpt: str | None = None, template: ChatTemplate | None = None
-) -> tuple[OpenedModel, TextGenerator, ChatTemplate]:
-    """The model that the flags name, or `ckpt`; texts of its generator end where replies do.
+    named: ModelArguments,
+    found: FoundModel | None = None,
+    *,
+    template: ChatTemplate | None = None,
+) -> tuple[OpenedModel, "TextGenerator", ChatTemplate]:
+    """The model that the flags name; texts of its generator end where replies do.
 
     Args:
         named: the flags.
-        ckpt: is opened instead of what they name.
+        found: what they name, if it has been found already.
         template: is used instead of the model's own.
 
     Raises:
         ChatTemplateError: the model's own is no template, or one that cannot be used.
-        UsageError, TrainError, TokenizerError: as `ModelArguments.open`.
+        UsageError, TrainError, TokenizerError: as `load_generator`.
     """
-    opened, generator = named.open(ckpt=ckpt)
+    opened, generator = load_generator(named, found)
     # The generator's type asks less of a tokenizer than those of yocto_tokenizers offer.
     tokenizer = cast("Tokenizer", generator.tokenizer)
     is_foreign = opened.checkpoint is None
     chosen = template or template_for(opened.template, tokenizer, pretrained=is_foreign)
     end_id = chosen.end_id(tokenizer)
     ends = generator.end_ids if end_id is None else (*generator.end_ids, end_id)
-    return opened, TextGenerator(generator.model, tokenizer, end_ids=ends), chosen
+    return opened, yocto_model.TextGenerator(generator.model, tokenizer, end_ids=ends), chosen
 
 
 # --- how messages become ids ---------------------------------------------------------------------

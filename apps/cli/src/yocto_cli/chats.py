@@ -40,7 +40,7 @@ from yocto_cli.prepare import ENCODING, READING, Kind, Progress, learner, watche
 _NAMED = {"plain": PLAIN, "turns": TURNS}
 _TEMPLATE_NAME = "chat_template.jinja"
 _TOKEN = re.compile(r"<\|?/?\w+\|?>")  # as templates spell special tokens
-_END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT = "<|endoftext|>"
 _SPEAKERS = (re.compile(r"^User: ", re.MULTILINE), re.compile(r"^Assistant: ", re.MULTILINE))
 _LOOKED_AT = 100  # conversations or parts of texts, to tell what files hold
 
@@ -111,11 +111,9 @@ def _template(
 ) -> str:  # fmt: skip
     """The source of the template to use; `yocto-prepare chat --help` says the rule."""
     if named is not None:
-        from yocto_cli.asking import read_template  # noqa: PLC0415 - brings torch in
-
-        source = _NAMED.get(named) or read_template(Path(named).expanduser()).source
+        source = named_template(named)
         if tokenizer is not None and source == TURNS:
-            lacking = set(turn_tokens(source)).difference(tokenizer.special_tokens, [_END_OF_TEXT])
+            lacking = set(turn_tokens(source)).difference(tokenizer.special_tokens, [END_OF_TEXT])
             if lacking:
                 raise UsageError(
                     f"the named tokenizer has no {', '.join(sorted(lacking))}; use --template plain"
@@ -132,13 +130,20 @@ def _template(
     return PLAIN if kind == "char" and is_text else TURNS
 
 
+def named_template(named: str) -> str:
+    """The source of a template that --template names: `plain`, `turns`, or a file."""
+    from yocto_cli.asking import read_template  # noqa: PLC0415 - brings torch in
+
+    return _NAMED.get(named) or read_template(Path(named).expanduser()).source
+
+
 def turn_tokens(template: str) -> tuple[str, ...]:
     """The special tokens that a vocabulary needs for a template: none for a plain layout."""
     blank = CharTokenizer("\n", special_tokens=("<s>", "</s>"))
     own = "".join(segment.text for segment in _probe(template, blank) if segment.message is None)
     names = dict.fromkeys(_TOKEN.findall(own))
     if names and "</s>" not in names:
-        names[_END_OF_TEXT] = None  # between texts
+        names[END_OF_TEXT] = None  # between texts
     return tuple(names)
 
 
@@ -194,6 +199,7 @@ def prepare_conversations(
     tokenizer: Tokenizer | None = None,
     tokenizer_path: str | None = None,
     template: str | None = None,
+    source: str | None = None,
     progress: Progress = lambda *_: None,
     workers: int = 1,
     **options: Any,
@@ -208,6 +214,7 @@ def prepare_conversations(
         tokenizer: used instead of learning one.
         tokenizer_path: where that was found, maybe with its template.
         template: `plain`, `turns`, or a file; None for what fits, see the help.
+        source: the template itself, which then is not looked for.
         progress: told what is happening.
         workers: processes that encode.
         options: fields of `ChatOptions`.
@@ -217,11 +224,11 @@ def prepare_conversations(
         DataError: the conversations cannot be used, or the work failed.
         TokenizerError: the template cannot be used, or no vocabulary can be learned.
     """
-    source = _template(template, sources, kind, tokenizer, tokenizer_path)
+    source = source or _template(template, sources, kind, tokenizer, tokenizer_path)
     if tokenizer is None:
         names = turn_tokens(source)
         if kind == "bpe":  # it has an end of text of its own
-            names = tuple(name for name in names if name != _END_OF_TEXT)
+            names = tuple(name for name in names if name != END_OF_TEXT)
         learn = learner(kind, vocab_size, special_tokens=names)
         reading = {name: options[name] for name in (*READING, "me", "max_bad") if name in options}
         said = _said(iter_chats(sources, **reading), source)

@@ -105,6 +105,7 @@ class OpeningFlags(TokenizerFlags):
     dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = flag(
         "auto", "type of the weights; auto is float32, or the fastest type for a large model"
     )
+    threads: int = flag(0, "processor threads that compute", shown="by the model's size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ class ModelArguments(OpeningFlags):
 
     def open(self, *, ckpt: str | None = None) -> "tuple[OpenedModel, TextGenerator]":
         """Open what the flags name, or `ckpt`; see `models.load_generator` for what it raises."""
-        from yocto_cli.models import load_generator  # noqa: PLC0415 - brings torch in
+        from yocto_cli.models import load_generator  # noqa: PLC0415 - not needed to parse flags
 
         return load_generator(self if ckpt is None else dataclasses.replace(self, ckpt=ckpt))
 

@@ -1,15 +1,15 @@
-"""A trained model, ready to write: what yocto-sample and yocto-chat start from.
+"""A trained model, ready to write: what yocto-sample, yocto-chat and yocto-serve start from.
 
-This module brings torch in, so commands import it after they have parsed their flags.
+A wrong name is refused before torch is imported, which takes seconds.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from yocto_model import InferenceGPT, TextGenerator, inference_copy
-from yocto_tokenizers import Tokenizer, TokenizerError, UnknownCharacterError
-from yocto_train import OpenedModel, open_model, place
+import yocto_model
+from yocto_tokenizers import TokenizerError, UnknownCharacterError
+from yocto_train import FoundModel, OpenedModel, find_model, open_model
 
 from yocto_cli.command import UsageError
 from yocto_cli.model_arguments import (
@@ -18,36 +18,61 @@ from yocto_cli.model_arguments import (
     matching_tokenizer,
     named_tokenizer,
 )
+from yocto_cli.threads import use_threads
+
+if TYPE_CHECKING:
+    from yocto_model import TextGenerator
+    from yocto_tokenizers import Tokenizer
 
 
-def load_generator(named: ModelArguments) -> tuple[OpenedModel, TextGenerator]:
+def load_generator(
+    named: ModelArguments, found: FoundModel | None = None
+) -> tuple[OpenedModel, "TextGenerator"]:
     """Open a model and everything needed to continue text with it.
+
+    Args:
+        named: the flags.
+        found: what they name, if it has been found already.
 
     Raises:
         UsageError: flags contradict each other or the model.
         TrainError: there is no such model, it is damaged, or the device is not available.
         TokenizerError: a named tokenizer cannot be read.
     """
-    opened, tokenizer = load_model(named.ckpt, named)
-    model = inference_copy(opened.model, named.dtype)
+    opened, tokenizer = load_model(found or named.ckpt, named)
+    model = yocto_model.inference_copy(opened.model, named.dtype)
     opened = replace(opened, model=model)  # lets the original go
-    return opened, TextGenerator(model, tokenizer, end_ids=opened.end_ids)
+    return opened, yocto_model.TextGenerator(model, tokenizer, end_ids=opened.end_ids)
 
 
-def load_model(ckpt: str | None, flags: OpeningFlags) -> tuple[OpenedModel, Tokenizer]:
+def load_model(
+    ckpt: str | FoundModel | None, flags: OpeningFlags
+) -> tuple[OpenedModel, "Tokenizer"]:
     """A model with its weights as they are stored, and its tokenizer or the one that is named.
 
     Raises as `load_generator` does.
     """
-    device = place(flags.device, "auto").device
+    found = ckpt if isinstance(ckpt, FoundModel) else located(ckpt, flags)
     tokenizer = named_tokenizer(flags.tokenizer_path, flags.vocab_path)
-    opened = open_model(ckpt, root=flags.ckpt_dir, device=device, tokenizer=tokenizer)
+    from yocto_train import place  # noqa: PLC0415 - imports torch
+
+    device = place(flags.device, "auto").device
+    # A run is looked at again: while it trains, what was found may be gone.
+    source = ckpt if found.checkpoint is not None else found
+    opened = open_model(source, root=flags.ckpt_dir, device=device, tokenizer=tokenizer)
     return opened, matching_tokenizer(
         opened.tokenizer, None, mode=flags.mode, fingerprint=None, where=str(opened.path)
     )
 
 
-def model_line(opened: OpenedModel, generator: TextGenerator) -> str:
+def located(ckpt: str | None, flags: OpeningFlags) -> FoundModel:
+    """Where a model is; torch, once it is imported, uses the threads that suit its size."""
+    found = find_model(ckpt, root=flags.ckpt_dir)
+    use_threads(flags.threads, n_bytes=found.n_bytes)
+    return found
+
+
+def model_line(opened: OpenedModel, generator: "TextGenerator") -> str:
     """The model in one line: where, step, size, window, validation loss, device, weights."""
     model, checkpoint = generator.model, opened.checkpoint
     n = model.config.n_parameters
@@ -59,19 +84,19 @@ def model_line(opened: OpenedModel, generator: TextGenerator) -> str:
     ]
     if checkpoint is not None and checkpoint.val_loss is not None:
         parts.append(f"val loss {checkpoint.val_loss:.3f}")
-    kind = [f"{model.kind} weights"] if isinstance(model, InferenceGPT) else []
+    kind = [f"{model.kind} weights"] if isinstance(model, yocto_model.InferenceGPT) else []
     return ", ".join([*parts, str(model.token_emb.weight.device), *kind])
 
 
-def replaced_dtype(dtype: str, generator: TextGenerator) -> str | None:
+def replaced_dtype(dtype: str, generator: "TextGenerator") -> str | None:
     """Why the weights are not of the type that --dtype asks for; None if they are."""
     model = generator.model
-    if dtype == "auto" or not isinstance(model, InferenceGPT) or dtype == model.kind:
+    if dtype == "auto" or not isinstance(model, yocto_model.InferenceGPT) or dtype == model.kind:
         return None
     return f"--dtype {dtype} is {model.kind} on this machine: {model.reason}"
 
 
-def prompt_ids(generator: TextGenerator, prompt: str) -> list[int]:
+def prompt_ids(generator: "TextGenerator", prompt: str) -> list[int]:
     """The ids of a prompt; an empty one becomes a line end, after which a text begins.
 
     The token that a tokenizer made elsewhere puts in front of every text is in front, or alone.
@@ -108,7 +133,7 @@ def named_characters(characters: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def _first_ids(generator: TextGenerator) -> list[int]:
+def _first_ids(generator: "TextGenerator") -> list[int]:
     tokenizer = generator.tokenizer
     try:
         if ids := tokenizer.encode("\n"):

@@ -1,5 +1,6 @@
 """How a budget of minutes becomes a model's size and a number of steps."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,31 +13,45 @@ from yocto_train import (
     SIZES,
     Candidate,
     TrainConfig,
+    TrainConfigError,
     Trainer,
+    against_overfitting,
     choose,
     compile_pays,
-    dropout_for,
     measure_precision,
     memory_bytes,
     place,
 )
+from yocto_train.evaluation import windows_at_once
 
 from yocto_cli.command import UsageError
+from yocto_cli.origin import WINDOW, Origin
 from yocto_cli.screen.terminal import say
-from yocto_cli.train_settings import DEFAULT_MINUTES, recipe_name, settings
+from yocto_cli.train_settings import (
+    DEFAULT_MINUTES,
+    EVALUATIONS_OF_TUNING,
+    recipe_name,
+    settings,
+)
 
 # In a shorter run, compiling saves less time than trying it takes.
 _COMPILE_SECONDS = 600
 _COMPILE_ITERS = 1_000
+_FEWEST_TUNING_STEPS = 10
+_SHARE_OF_EVALUATION = 0.02  # of the time, for one evaluation of a large model
+_OF_THE_MODEL = (
+    "n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "arch", "preset", "tokenizer",
+)  # fmt: skip
 _SIZE_FLAGS = ("n_layer", "n_head", "n_embd", "block_size")
 Given = Mapping[str, Any]  # flags that have a value, by name
 
 
 class Data(NamedTuple):
-    """A prepared data directory, and its meta.json."""
+    """A prepared data directory, its meta.json, and maybe the model to go on from with it."""
 
     directory: Path
     meta: DataMeta
+    origin: Origin | None = None
 
     @property
     def shortest(self) -> int:
@@ -45,10 +60,28 @@ class Data(NamedTuple):
 
     def settings(self, given: Given) -> tuple[GPTConfig, TrainConfig]:
         """The settings that flags give with this data; see `train_settings.settings`."""
-        return settings(given, vocab_size=self.meta.vocab_size, shortest_split=self.shortest)
+        start = None if self.origin is None else self.origin.config
+        sizes = {"vocab_size": self.meta.vocab_size, "shortest_split": self.shortest}
+        return settings(given, **sizes, start=start)
 
-    def open(self, block_size: int) -> tuple[TokenDataset, TokenDataset]:
-        """The splits to train on and to validate on, in windows of `block_size` tokens."""
+    def windowed(self, given: Given) -> dict[str, Any]:
+        """The flags with how much of a pretrained model's context is used, if that is free."""
+        if self.origin is None or "block_size" in given:
+            return {**given}
+        return {
+            "block_size": min(WINDOW, self.origin.config.block_size, self.shortest - 1),
+            **given,
+        }
+
+    def model(self, config: GPTConfig, seed: int) -> GPT:
+        """The model to train, in float32."""
+        if self.origin is None:
+            return GPT(config, generator=torch.Generator().manual_seed(seed))
+        return self.origin.model(config)
+
+    def open(self, given: Given) -> tuple[TokenDataset, TokenDataset]:
+        """The splits to train on and to validate on, in windows of the context that is used."""
+        block_size = given["block_size"] if self.origin else self.settings(given)[0].block_size
         kind = TokenDataset if self.meta.chats is None else ChatDataset
         return (
             kind(self.directory / "train.bin", block_size),
@@ -65,6 +98,16 @@ def check_flags(given: Given) -> None:
         TrainConfigError: the training's settings are refused.
     """
     minutes = given.get("minutes")
+    if "init_from" in given:
+        if fixed := [name for name in _OF_THE_MODEL if name in given]:
+            raise UsageError(f"--{fixed[0]} is the model's own with --init_from; leave it out")
+    elif given.get("lora_rank"):
+        raise UsageError("--lora_rank is for a model that exists; name it with --init_from")
+    if "save_adapter" in given:
+        if not given.get("lora_rank"):
+            raise UsageError("--save_adapter needs adapters; give --lora_rank, too")
+        if os.path.lexists(given["save_adapter"]):
+            raise UsageError(f"{given['save_adapter']} already exists; name a new directory")
     if minutes is not None and "max_iters" in given:
         raise UsageError("use only one of --minutes and --max_iters")
     if minutes is not None and not 0 < minutes <= 60 * 24 * 365:
@@ -72,7 +115,8 @@ def check_flags(given: Given) -> None:
     # Data, steps and, where it is to be chosen, a size that fit whatever could fit.
     size = SIZES[-1] if "max_iters" not in given and _is_size_free(given) else {}
     fitting = {"max_iters": 99_999_999, **size, **given}
-    settings(fitting, vocab_size=256, shortest_split=1 << 40)
+    start = GPTConfig() if "init_from" in given else None
+    settings(fitting, vocab_size=256, shortest_split=1 << 40, start=start)
 
 
 def _is_size_free(given: Given) -> bool:
@@ -90,12 +134,42 @@ def planned(given: Given, data: Data) -> dict[str, Any]:
         TrainConfigError: the time is too short.
     """
     minutes = given.get("minutes")
+    if data.origin is not None:
+        return _tuned(data.windowed(given), data)
     has_size = "preset" in given or recipe_name(given) == "gpt2"
     if "max_iters" in given or (minutes is None and has_size):
         return _with_compile(_with_precision(given, data), data)
     free = _is_size_free(given)
     sizes = [size for size in SIZES if free and size["block_size"] < data.shortest] or [{}]
     return _fitted(given, data, sizes, 60 * (DEFAULT_MINUTES if minutes is None else minutes))
+
+
+def _tuned(given: dict[str, Any], data: Data) -> dict[str, Any]:
+    """The flags for a model that is gone on from, with the steps that fit the time."""
+    given = _with_precision(given, data)
+    if "max_iters" in given:
+        return given
+    seconds = 60 * given.get("minutes", DEFAULT_MINUTES)
+    candidate, _ = _measure(given, {}, data, repeats=2)
+    whole, at_end = candidate.evaluation_seconds, candidate.evaluation_seconds
+    model, _ = data.settings({**given, "max_iters": 100})
+    if whole > _SHARE_OF_EVALUATION * seconds and "eval_iters" not in given:
+        n_batches = data.meta.val.tokens / given["block_size"]
+        n_batches /= windows_at_once(model, given["block_size"])
+        given["eval_iters"] = max(1, int(_SHARE_OF_EVALUATION * seconds * n_batches / whole))
+        whole *= given["eval_iters"] / n_batches
+        if at_end > 5 * _SHARE_OF_EVALUATION * seconds and "eval_whole" not in given:
+            given["eval_whole"], at_end = False, 0.0
+    else:
+        at_end = 0.0
+    seconds -= (1 + EVALUATIONS_OF_TUNING) * whole + at_end
+    iters = int(seconds / candidate.seconds_per_step)
+    if iters < _FEWEST_TUNING_STEPS:
+        raise TrainConfigError(
+            f"a step of this model takes {candidate.seconds_per_step:.1f} s, so the time is too "
+            f"short for {_FEWEST_TUNING_STEPS} steps; give more, or a smaller --batch_size"
+        )
+    return {**given, "max_iters": iters}
 
 
 def _fitted(
@@ -110,9 +184,11 @@ def _fitted(
         return _measure(plain, size, data)[0]
 
     candidate, iters = choose(seconds, measured, sizes=sizes)
-    dropout = dropout_for(iters * candidate.tokens_per_step / data.meta.train.tokens)
-    if "dropout" not in given and dropout:  # dropout takes time, so fewer steps fit
-        given = {**given, "dropout": dropout}
+    flags = given
+    if recipe_name(flags) == "modern":  # nanoGPT's settings have their own
+        epochs = iters * candidate.tokens_per_step / data.meta.train.tokens
+        given = {**against_overfitting(epochs), **flags}
+    if given.get("dropout", 0) and "dropout" not in flags:  # it takes time, so fewer steps fit
         candidate, iters = choose(seconds, measured, sizes=[candidate.size])
     chosen = _with_precision({**candidate.size, **given, "max_iters": iters}, data)
     if not _may_compile(chosen, data) or seconds < _worth_trying_from(chosen):
@@ -186,13 +262,12 @@ def _measure(
 ) -> tuple[Candidate, float]:
     """A size, measured, and the seconds that it took to make a trainer for it."""
     model, train = data.settings(given)
-    train_data, val_data = data.open(model.block_size)
+    train_data, val_data = data.open(given)
     begun = time.perf_counter()
-    gpt = GPT(model, generator=torch.Generator().manual_seed(0))
-    probe = Trainer(gpt, train_data, val_data, train, device=given["device"])
+    probe = Trainer(data.model(model, 0), train_data, val_data, train, device=given["device"])
     ready = time.perf_counter() - begun
     seconds = probe.time_step(repeats)
-    tokens = train.batch_size * model.block_size
+    tokens = train.batch_size * train_data.block_size
     # A forward pass is about a third of a step.
     evaluation = data.meta.val.tokens / tokens * seconds / 3
     candidate = Candidate(

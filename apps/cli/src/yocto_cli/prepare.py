@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,7 +33,7 @@ VOCAB_SIZE = 8000
 LEARNING = "learning the vocabulary"
 ENCODING = "encoding"
 _SAMPLE_CHARACTERS = 1_000_000  # on which a named tokenizer is tried
-READING = ("encoding", "errors")  # options that say how files are read
+READING = ("encoding", "errors", "keep_cr")  # options that say how files are read
 _OPTIONS = (*READING, "val_ratio", "seed", "force")
 KINDS: dict[Kind, tuple[str, ...]] = {
     "char": ("char",), "word": ("word",), "bpe": ("sentencepiece", "huggingface"),
@@ -60,6 +61,7 @@ class PrepareArguments(OutArguments):
     errors: Literal["strict", "replace", "ignore"] = flag(
         "strict", "what to do with bytes that are not in that encoding"
     )
+    keep_cr: bool = flag(False, "keep line ends of Windows and old Macs, which chats never send")
     workers: int = flag(0, "processes that encode; 0 means one per core")
 
     def learning_flags(self) -> dict[str, object]:
@@ -203,8 +205,13 @@ def prepare_files(command: str, arguments: "CharArguments | ChatArguments") -> N
 
         for document in shown(Path(arguments.out_dir), meta, arguments.show):
             show_marked(document, with_ids=arguments.show_ids)
-    unknown = _unknown_rate(arguments.out_dir, meta, tokenizer)
-    _say(arguments.out_dir, meta, unknown=unknown, losses=losses)
+    found = notes_on(meta, tokenizer, arguments.text_path)
+    if unknown := _unknown_rate(arguments.out_dir, meta, tokenizer):
+        found.append(f"note: {unknown:.2%} of the tokens are words outside the vocabulary (<unk>)")
+    if losses:
+        found.append(f"note: the tokenizer loses a part of the text: at its beginning, {losses}")
+        found.append("note: so do not compare bits per byte with those of other tokenizers")
+    _say(arguments.out_dir, meta, found)
 
 
 def _prepare_chats(arguments: ChatArguments, **options: Any) -> "tuple[DataMeta, Tokenizer]":
@@ -316,39 +323,56 @@ def import_files(arguments: ImportArguments) -> None:
     _say(arguments.out_dir, meta)
 
 
-def _say(
-    out_dir: str, meta: "DataMeta", *, unknown: float | None = None, losses: str | None = None
-) -> None:
+def _say(out_dir: str, meta: "DataMeta", notes: Sequence[str] = ()) -> None:
     """What was made, what is worth knowing about it, and the next command."""
     unit = {"char": "character", "word": "word"}.get(meta.tokenizer.kind or "", "token")
     tokens = counted(meta.train.tokens, "token")
     said = f"{tokens} for training, {meta.val.tokens:,} for validation"
     say(f"{out_dir}: {counted(meta.vocab_size, unit)}; {said}")
-    for line in said_of_chats(meta):
+    for line in notes:
         say(line)
     flags = ["--data_dir", out_dir]
     if meta.tokenizer.file is None:
         say("note: the files do not include the tokenizer of these ids; training needs it")
         flags += ["--tokenizer_path", "TOKENIZER"]
-    if unknown:
-        say(f"note: {unknown:.2%} of the tokens are words outside the vocabulary (<unk>)")
-    if losses:
-        say(f"note: the tokenizer loses a part of the text: at its beginning, {losses}")
-        say("note: so do not compare bits per byte with those of other tokenizers")
-    if (text := meta.text) is not None:
-        found = (
-            (text.boms_dropped, "byte order mark", "dropped"),
-            (text.replaced, "place", f"not in {text.encoding}, handled as --errors {text.errors}"),
-            (text.control_characters, "control character", "kept"),
-            (text.unsafe_cuts, "cut", "in the middle of long words, where tokens may differ"),
-        )
-        for n, what, end in found:
-            if n:
-                say(f"note: {counted(n, what)} {end}")
     say(f"next: {next_command('yocto-train', *flags)}")
 
 
-def said_of_chats(meta: "DataMeta") -> list[str]:
+def notes_on(meta: "DataMeta", tokenizer: "Tokenizer", sources: Sequence[str]) -> list[str]:
+    """What was made of texts or chats, what was changed or passed over, and how it was split."""
+    from yocto_data.prep.sources import CHATS, TEXTS, passed_over  # noqa: PLC0415 - brings NumPy in
+
+    text, options, lines = meta.text, meta.options, _said_of_chats(meta)
+    assert text is not None  # noqa: S101 - it was prepared, not imported
+    assert options is not None  # noqa: S101 - the same
+    left = list(map(str, passed_over(sources, TEXTS if meta.chats is None else CHATS)))
+    found = (
+        (len(left), "file", f"of another kind left out, such as {''.join(left[:1])}"),
+        (text.empty_documents, "empty text", "passed over"),
+        (text.boms_dropped, "byte order mark", "dropped"),
+        (text.replaced, "place", f"not in {text.encoding}, handled as --errors {text.errors}"),
+        (text.control_characters, "control character", "kept"),
+        (text.unsafe_cuts, "cut", "in the middle of long words, where tokens may differ"),
+    )
+    lines += (f"note: {counted(n, what)} {end}" for n, what, end in found if n)
+    if text.newlines == "lf":
+        lines.append("note: line ends of Windows or old Macs became LF; --keep_cr keeps them")
+    if meta.chats is None and text.documents > 1:
+        mark = "nothing" if meta.separator is None else "a line end"
+        mark = "an end token" if meta.separator and tokenizer.eos_id is not None else mark
+        lines.append(f"note: {counted(text.documents, 'document')}, {mark} after each")
+        if options.split_by == "position":
+            lines.append("note: whole ones would not make the share for validation: one is cut")
+    share = meta.val.tokens / (meta.train.tokens + meta.val.tokens)
+    if not 0.6 < share / options.val_ratio < 1.4:  # tokens, where it was said of characters
+        lines.append(
+            f"note: {share:.1%} is for validation, not {options.val_ratio:.1%}: what belongs "
+            "together is not cut"
+        )
+    return lines
+
+
+def _said_of_chats(meta: "DataMeta") -> list[str]:
     """What conversations there are, how much of them is learned, and what was left out."""
     chats = meta.chats
     if chats is None:
@@ -391,10 +415,15 @@ def prepare_texts(
         TokenizerError: no vocabulary can be learned from the text.
     """
     from yocto_data import iter_texts, prepare  # noqa: PLC0415 - brings NumPy in
+    from yocto_data.prep.sources import expand_sources  # noqa: PLC0415 - the same
 
     if tokenizer is None:
         reading = {n: options[n] for n in (*READING, "text_field") if n in options}
-        tokenizer = learn(watched(iter_texts(sources, **reading), sources, progress))
+        files = expand_sources(sources)
+        # A line end tells documents apart, even if none of them holds one.
+        between = ("\n",) if len(files) > 1 or files[0].kind == "jsonl" else ()
+        texts = watched(iter_texts(sources, **reading), sources, progress)
+        tokenizer = learn(chain(texts, between))
 
     def told(done: int, total: int, _: int) -> None:
         progress(ENCODING, done, total)

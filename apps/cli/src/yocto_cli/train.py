@@ -5,6 +5,7 @@ from pathlib import Path
 
 from yocto_cli.arguments import load
 from yocto_cli.command import UsageError, run_command
+from yocto_cli.threads import use_threads
 from yocto_cli.train_settings import PROG, TORCHRUN, RunFlags, TrainArguments, run_directory
 
 _DESCRIPTION = f"""\
@@ -31,7 +32,7 @@ def run(argv: list[str]) -> int:
     """Parse, prepare, train; returns the exit code."""
     arguments = load(TrainArguments, argv, prog=PROG, description=_DESCRIPTION)
     if arguments.run.list:
-        from yocto_cli.report.summary import print_runs  # noqa: PLC0415 - brings torch in
+        from yocto_cli.report.summary import print_runs  # noqa: PLC0415 - brings NumPy in
 
         return print_runs(Path(arguments.run.ckpt_dir))
     resume = _to_resume(arguments.run)
@@ -41,6 +42,7 @@ def run(argv: list[str]) -> int:
         # The run's own settings, and the flags given now on top.
         config = str(run_directory(resume) / "config.toml")
         arguments = load(TrainArguments, ["--config", config, *argv], prog=PROG)
+    use_threads(arguments.run.threads or 0)
     from yocto_cli.training import start  # noqa: PLC0415 - brings torch in
 
     return start(arguments, resume)
@@ -50,7 +52,7 @@ def _to_resume(flags: RunFlags) -> Path | None:
     """The run or the step directory that --resume means, or None."""
     if flags.resume is None:
         return None
-    from yocto_train import Run, TrainError, find_checkpoint  # noqa: PLC0415 - brings torch in
+    from yocto_train import Run, TrainError, find_checkpoint  # noqa: PLC0415 - only for this
 
     path = Path(flags.resume)
     try:

@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 from yocto_model.config import GPTConfig
 from yocto_train.config import TrainConfig
-from yocto_train.recipes import RECIPES
+from yocto_train.recipes import LORA, RECIPES, TUNING
 
 from yocto_cli.arguments import CommandArguments, flag, flags_of, replaced, values_of
-from yocto_cli.model_arguments import TokenizerFlags
+from yocto_cli.model_arguments import CKPT_HELP, TokenizerFlags
 from yocto_cli.prepare import VOCAB_SIZE
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ DEFAULT_TEXT = Path("data") / "philosophy.txt"
 # What a run without flags takes, on any machine: the size of the model follows.
 DEFAULT_MINUTES = 4.0
 
+EVALUATIONS_OF_TUNING = 4  # and one before it; those of large models take long
 _FEWEST_STEPS_BETWEEN = 25
 _BY_MACHINE = "by machine or recipe"
 _EIGHTH = "an eighth of the run"
@@ -33,6 +34,7 @@ _EIGHTH = "an eighth of the run"
 _SHOWN = {
     "n_layer": _BY_MACHINE, "n_head": _BY_MACHINE, "n_embd": _BY_MACHINE,
     "block_size": _BY_MACHINE, "batch_size": _BY_MACHINE, "dropout": "by epochs or recipe",
+    "weight_decay": "by epochs or recipe",
     "max_iters": f"what fits {DEFAULT_MINUTES:g} minutes", "eval_interval": _EIGHTH,
     "sample_interval": _EIGHTH, "log_interval": "a hundredth of the run",
 }  # fmt: skip
@@ -70,10 +72,16 @@ class DataFlags(TokenizerFlags):
 
     text_path: tuple[str, ...] = flag((), "texts or chats to train on", shown=str(DEFAULT_TEXT))
     tokenizer: Literal["char", "word", "bpe"] | None = flag(
-        None, "what to learn from --text_path", shown="char"
+        None, "what to learn from --text_path", shown="char; bpe for chats"
     )
-    vocab_size: int | None = flag(None, "the most tokens of word or bpe", shown=str(VOCAB_SIZE))
+    vocab_size: int | None = flag(
+        None, "the most tokens of word or bpe", shown=f"{VOCAB_SIZE}; 1000 for bpe of chats"
+    )
     me: str | None = flag(None, "who of a WhatsApp export is the assistant")
+    template: str | None = flag(
+        None, "how chats are written: plain, turns, or a file with a chat template",
+        shown="the model's own; plain for characters of text files; else turns",
+    )  # fmt: skip
     data_dir: str | None = flag(None, "prepared data; with --text_path, where to prepare it")
     val_ratio: float | None = flag(None, "share of --text_path for validation", shown="0.1")
 
@@ -86,6 +94,7 @@ class DataFlags(TokenizerFlags):
 class ModelFlags:
     """The model's shape; what is not given comes from the recipe."""
 
+    init_from: str | None = flag(None, f"a model to go on from: {CKPT_HELP}")
     arch: Literal["gpt2", "modern"] | None = flag(None, "the architecture", shown="modern")
     preset: Literal["gpt2", "modern"] | None = flag(None, "a recipe for size, training and steps")
 
@@ -112,8 +121,12 @@ class RunFlags:
     parallel: Literal["ddp", "fsdp"] | None = flag(
         None, "with torchrun: copy the model to every process, or shard it", in_files=False
     )
+    save_adapter: str | None = flag(
+        None, "with lora_rank: where to write the adapters alone, as PEFT does", in_files=False
+    )
     tensorboard: bool = flag(False, "also write the measurements for TensorBoard")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1 or mps")
+    threads: int | None = flag(None, "processor threads that compute", shown="all cores")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +154,11 @@ def recipe_name(given: Mapping[str, Any]) -> str:
 
 
 def settings(
-    given: Mapping[str, Any], *, vocab_size: int, shortest_split: int
+    given: Mapping[str, Any],
+    *,
+    vocab_size: int,
+    shortest_split: int,
+    start: GPTConfig | None = None,
 ) -> tuple[GPTConfig, TrainConfig]:
     """The settings that the flags and the recipe give together.
 
@@ -149,6 +166,7 @@ def settings(
         given: see `given_flags`.
         vocab_size: of the data.
         shortest_split: tokens in the shorter of the two splits; the default context is below it.
+        start: of the model that is gone on from, which keeps its shape.
 
     Raises:
         ConfigError: the model's settings are refused.
@@ -158,10 +176,13 @@ def settings(
     model = {**recipe.model, **_fields_of(GPTConfig, given)}
     if "block_size" not in given and model["block_size"] >= shortest_split:
         model["block_size"] = max(8, (shortest_split - 1) // 8 * 8)
-    training = {**recipe.train, **_fields_of(TrainConfig, given)}
+    by_recipe, parts = recipe.train, 8
+    if start is not None:
+        by_recipe, parts = (LORA if given.get("lora_rank") else TUNING), EVALUATIONS_OF_TUNING
+    training = {**by_recipe, **_fields_of(TrainConfig, given)}
     iters = training["max_iters"]
     # Defaults that follow the length of the run; a flag still wins.
-    interval = max(1, -(-iters // 8), min(iters, _FEWEST_STEPS_BETWEEN))
+    interval = max(1, -(-iters // parts), min(iters, _FEWEST_STEPS_BETWEEN))
     derived = {
         "warmup_iters": min(training["warmup_iters"], iters // 10),
         "eval_interval": interval,
@@ -169,8 +190,13 @@ def settings(
         "log_interval": max(1, iters // 100),
     }
     training.update({name: value for name, value in derived.items() if name not in given})
-    arch = given.get("arch", recipe.arch)
-    return GPTConfig.from_arch(arch, vocab_size=vocab_size, **model), TrainConfig(**training)
+    if start is not None:
+        own = {"dropout": 0.0, "attn_dropout": None}
+        config = start.replace(**{name: given.get(name, value) for name, value in own.items()})
+    else:
+        arch = given.get("arch", recipe.arch)
+        config = GPTConfig.from_arch(arch, vocab_size=vocab_size, **model)
+    return config, TrainConfig(**training)
 
 
 def _fields_of(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,9 +211,18 @@ def resolved(
     The run's name is not part of it, so that another run can be trained from the file.
     """
     recipe = recipe_name(given)
-    values = {**model.to_dict(), **train.to_dict(), "preset": recipe, "arch": recipe, **given}
+    shape = {**model.to_dict(), "preset": recipe, "arch": recipe}
+    if "init_from" in given:  # the model has it
+        shape = {"dropout": model.dropout}
+    values = {**shape, **train.to_dict(), **given}
     known = {name: value for name, value in values.items() if name in flags_of(TrainArguments)}
-    prepared = {"text_path": (), "tokenizer": None, "vocab_size": None, "me": None}
+    prepared = {
+        "text_path": (),
+        "tokenizer": None,
+        "vocab_size": None,
+        "me": None,
+        "template": None,
+    }
     own = {**prepared, "data_dir": data_dir, "run_name": None}
     return replaced(TrainArguments(), {**known, **own})
 

@@ -10,16 +10,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.distributed import is_torchelastic_launched
 from yocto_data import verify_tokens
-from yocto_model import GPT
 from yocto_train import Checkpoint, Run, StepDone, Stopped, Trainer, World, joined
 from yocto_train.runs.opening import tokenizer_note
+from yocto_train.tune.adapter import save_adapter
 
 from yocto_cli.arguments import dump_toml
 from yocto_cli.chats import ends_of, template_of
 from yocto_cli.command import UsageError, WorkFailedError, describe_error, handling
+from yocto_cli.origin import Origin
 from yocto_cli.plan import check_flags, described, planned
 from yocto_cli.report.recorder import Recorder, tensorboard
 from yocto_cli.report.summary import About, farewell, resumed, summary
@@ -74,10 +74,15 @@ def start(arguments: TrainArguments, resume: Path | None) -> int:
 def _train(
     arguments: TrainArguments, given: dict[str, Any], resume: Path | None, world: World
 ) -> int:
-    data_dir = Path(world.on_main(lambda: str(data_directory(arguments.data))))
-    data, tokenizer = open_data(arguments.data, data_dir)
+    source, origin = given.get("init_from"), None
+    if source is not None:  # a run that is resumed has all it needs
+        origin = Origin.of(resume or source, arguments.data)
+    data_dir = Path(world.on_main(lambda: str(data_directory(arguments.data, origin))))
+    data, tokenizer = open_data(arguments.data, data_dir, origin)
     for name in ("train.bin", "val.bin"):
         verify_tokens(data_dir / name)
+    if origin is not None and world.is_main:
+        say(f"going on from {origin.path}")
     if resume is None:
         given = world.on_main(lambda: planned(given, data))
     model, config = data.settings(given)
@@ -88,26 +93,34 @@ def _train(
         run = Run(world.on_main(lambda: _run_path(arguments.run, data_dir, resume, claims=claims)))
         if claims and world.is_main:  # an empty directory is not left behind
             until_locked.callback(_remove_if_empty, run.path)
-        train_data, val_data = data.open(model.block_size)
+        train_data, val_data = data.open(given)
         template = template_of(data_dir, data.meta, tokenizer)
+        ends = ends_of(template, tokenizer)
+        if data.origin is not None:
+            template, ends = template or data.origin.template, ends + data.origin.end_ids
         trainer = Trainer(
-            GPT(model, generator=torch.Generator().manual_seed(config.seed)), train_data, val_data,
-            config, run=run, tokenizer=tokenizer, end_ids=ends_of(template, tokenizer),
-            template=template, device=arguments.run.device, world=world,
+            data.model(model, config.seed), train_data, val_data, config, run=run,
+            tokenizer=tokenizer, end_ids=ends, template=template, device=arguments.run.device,
+            world=world,
         )  # fmt: skip
         if arguments.run.plan:
             seconds = trainer.time_step()  # by all processes: each step is shared
             if world.is_main:
                 say(f"{summary(trainer, run, data_dir)}\n{described(model, config, seconds)}")
             return 0
+        if data.origin is not None and resume is None:
+            trainer.request_evaluation()  # what it was before is worth knowing
         full = resolved(given, model, config, data_dir=str(data_dir))
         text, board = dump_toml(full), arguments.run.tensorboard
-        return _recorded(trainer, run, data_dir, resume, config=text, for_tensorboard=board)
+        return _recorded(
+            trainer, run, data_dir, resume, config=text, for_tensorboard=board,
+            adapter=arguments.run.save_adapter, base=str(given.get("init_from", "")),
+        )  # fmt: skip
 
 
 def _recorded(
     trainer: Trainer, run: Run, data_dir: Path, resume: Path | None, *, config: str,
-    for_tensorboard: bool,
+    for_tensorboard: bool, adapter: str | None, base: str,
 ) -> int:  # fmt: skip
     """Restore the run to resume, say what will happen, and train, as the run's only writer."""
     world = trainer.world
@@ -129,7 +142,11 @@ def _recorded(
                     str(run.path / "tensorboard"), purge_step=step + 1 if step else None
                 )
                 stack.callback(board.close)
-        return run_to_end(trainer, run, config=config, data_dir=data_dir, board=board)
+        code = run_to_end(trainer, run, config=config, data_dir=data_dir, board=board)
+        if adapter is not None and world.is_main:
+            save_adapter(trainer.model, Path(adapter), base=base)
+            say(f"adapters: {adapter}")
+        return code
 
 
 def run_to_end(

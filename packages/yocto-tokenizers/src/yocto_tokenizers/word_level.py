@@ -170,4 +170,10 @@ def _count(texts: str | Iterable[str]) -> Counter[str]:
             if len(counts) > _MAX_COUNTED_WORDS:
                 threshold = statistics.median_low(counts.values())
                 counts = Counter({word: n for word, n in counts.items() if n > threshold})
-    return Counter({word: n for word, n in counts.items() if len(word) <= _MAX_WORD_CHARACTERS})
+    kept = Counter({word: n for word, n in counts.items() if len(word) <= _MAX_WORD_CHARACTERS})
+    if counts and not kept:
+        raise TokenizerError(
+            f"each word is longer than {_MAX_WORD_CHARACTERS} characters; a text without spaces "
+            "suits characters or pieces"
+        )
+    return kept

@@ -31,16 +31,22 @@ if TYPE_CHECKING:
     from yocto_train.optimizers import Muon, make_optimizers, orthogonalize
     from yocto_train.recipes import RECIPES, Recipe
     from yocto_train.runs.checkpoint import Checkpoint, save_checkpoint, step_of
-    from yocto_train.runs.opening import OpenedModel, find_checkpoint, open_model
+    from yocto_train.runs.opening import (
+        FoundModel,
+        OpenedModel,
+        find_checkpoint,
+        find_model,
+        open_model,
+    )
     from yocto_train.runs.run import Run
     from yocto_train.scale.devices import Placement, measure_precision, place
     from yocto_train.scale.distributed import World, joined
     from yocto_train.scale.planning import (
         SIZES,
         Candidate,
+        against_overfitting,
         choose,
         compile_pays,
-        dropout_for,
         memory_bytes,
     )
     from yocto_train.schedules import lr_factor
@@ -49,20 +55,20 @@ if TYPE_CHECKING:
 
 __version__ = version("yocto-train")
 
-# Where names are looked for, in this order: the first four modules do not need torch.
+# Where names are looked for, in this order: down to runs.opening without torch.
 _MODULES = (
-    "errors", "config", "recipes", "events", "scale.planning", "schedules", "step", "optimizers",
-    "evaluation", "scale.devices", "scale.distributed", "runs.checkpoint", "runs.run",
-    "runs.opening", "trainer",
+    "errors", "config", "recipes", "events", "scale.planning", "schedules", "runs.checkpoint",
+    "runs.run", "runs.opening",
+    "step", "optimizers", "evaluation", "scale.devices", "scale.distributed", "trainer",
 )  # fmt: skip
 
 __all__ = [
     "RECIPES", "SIZES", "Candidate", "Checkpoint", "CheckpointError", "Evaluated", "Evaluation",
-    "Event", "Muon", "NonFiniteError", "OpenedModel", "Placement", "Recipe", "Run", "RunError",
-    "Sampled", "SaveError", "Saved", "Started", "StepDone", "Stopped", "TrainConfig",
-    "TrainConfigError", "TrainError", "Trainer", "World", "bits_per_byte", "bytes_per_token",
-    "choose", "compile_pays", "cross_entropy", "dropout_for", "evaluate", "evaluate_ids",
-    "find_checkpoint", "joined", "lr_factor", "make_optimizers", "measure_precision",
+    "Event", "FoundModel", "Muon", "NonFiniteError", "OpenedModel", "Placement", "Recipe", "Run",
+    "RunError", "Sampled", "SaveError", "Saved", "Started", "StepDone", "Stopped", "TrainConfig",
+    "TrainConfigError", "TrainError", "Trainer", "World", "against_overfitting", "bits_per_byte",
+    "bytes_per_token", "choose", "compile_pays", "cross_entropy", "evaluate", "evaluate_ids",
+    "find_checkpoint", "find_model", "joined", "lr_factor", "make_optimizers", "measure_precision",
     "memory_bytes", "open_model", "orthogonalize", "place", "save_checkpoint", "step_of",
     "train_step",
 ]  # fmt: skip

@@ -87,6 +87,9 @@ class TrainConfig:
     eval_iters: int = _count(
         0, "batches per evaluation, spread over the validation split; 0 means the whole split"
     )
+    eval_whole: bool = setting(
+        True, "measure on the whole validation split after the last step, whatever eval_iters is"
+    )
     save_interval: int = _count(0, "steps between checkpoints; 0 saves at each evaluation")
     keep: int = _count(
         3, "newest checkpoints to keep, in addition to the best one; at least two stay", low=1
@@ -101,6 +104,13 @@ class TrainConfig:
     )
     log_interval: int = _count(10, "steps between reports", low=1)
     seed: int = setting(1337, "decides batches, dropout and samples", low=0, high=2**63 - 1)
+    lora_rank: int = _count(
+        0,
+        "train adapters of this rank beside frozen matrices (LoRA; Hu et al. 2021); 0: all weights",
+    )
+    lora_alpha: float = setting(
+        32.0, "what adapters add is multiplied by this over their rank", above=0, high=1e6
+    )
     precision: Precision = setting(
         "auto",
         "type of matrix products; auto: half precision on a GPU, else float32 or what a plan finds",
@@ -149,4 +159,6 @@ class TrainConfig:
             found.append(
                 f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"
             )
+        if self.lora_rank and self.optimizer != "adamw":
+            found.append("lora_rank needs the optimizer adamw")
         return found

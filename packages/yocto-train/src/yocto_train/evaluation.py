@@ -15,12 +15,14 @@ from yocto_data import (
     chat_evaluation_batches,
     evaluation_batches,
 )
-from yocto_model import GPT, SamplingOptions, TextGenerator
+from yocto_model import GPT, GPTConfig, SamplingOptions, TextGenerator
 from yocto_tokenizers import Tokenizer, TokenizerError
 
 from yocto_train.errors import TrainConfigError
 from yocto_train.scale.distributed import World
 from yocto_train.step import cross_entropy
+
+_LOGITS_AT_ONCE = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,12 @@ def evaluate(
         loss=total / tokens, tokens=int(tokens), whole=tokens == n_targets(dataset),
         seconds=time.perf_counter() - begun,
     )  # fmt: skip
+
+
+def windows_at_once(model: GPTConfig, block_size: int) -> int:
+    """How many windows an evaluation reads at once: fewer where each token has many logits."""
+    tokens = min(16_384, _LOGITS_AT_ONCE // model.vocab_size)
+    return max(1, min(64, tokens // block_size))
 
 
 def n_targets(dataset: TokenDataset) -> int:

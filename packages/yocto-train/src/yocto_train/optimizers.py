@@ -25,6 +25,10 @@ def make_optimizers(
     Every group carries "peak_lr", which the schedule's factor multiplies. Muon's matrix products
     are in bfloat16 if those of the model are (`autocast`).
     """
+    if config.lora_rank:
+        return [
+            _adamw([weight for weight in model.parameters() if weight.requires_grad], [], config)
+        ]
     roles = model.parameter_roles()
     matrices = [weight for weight, _ in roles.matrices]
     if config.optimizer == "adamw":

@@ -14,6 +14,26 @@ class Recipe:
     train: Mapping[str, Any]  # fields of `TrainConfig`
 
 
+# For a model that already speaks. Few tokens are seen, and each of its weights knows something: low
+# rates, a line up and a line down. docs/finetuning.md says how they were found.
+TUNING: Mapping[str, Any] = {
+    "max_iters": 100,
+    "batch_size": 4,
+    "sampling": "epoch",
+    "optimizer": "adamw",
+    "lr": 1e-4,
+    "schedule": "wsd",
+    "warmup_iters": 10,
+    "decay_fraction": 1.0,
+    "min_lr_fraction": 0.0,
+    "weight_decay": 0.0,
+    "grad_clip": 1.0,
+    "keep": 2,  # a checkpoint is several times as large as the model
+    "sample_tokens": 80,
+}
+# Adapters begin at nothing, so they can move further.
+LORA: Mapping[str, Any] = {**TUNING, "lr": 1e-3}
+
 RECIPES: Mapping[str, Recipe] = {
     # Ours. Muon learns more from each step than AdamW does, so the model can be shallow and the
     # run short; the long linear decay is what makes so few steps enough.

@@ -26,7 +26,9 @@ from yocto_train.scale.distributed import World
 from yocto_train.scale.machine import Machine
 from yocto_train.schedules import lr_factor
 from yocto_train.step import train_step
+from yocto_train.tune.lora import adapt, merged
 
+_PATIENCE_S = 10  # for steps that are only timed
 _REQUESTS = ("stop", "evaluation", "save", "sample")
 
 
@@ -76,6 +78,11 @@ class Trainer:
         self._end_ids, self._template = end_ids, template
         self.placement = place(self.world.device(device), config.precision)
         check_world(config, self.world, self.placement.autocast)
+        if config.lora_rank:
+            adapt(
+                model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed,
+                dtype=self.placement.autocast,
+            )  # fmt: skip
         self.model = model.to(self.placement.device)
         self.machine = Machine(
             self.model, config, tokens=train_data.block_size, placement=self.placement,
@@ -90,7 +97,7 @@ class Trainer:
             if isinstance(train_data, ChatDataset)
             else BatchSampler(train_data, config.batch_size, mode=config.sampling, **order)
         )
-        self.eval_batch_size = max(1, min(64, 16_384 // val_data.block_size))  # windows at once
+        self.eval_batch_size = evaluation.windows_at_once(model.config, val_data.block_size)
         self._prompt = (
             evaluation.prompt_ids(tokenizer, train_data, config.sample_prompt) if tokenizer else []
         )
@@ -212,10 +219,15 @@ class Trainer:
         return result
 
     def time_step(self, repeats: int = 8) -> float:
-        """Seconds of the fastest of `repeats` optimizer steps, for planning; trains the model."""
+        """Seconds of the fastest of `repeats` optimizer steps, for planning; trains the model.
+
+        Of slow steps there are fewer, but at least two.
+        """
         # Other work on the computer only slows steps down; the first two warm up the caches.
         self.model.train()
-        for _ in range(repeats + 2):
+        for number in range(repeats + 2):
+            if number > 1 and sum(self._clock.since_report) > _PATIENCE_S:
+                break
             self._step()
         return min(self._clock.since_report[-repeats:])
 
@@ -231,7 +243,8 @@ class Trainer:
         # The same windows every time, so that the best step is chosen among equals.
         with self.machine.eager():
             results = [self._measured(self.config.eval_iters)]
-            if self._is_last and results[0] is not None and not results[0].whole:
+            is_last = self._is_last and self.config.eval_whole
+            if is_last and results[0] is not None and not results[0].whole:
                 # The figure to publish, after evaluations that saw a part of the split.
                 results.append(self._measured(0))
         finished = [result for result in results if result is not None]
@@ -274,7 +287,7 @@ class Trainer:
     def _sample(self) -> Iterator[Event]:
         tokenizer, config = self.tokenizer, self.config
         assert tokenizer is not None  # noqa: S101 - else no sample is ever due
-        model = self.world.whole_model(self.model)
+        model = merged(self.world.whole_model(self.model))
         with self.machine.eager():
             text = self.world.on_main(
                 lambda: evaluation.write_sample(
@@ -481,5 +494,6 @@ def check_world(config: TrainConfig, world: World, autocast: torch.dtype | None)
             f"with accumulate {config.accumulate}; use a multiple of "
             f"{world.size * config.accumulate}"
         )
-    if world.kind == "fsdp" and autocast == torch.float16:
-        raise TrainConfigError("float16 does not work with fsdp; use bfloat16, or ddp")
+    if world.kind == "fsdp" and (autocast == torch.float16 or config.lora_rank):
+        what, how = ("lora_rank", "") if config.lora_rank else ("float16", "bfloat16, or ")
+        raise TrainConfigError(f"{what} does not work with fsdp; use {how}ddp")

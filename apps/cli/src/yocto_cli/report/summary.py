@@ -6,16 +6,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yocto_data import ChatDataset, TokenDataset
 from yocto_model import ARCHITECTURES, GPTConfig
-from yocto_train import Checkpoint, CheckpointError, Event, Run, Stopped, Trainer
+from yocto_train import Checkpoint, CheckpointError, Event, Run, Stopped
 
 from yocto_cli.command import UsageError, next_command
 from yocto_cli.report.page import Report
 from yocto_cli.screen.curve import History
 from yocto_cli.screen.ladder import Baseline
 from yocto_cli.screen.terminal import counted, dim, duration, one_line, say, visible
+
+if TYPE_CHECKING:
+    from yocto_train import Trainer
 
 _STATES = {
     "finished": "finished",
@@ -27,28 +31,41 @@ _HARMLESS = {
     "log_interval", "eval_interval", "eval_iters", "save_interval", "keep", "patience",
     "sample_interval", "sample_prompt", "sample_tokens", "save_dtype",
 }  # fmt: skip
+# What kind of model it is, said at the end of a run.
+_ANSWERS = (
+    "it knows the replies of its conversations by heart, and chooses one by your words; asked "
+    "in words unlike those, it may miss (/memorised in the chat shows what is by heart)"
+)
+_CONTINUES = "it goes on as its text does; it does not answer questions"
+_NEXT = (
+    "--minutes 20 learns longer; --text_path takes your own texts or chats; "
+    "--init_from goes on from a model that already speaks"
+)
 _MARKS = ("config.toml", "metrics.jsonl", "latest")  # every run has at least one of these
 
 
-def summary(trainer: Trainer, run: Run, data_dir: Path) -> str:
+def summary(trainer: "Trainer", run: Run, data_dir: Path) -> str:
     """What is going to be trained, on what, for how long."""
     rows = {"run": f"{run.path}, seed {trainer.config.seed}", **_details(trainer, data_dir)}
     return "\n".join(f"{name:8}{text}" for name, text in rows.items())
 
 
-def _details(trainer: Trainer, data_dir: Path) -> dict[str, str]:
+def _details(trainer: "Trainer", data_dir: Path) -> dict[str, str]:
     model, config = trainer.model.config, trainer.config
     arch = closest_architecture(model)
     tokens, parameters = trainer.train_data.n_tokens, model.n_parameters
     epochs = config.max_iters * config.batch_size / trainer.sampler.windows_per_epoch
+    learned = sum(weight.numel() for weight in trainer.machine.parameters)
+    adapted = f", and adapters of {learned:,} learn" if config.lora_rank else ""
     processes = f", {trainer.world.size} processes" if trainer.world.size > 1 else ""
     return {
         "data": f"{data_dir}: {tokens:,} tokens to train on, "
         f"{trainer.val_data.n_tokens:,} to validate, {model.vocab_size:,} ids",
         **_chats(trainer.train_data),
         "model": f"{arch}, {counted(model.n_layer, 'layer')}, {counted(model.n_head, 'head')}, "
-        f"{model.n_embd} wide, context {model.block_size}: {parameters:,} parameters",
-        "train": f"{config.max_iters:,} steps of {config.batch_size} x {model.block_size} tokens "
+        f"{model.n_embd} wide, context {model.block_size}: {parameters:,} parameters{adapted}",
+        "train": f"{config.max_iters:,} steps of {config.batch_size} x "
+        f"{trainer.train_data.block_size} tokens "
         f"({epochs:{'.1f' if epochs >= 1 else '.2g'}} epochs) with {config.optimizer}",
         "device": ", ".join(trainer.reasons) + processes,
     }
@@ -85,7 +102,7 @@ class About:
     baselines: tuple[Baseline, ...]
 
 
-def report_of(trainer: Trainer, run: Run, history: History, about: About, event: Event) -> Report:
+def report_of(trainer: "Trainer", run: Run, history: History, about: About, event: Event) -> Report:
     """The report as of an event."""
     progress, max_iters = trainer.progress, trainer.config.max_iters
     is_char = getattr(trainer.tokenizer, "kind", None) == "char"
@@ -118,7 +135,7 @@ def resumed(
     return "\n".join(lines)
 
 
-def farewell(trainer: Trainer, run: Run, *, stopped: bool) -> str:
+def farewell(trainer: "Trainer", run: Run, *, stopped: bool) -> str:
     """How it went, and the next command."""
     progress, lines = trainer.progress, list[str]()
     if stopped:
@@ -126,14 +143,20 @@ def farewell(trainer: Trainer, run: Run, *, stopped: bool) -> str:
         lines.append(f"resume: {next_command('yocto-train', '--resume', str(run.path))}")
     if progress.best_step is not None and progress.best_loss is not None:
         lines.append(f"best validation loss {progress.best_loss:.4f} at step {progress.best_step}")
+    is_chat = isinstance(trainer.train_data, ChatDataset)
+    lines.append(f"what:   {_ANSWERS if is_chat else _CONTINUES}")
     lines.append(f"talk:   {next_command('yocto-chat', '--ckpt', _ckpt_for_chat(trainer, run))}")
+    if not stopped:
+        lines.append(f"next:   {_NEXT}")
     return "\n".join(lines)
 
 
-def _ckpt_for_chat(trainer: Trainer, run: Run) -> str:
-    """The run, or its best step if the last step is not the best and the best still exists."""
+def _ckpt_for_chat(trainer: "Trainer", run: Run) -> str:
+    """The run, whose newest step answers best; its best step if it is to continue texts."""
     is_last = trainer.progress.best_step in (None, trainer.progress.step)
-    return str(run.path if is_last or run.pointed("best") is None else run.path / "best")
+    answers = isinstance(trainer.train_data, ChatDataset)
+    use_run = answers or is_last or run.pointed("best") is None
+    return str(run.path if use_run else run.path / "best")
 
 
 # --- yocto-train --list --------------------------------------------------------------------------

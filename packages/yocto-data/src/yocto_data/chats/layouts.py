@@ -11,6 +11,7 @@ from yocto_data.prep.documents import TextPart
 # --- a text with lines of speakers ---------------------------------------------------------------
 
 _SPEAKER = re.compile(r"(User|Assistant):(?: |$)")
+_WORDING = "Or: "  # the message above in other words
 _PARAGRAPH_END = re.compile(r"\n(?:[^\S\n]*\n)+(?P<at_end>[^\S\n]*\Z)?")
 # In characters. A longer paragraph is text, whatever it begins with; a longer text comes in parts.
 _LONGEST_PARAGRAPH = 1 << 20
@@ -22,7 +23,7 @@ def dialogues_and_texts(blocks: Iterable[str]) -> Iterator[Chat | TextPart]:
 
     A paragraph (blank lines are around it) is a conversation if its first line begins with
     `User: ` or `Assistant: ` and somebody replies; lines that name no speaker go on with the
-    message before.
+    message before. Below a line of the user, each line that begins with `Or: ` is another wording.
     """
     text: list[str] = []
     size, begins = 0, True
@@ -71,8 +72,12 @@ def _dialogue(paragraph: str) -> Chat | None:
         if match := _SPEAKER.match(line):
             role: Role = "user" if match[1] == "User" else "assistant"
             found.append(Message(role, line[match.end() :]))
+            continue
+        last, wording = found[-1], line.removeprefix(_WORDING)
+        if wording != line and last.role == "user" and "\n" not in last.content:
+            found[-1] = last._replace(wordings=(*last.wordings, wording))
         else:
-            found[-1] = found[-1]._replace(content=f"{found[-1].content}\n{line}")
+            found[-1] = last._replace(content=f"{last.content}\n{line}")
     replies = [message for message in found if message.role == "assistant"]
     return alternating(found) if any(reply.content.strip() for reply in replies) else None
 

@@ -10,11 +10,15 @@ Role = Literal["system", "user", "assistant"]
 
 
 class Message(NamedTuple):
-    """What one speaker says at a time; `trained` matters for the assistant's, which are learned."""
+    """What one speaker says at a time; `trained` matters for the assistant's, which are learned.
+
+    `wordings` are other ways to say it: they make conversations of their own, see `worded`.
+    """
 
     role: Role
     content: str
     trained: bool = True
+    wordings: tuple[str, ...] = ()
 
 
 #: A conversation: maybe a system message, then user and assistant by turns.
@@ -89,6 +93,16 @@ def alternating(messages: Iterable[Message]) -> Chat:
     if not chat:
         raise ValueError("it holds no message")
     return tuple(chat)
+
+
+def worded(chat: Chat) -> list[Chat]:
+    """A conversation as it stands, and for each other wording one that ends with its reply."""
+    plain = tuple(message._replace(wordings=()) for message in chat)
+    return [plain] + [
+        (*plain[:i], plain[i]._replace(content=wording), plain[i + 1])
+        for i, message in enumerate(chat[:-1])
+        for wording in message.wordings
+    ]
 
 
 def is_trained(chat: Chat) -> bool:

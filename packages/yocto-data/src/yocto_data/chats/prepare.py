@@ -95,7 +95,7 @@ def prepare_chats(
         )
     corpus = cast("ChatCorpus", work.corpus)
     corpus.expected = first.records
-    pieces = _pieces(corpus, SplitPlan.after(work.found, options))
+    pieces = _pieces(corpus, SplitPlan.after(work.found, replace(options, split_by="documents")))
     encoder = _ChatEncoder(tokenizer, work.vocab_size, work.separator, encode)
     with staged_directory(work.target, force=force) as directory:
         with (
@@ -155,7 +155,7 @@ class _ChatEncoder(Encoder):
 def _pieces(corpus: ChatCorpus, plan: SplitPlan) -> Generator[Piece, None, None]:
     with closing(corpus.documents()) as documents:
         for ordinal, document in enumerate(documents):
-            split: SplitName = "val" if plan.is_val(ordinal) else "train"
+            split: SplitName = "val" if plan.is_val(ordinal) and not document.kept else "train"
             characters = sum(map(len, document.blocks))
             yield Piece(document.content, characters, split, document.where, corpus.bytes_read)
 

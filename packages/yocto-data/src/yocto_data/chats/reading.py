@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from yocto_data.chats import layouts
-from yocto_data.chats.messages import Chat, chat_of, is_trained
+from yocto_data.chats.messages import Chat, chat_of, is_trained, worded
 from yocto_data.errors import DataError, shorten
 from yocto_data.prep.documents import (
     JSON_DECODER,
@@ -86,14 +86,17 @@ class ChatCorpus(Corpus):
     def documents_of(self, source: Source, blocks: Iterator[str]) -> Iterator[Document]:
         """The conversations and texts of one source; bad records are counted."""
         for content, part in self._contents(source, blocks):
+            where = f"{source.path.name}, {part}"
             if isinstance(content, TextPart):
-                texts = [content.text]
-            elif is_trained(content):
-                texts = [message.content for message in content]
-            else:
+                yield Document(where, [content.text], content)
+                continue
+            if not is_trained(content):
                 self.untrained += 1
                 continue
-            yield Document(f"{source.path.name}, {part}", texts, content)
+            first, *others = worded(content)
+            for chat in (first, *others):
+                texts = [message.content for message in chat]
+                yield Document(where, texts, chat, kept=bool(others) and chat is first)
 
     def finish(self, found: bool) -> None:
         """Refuse sources of which too much cannot be used, or in which nothing was found."""
@@ -118,7 +121,11 @@ class ChatCorpus(Corpus):
                     self.drop(str(error), f"{source.path.name}, {part}")
                     continue
                 for content in contents:
-                    yield content, part
+                    if isinstance(content, TextPart):
+                        yield content, part
+                    else:
+                        ends = self.line_ends
+                        yield tuple(m._replace(content=ends(m.content)) for m in content), part
             return
         first = next(blocks, "")
         self.empty_documents += not first.strip()
@@ -142,7 +149,7 @@ class ChatCorpus(Corpus):
         if not isinstance(content, str):
             return (content,)
         self.empty_documents += not content.strip()
-        return layouts.dialogues_and_texts((content,))
+        return layouts.dialogues_and_texts((self.line_ends(content),))
 
 
 def iter_chats(
@@ -152,8 +159,8 @@ def iter_chats(
 
     Train a tokenizer on what they say, or show them. What can be read: see `prepare_chats`.
 
-    Of the options, given as an object or by name, encoding, errors, me and max_bad matter here. The
-    errors are those of `iter_texts`, and a DataError if too much cannot be used.
+    Of the options, given as an object or by name, encoding, errors, keep_cr, me and max_bad matter
+    here. The errors are those of `iter_texts`, and a DataError if too much cannot be used.
     """
     options = replace(options or ChatOptions(), **changes)
     return _contents(ChatCorpus(sources=expand_sources(sources, CHATS), options=options))

@@ -2,6 +2,7 @@
 
 # ruff: noqa: RUF009 - setting makes a field, as dataclasses.field does
 
+import io
 import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -41,10 +42,11 @@ class PrepareOptions:
     seed: int = setting(1337, "chooses the documents kept for validation")
     encoding: str = setting("utf-8", "encoding of the texts")
     errors: Errors = setting("strict", "what to do with bytes that are not in that encoding")
+    keep_cr: bool = setting(False, "keep line ends of Windows (CR LF) and of old Macs (CR)")
     text_field: str = setting("text", "key of the text in .jsonl records")
     split_by: SplitBy = setting("auto", "cut the text at one position, or keep its documents whole")
     separator: int | Literal["auto"] | None = setting(
-        "auto", "id between documents; auto: the tokenizer's end token"
+        "auto", "id between documents; auto: the tokenizer's end token, or a line end"
     )
     separator_position: Position = setting(
         "after", "whether the separator comes before or after a document"
@@ -81,6 +83,7 @@ class Document(NamedTuple):
     where: str
     blocks: Iterable[str]
     content: Any = None  # of chats: what the blocks are the text of
+    kept: bool = False  # never held out: its answers are asked for in other words
 
 
 @dataclass(kw_only=True)
@@ -93,6 +96,7 @@ class Corpus:
     boms_dropped: int = 0
     replaced: int = 0
     empty_documents: int = 0
+    held_cr: bool = False  # whether line ends became LF
     read: list[SourceMeta] = field(default_factory=list)  # the files that lie behind it
 
     def drop(self, reason: str, where: str) -> None:
@@ -157,20 +161,31 @@ class Corpus:
                 text = _record_text(record, self.options.text_field)
             except ValueError as error:
                 self.drop(str(error), where)
-            yield where, iter((text,))
+            yield where, iter((self.line_ends(text),))
+
+    def line_ends(self, text: str) -> str:
+        """The text of a record as chats and prompts write it: lines end in LF, unless CR stays."""
+        if self.options.keep_cr or "\r" not in text:
+            return text
+        self.held_cr = True
+        return text.replace("\r\n", "\n").replace("\r", "\n")
 
     def _decoded(self, source: Source, file: SourceFile) -> Iterator[str]:
         """The text of a file, in blocks that are never empty."""
-        encoding = "utf-8" if source.kind == "parquet" else self.options.encoding
-        decoder = TextDecoder(source.shown, encoding, self.options.errors)
+        options = self.options
+        encoding = "utf-8" if source.kind == "parquet" else options.encoding
+        decoder = TextDecoder(source.shown, encoding, options.errors, alone=len(self.sources) == 1)
+        line_ends = io.IncrementalNewlineDecoder(None, translate=True)
         before = self.bytes_read
         for data in chain(file.blocks(), (b"",)):  # the last is the end
             text = decoder.push(data, final=not data)
+            text = text if options.keep_cr else line_ends.decode(text, final=not data)
             self.bytes_read = before + file.bytes_read
             if text:
                 yield text
         self.boms_dropped += decoder.bom_dropped
         self.replaced += decoder.replaced
+        self.held_cr |= line_ends.newlines not in (None, "\n")
 
 
 def lines_of(source: Source, blocks: Iterator[str]) -> Iterator[str]:

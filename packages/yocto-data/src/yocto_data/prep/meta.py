@@ -74,14 +74,15 @@ class SourceMeta:
 
 @dataclass(frozen=True, kw_only=True)
 class TextMeta:
-    """How bytes became text: line ends are kept, everything else is counted.
+    """How bytes became text: everything that was changed or is unusual is counted.
 
-    `empty_documents` are files and records without text, which were passed over.
+    `newlines` is `lf` where other line ends became LF. `empty_documents` are files and records
+    without text, which were passed over.
     """
 
     encoding: str
     errors: str
-    newlines: Literal["kept"] = "kept"
+    newlines: Literal["kept", "lf"]
     characters: int
     documents: int
     empty_documents: int

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,11 +35,11 @@ def iter_texts(
 
     Train a tokenizer on them. The pieces are those that `prepare` encodes: no piece spans two
     documents, and within one they are cut where no token crosses. A byte order mark is dropped;
-    line ends stay as they are.
+    lines end in LF, unless `keep_cr` is set.
 
     Args:
         sources: one path or several; see `prepare`.
-        options: encoding, errors, text_field and chunk_chars matter here.
+        options: encoding, errors, keep_cr, text_field and chunk_chars matter here.
         changes: fields of `PrepareOptions` by name, over those of `options`.
 
     Raises:
@@ -84,7 +84,9 @@ def prepare(
         tokenizer: any object with `encode`, `decode` and `vocab_size`; see `Tokenizer`.
         options: how texts are read, split and encoded. One document is cut at character
             `int(n * (1 - val_ratio))`; of several, whole documents go to validation, chosen by a
-            hash of `seed` and their number.
+            hash of `seed` and their number; if they are too few or too large to make about that
+            share, all are cut as if they were one. Between them is the tokenizer's `eos_id`, or
+            else the id of a line end.
         workers: processes that encode; scripts that use more than one need the usual
             `if __name__ == "__main__":`.
         force: replace a data directory that already exists.
@@ -107,7 +109,9 @@ def prepare(
     if block_size is not None:
         block_size = integer("block_size", block_size, 1)
     corpus = Corpus(sources=expand_sources(sources), options=options)
-    work = Preparation(corpus, sources, out_dir, tokenizer, force=force, progress=progress)
+    work = Preparation(
+        corpus, sources, out_dir, tokenizer, force=force, progress=progress, by_line_end=True
+    )
     plan = SplitPlan.after(work.found, options)
     cutter = PieceCutter(corpus=work.corpus, plan=plan)
     encoder = Encoder(tokenizer, work.vocab_size, work.separator)
@@ -132,6 +136,7 @@ class Preparation:
     Args:
         first: what the first pass reads.
         sources: what the user has named.
+        by_line_end: whether one separates documents where the tokenizer has no end token.
         others: as for `prepare`.
     """
 
@@ -144,6 +149,7 @@ class Preparation:
         *,
         force: bool,
         progress: Progress | None,
+        by_line_end: bool = False,
     ) -> None:
         self.corpus = first.again()
         self.tokenizer, self.vocab_size = tokenizer, vocabulary_size(tokenizer)
@@ -153,15 +159,18 @@ class Preparation:
         self._total_bytes = sum(source.size for source in first.sources)
         self._progress = progress or (lambda *_: None)
         self.found = FirstPass(first, heartbeat=lambda: self._progress(0, self._total_bytes, 0))
-        self.separator = self._separator()
+        self.separator = self._separator(by_line_end=by_line_end)
 
-    def _separator(self) -> SeparatorMeta | None:
+    def _separator(self, *, by_line_end: bool) -> SeparatorMeta | None:
         """What comes between documents, if anything does."""
         options = self.corpus.options
         separator = options.separator
         if separator == "auto":
             several = self.found.documents > 1
             separator = getattr(self.tokenizer, "eos_id", None) if several else None
+            if separator is None and several and by_line_end:
+                with suppress(ValueError, LookupError):  # a vocabulary without a line end
+                    (separator,) = self.tokenizer.encode("\n")
         if separator is None:
             return None
         return SeparatorMeta(
@@ -231,6 +240,7 @@ class Preparation:
             text=TextMeta(
                 encoding=options.encoding,
                 errors=options.errors,
+                newlines="lf" if first.held_cr else "kept",
                 characters=found.characters,
                 documents=found.documents,
                 empty_documents=first.empty_documents,

@@ -1,6 +1,7 @@
 """What the user names as sources: files, directories and globs, read and decoded one by one."""
 
 import codecs
+import contextlib
 import glob
 import gzip
 import hashlib
@@ -42,6 +43,8 @@ _WIDE_MARKS = (
 # These read escapes or domain names, not the text of a file.
 _NOT_FOR_FILES = {"unicode_escape", "raw_unicode_escape", "idna", "punycode", "undefined"}
 _BOM = "\ufeff"
+_LOOKED_AT = 4096  # bytes, to tell what encoding a file has
+_LEAST_WIDE_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,10 @@ def expand_sources(
 ) -> list[Source]:
     """The files that are meant, in the order given; those of a directory or glob are sorted.
 
-    A directory stands for the files below it that have one of the `endings`; names that begin with
-    a dot are left out. A text with `*`, `?` or `[` that names no file is a glob, in which
-    `**` crosses directories. A text with `://` is an address that fsspec knows.
+    A directory stands for the files below it, in linked directories too, that have one of the
+    `endings`; names that begin with a dot are left out, others are named by `passed_over`. A text
+    with `*`, `?` or `[` that names no file is a glob, in which `**` crosses directories. A text
+    with `://` is an address that fsspec knows.
 
     Raises:
         DataError: nothing matches, or a path cannot be read.
@@ -134,18 +138,38 @@ def _paths(text: str, endings: tuple[str, ...]) -> list[Path]:
 def _files_of(path: Path, endings: tuple[str, ...]) -> list[Path]:
     if not path.is_dir():
         return [path]
-    files: list[Path] = []
-    for folder, folders, names in os.walk(path, onerror=_raise):
-        # os.walk goes where this list says: hidden folders are taken out of it on the way.
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        texts = (name for name in names if name.lower().endswith(endings))
-        files += (Path(folder) / name for name in texts if not name.startswith("."))
+    files = [file for file in _walk(path) if file.name.lower().endswith(endings)]
     if not files:
         raise DataError(
             f"the directory {shorten(path)} holds no {', '.join(endings)} file; "
             "name the files, or a glob"
         )
     return sorted(files)
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    """All files below a directory, but for hidden ones; a directory is entered once."""
+    entered = set()
+    for folder, folders, names in os.walk(path, onerror=_raise, followlinks=True):
+        # os.walk goes where this list says. Links may lead back, or to what was already read.
+        entered.add(os.path.realpath(folder))
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and os.path.realpath(os.path.join(folder, name)) not in entered  # noqa: PTH118 - many
+        ]
+        yield from (Path(folder) / name for name in names if not name.startswith("."))
+
+
+def passed_over(
+    sources: PathLike | Sequence[PathLike], endings: tuple[str, ...] = TEXTS
+) -> list[Path]:
+    """Files in the directories that are named, which `expand_sources` leaves out, sorted."""
+    sources = [sources] if isinstance(sources, str | os.PathLike) else sources
+    folders = (Path(source) for source in sources if Path(source).is_dir())
+    found = (file for folder in folders for file in _walk(folder))
+    return sorted(file for file in found if not file.name.lower().endswith(endings))
 
 
 def _raise(error: OSError) -> None:
@@ -310,10 +334,11 @@ class TextDecoder:
         where: the source, for errors.
         encoding: as `check_encoding` returns it.
         errors: `strict` raises; `replace` puts U+FFFD, `ignore` puts nothing; both are counted.
+        alone: whether no other source is read as `encoding`: then another one may be the advice.
     """
 
-    def __init__(self, where: str, encoding: str, errors: str) -> None:
-        self._where = where
+    def __init__(self, where: str, encoding: str, errors: str, *, alone: bool = True) -> None:
+        self._where, self._alone = where, alone
         self._encoding = encoding
         make = codecs.getincrementaldecoder(encoding)
         self._decoder = make("strict" if errors == "strict" else "replace")
@@ -322,6 +347,7 @@ class TextDecoder:
         self._counter = None if errors == "strict" else make("ignore")
         self._keep_counted = errors == "ignore"
         self._bytes_fed = 0
+        self._is_ascii = True  # what has been read
         self.bom_dropped = False
         self.replaced = 0
 
@@ -340,8 +366,9 @@ class TextDecoder:
         self._bytes_fed += len(data)
         try:
             text = self._decoder.decode(data, final)
+            self._is_ascii &= text.isascii()
         except UnicodeDecodeError as error:
-            raise self._located(error) from error
+            raise self._located(error, is_end=final) from error
         except UnicodeError as error:  # UTF-16 and UTF-32 without a mark where one is due
             raise DecodingError(f"{self._where} is not {self._encoding}: {error}") from error
         if self._counter is not None:
@@ -361,15 +388,46 @@ class TextDecoder:
                 f"{self._where} begins with a {name.upper()} byte order mark, so it is not "
                 f"{self._encoding}; pass encoding={name}"
             )
+        if not wide and not name and (order := _zeros_between(data[:_LOOKED_AT])):
+            raise DataError(
+                f"{self._where} has a zero byte beside each character, as UTF-16 has; pass "
+                f"encoding=utf-16-{order}"
+            )
         # The codec without a byte order in its name takes the mark away itself.
         self.bom_dropped = bool(name) and self._encoding in {"utf-16", "utf-32"}
 
-    def _located(self, error: UnicodeDecodeError) -> DecodingError:
+    def _located(self, error: UnicodeDecodeError, *, is_end: bool) -> DecodingError:
         # The codec saw what it had kept from before, then the new bytes.
         offset = self._bytes_fed - len(error.object) + error.start
         value = error.object[error.start]
         name = "UTF-8" if self._encoding == "utf-8" else self._encoding
         return DecodingError(
             f"{self._where} is not {name} at byte {offset} (0x{value:02X}: {error.reason}); "
-            "pass its encoding, such as encoding=cp1252 or encoding=latin-1, or errors=replace"
+            + self._advice(error, cut=is_end and error.end == len(error.object))
         )
+
+    def _advice(self, error: UnicodeDecodeError, *, cut: bool) -> str:
+        """What to do: no other encoding than one that the bytes look like, or it would do harm."""
+        data = error.object
+        fits = data.decode(self._encoding, "replace")
+        n_wrong = fits.count("\ufffd")
+        if cut and "end of data" in error.reason:
+            return "the file ends inside a character; copy it again, or pass errors=ignore"
+        if not self._is_ascii or sum(character > "\x7f" for character in fits) > 2 * n_wrong:
+            return "most else is, so the file is damaged there; mend it, or pass errors=replace"
+        if not self._alone:
+            return "convert this file to UTF-8, or prepare it alone with its encoding"
+        around = data[error.start : error.start + _LOOKED_AT]
+        with contextlib.suppress(UnicodeDecodeError):
+            # In Western languages most letters are plain ones.
+            if around.decode("cp1252") and sum(b > 0x7F for b in around) < len(around) / 3:
+                return "if it is a Western European text, pass encoding=cp1252, else its own"
+        return "pass encoding=NAME with its own, or convert it to UTF-8"
+
+
+def _zeros_between(data: bytes) -> Literal["le", "be"] | None:
+    """The order of bytes of UTF-16 without a mark: in most scripts every other byte is zero."""
+    if len(data) < _LEAST_WIDE_BYTES:
+        return None
+    even, odd = (data[i::2].count(0) / len(data[i::2]) for i in (0, 1))
+    return "le" if odd > 0.5 > 10 * even else "be" if even > 0.5 > 10 * odd else None

@@ -19,6 +19,9 @@ _CONTROLS = bytes(c for c in range(32) if c not in b"\t\n\r") + b"\x7f"
 # with a space but not hold one inside.
 _BEFORE_SPACE = re.compile(r"(?<=\S) ")
 _AFTER_NEWLINE = re.compile(r"(?<=\n)\S")
+_C1 = re.compile("[\x80-\x9f]")  # control characters, too: bytes that were no Latin-1
+_MOST_RANKED = 4096  # documents among which a choice can be made; so many need none
+_TOLERANCE = 0.25  # of the smaller split: by how much whole documents may miss what was asked for
 
 
 class SafeCutter:
@@ -74,59 +77,66 @@ class FirstPass:
     def __init__(self, corpus: Corpus, heartbeat: Callable[[], None]) -> None:
         self.corpus = corpus
         self.documents = self.characters = self.control_characters = 0
-        self.lowest = (1 << 64, 0)  # the smallest hash of a document, and its number
-        self.highest = (-1, 0)
+        self.low_characters = 0  # of documents whose hashes are low
+        self.ranked: list[tuple[int, int, int]] = []  # hash, number, characters of the first ones
         read = -1
         with closing(corpus.documents()) as documents:
             for document in documents:
-                hashed = (_word(corpus.options.seed, self.documents), self.documents)
-                self.documents += 1
-                self.lowest = min(self.lowest, hashed)
-                self.highest = max(self.highest, hashed)
+                before = self.characters
                 for block in document.blocks:
                     data = block.encode("utf-8")
                     self.characters += len(block)
                     self.control_characters += len(data) - len(data.translate(None, _CONTROLS))
+                    if len(data) != len(block):
+                        self.control_characters += len(_C1.findall(block))
                     if corpus.bytes_read != read:  # not for each of many short records
                         read = corpus.bytes_read
                         heartbeat()
+                size, word = self.characters - before, _word(corpus.options.seed, self.documents)
+                self.low_characters += size * _is_low(word, corpus.options.val_ratio)
+                if self.documents < _MOST_RANKED:
+                    self.ranked.append((word, self.documents, size))
+                self.documents += 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitPlan:
     """The decision for every character: by its position, or by the number of its document.
 
-    `cut` is the position of the first validation character; None splits by documents, each of
-    which goes to validation when the first 64 bits of a hash of seed and number, read as a
-    fraction, lie below `val_ratio`. `exception` is one document that goes the other way, so
-    that no split stays empty when there are few documents.
+    `cut` is the position of the first validation character; None splits by documents. Each of them
+    goes to validation when the first 64 bits of a hash of seed and number, read as a fraction, lie
+    below `val_ratio`; or, where few or large ones would make that too much or too little, when it
+    is one of `chosen`.
     """
 
     options: PrepareOptions
     cut: int | None = None
-    exception: int | None = None
+    chosen: frozenset[int] | None = None
 
     @classmethod
     def after(cls, found: FirstPass, options: PrepareOptions) -> Self:
-        """Decide how to split; `auto` cuts one document by position, several are kept whole.
+        """Decide how to split; `auto` keeps documents whole if they make about what is asked for.
 
         Raises:
             ShortDataError: a split would hold no text.
             DataError: one document cannot be split by documents.
         """
-        if options.split_by == "documents" and found.documents == 1:
+        ratio, by = options.val_ratio, options.split_by
+        if by == "documents" and found.documents == 1:
             raise DataError("one document cannot be split by documents; use split_by=position")
-        if options.split_by == "documents" or (options.split_by == "auto" and found.documents > 1):
-            exception = None
-            if not _is_low(found.lowest[0], options.val_ratio):  # then no other hash is, either
-                exception = found.lowest[1]
-            elif _is_low(found.highest[0], options.val_ratio):
-                exception = found.highest[1]
-            return cls(options=options, exception=exception)
-        cut = int(found.characters * (1 - options.val_ratio))
+        if by != "position" and found.documents > 1:
+            wanted, tolerance = (
+                share * found.characters for share in (ratio, _TOLERANCE * min(ratio, 1 - ratio))
+            )
+            characters, chosen = found.low_characters, None
+            if abs(characters - wanted) > tolerance and found.documents <= _MOST_RANKED:
+                characters, chosen = _fitting(found.ranked, wanted, wanted + tolerance)
+            if by == "documents" or abs(characters - wanted) <= tolerance:
+                return cls(options=options, chosen=chosen)
+        cut = int(found.characters * (1 - ratio))
         if not 0 < cut < found.characters:
             raise ShortDataError(
-                f"val_ratio {options.val_ratio} leaves a split without text (characters in all: "
+                f"val_ratio {ratio} leaves a split without text (characters in all: "
                 f"{found.characters}); use more text"
             )
         return cls(options=options, cut=cut)
@@ -138,8 +148,28 @@ class SplitPlan:
 
     def is_val(self, ordinal: int) -> bool:
         """Whether a document belongs to validation, when documents decide."""
-        low = _is_low(_word(self.options.seed, ordinal), self.options.val_ratio)
-        return low != (ordinal == self.exception)
+        if self.chosen is not None:
+            return ordinal in self.chosen
+        return _is_low(_word(self.options.seed, ordinal), self.options.val_ratio)
+
+
+def _fitting(
+    ranked: list[tuple[int, int, int]], wanted: float, most: float
+) -> tuple[int, frozenset[int]]:
+    """Documents for validation, by their hashes, and their characters: at least `wanted` if it can.
+
+    Those that would make it more than `most` are passed over; but one goes there, and one does not.
+    """
+    chosen: set[int] = set()
+    total = 0
+    for _, number, size in sorted(ranked):
+        if total < wanted and total + size <= most and len(chosen) < len(ranked) - 1:
+            chosen.add(number)
+            total += size
+    if not chosen:
+        _, number, total = min(ranked, key=lambda document: document[2])
+        chosen.add(number)
+    return total, frozenset(chosen)
 
 
 def _word(seed: int, ordinal: int) -> int:

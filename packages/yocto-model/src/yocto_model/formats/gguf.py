@@ -91,7 +91,9 @@ def read_gguf(
         arch = fields.get("general.architecture")
         if not isinstance(arch, str) or arch not in ARCHITECTURE_CLASSES:
             known = ", ".join(ARCHITECTURE_CLASSES)
-            raise ModelFileError(f"{path} holds a {quoted(arch)}; this package supports {known}")
+            raise ModelFileError(
+                f"{path} has the architecture {quoted(arch)}; this package supports {known}"
+            )
         try:
             config = _config(arch, fields, tensors)
         except (ConfigError, ModelFileError) as error:

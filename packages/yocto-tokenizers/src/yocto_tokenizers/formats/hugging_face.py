@@ -111,6 +111,12 @@ class HuggingFaceTokenizer(BaseTokenizer):
         texts = self._tokenizer.decode_batch([[*other, i, *other] for i in ids])
         return [text[len(one) : len(text) - len(two) + len(one)].encode() for text in texts]
 
+    def with_special_tokens(self, names: Sequence[str]) -> "HuggingFaceTokenizer":
+        """The same tokenizer with more special tokens, whose ids follow the others."""
+        larger = _open(self._content, self.file_name)
+        larger.add_special_tokens(list(names))
+        return HuggingFaceTokenizer(larger.to_str().encode(), self._config)
+
     def to_bytes(self) -> bytes:
         return self._content
 

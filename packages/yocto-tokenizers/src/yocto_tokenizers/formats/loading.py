@@ -16,6 +16,8 @@ from yocto_tokenizers.formats.vocabulary import parse_json
 from yocto_tokenizers.sentence_piece import SentencePieceTokenizer
 from yocto_tokenizers.word_level import WordLevelTokenizer
 
+CharVocab = CharTokenizer  # its earlier name
+
 _FILE_NAMES = ("vocab.json", "tokenizer.json", "tokenizer.model")
 
 

@@ -10,6 +10,8 @@ temporary name, every file is forced to the disk, the manifest is written last; 
 and the rename forced to the disk as well. run.py finds checkpoints and keeps `latest` and `best`.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import errno
@@ -24,16 +26,22 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import yocto_model  # which imports torch when a model is asked for
+import yocto_tokenizers
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from yocto_data.prep import files
-from yocto_model import GPT, ModelError
-from yocto_tokenizers import Tokenizer, TokenizerError, load_tokenizer
+from yocto_model import ModelError
+from yocto_tokenizers import TokenizerError
 
 from yocto_train.errors import CheckpointError, SaveError, TrainError, reason
+from yocto_train.tune.lora import merged
+
+if TYPE_CHECKING:
+    import torch
+    from yocto_model import GPT
+    from yocto_tokenizers import Tokenizer
 
 MANIFEST, STATE = "manifest.json", "opt.safetensors"
 MODEL_FILES = ("config.json", "model.safetensors")
@@ -82,7 +90,7 @@ class FileRecord:
     sha256: str
 
     @classmethod
-    def of(cls, path: Path) -> "FileRecord":
+    def of(cls, path: Path) -> FileRecord:
         """The record of a file as it is now."""
         with opened(path) as file:
             return cls(bytes=os.fstat(file.fileno()).st_size, sha256=files.sha256_of(file))
@@ -107,7 +115,7 @@ class Manifest:
         return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
     @classmethod
-    def read(cls, directory: Path) -> "Manifest":
+    def read(cls, directory: Path) -> Manifest:
         """Read and check the manifest of a step directory."""
         path = directory / MANIFEST
         if not os.path.lexists(path):
@@ -122,7 +130,7 @@ class Manifest:
             raise CheckpointError(f"{path} {what}") from error
 
     @classmethod
-    def _parse(cls, raw: bytes) -> "Manifest":
+    def _parse(cls, raw: bytes) -> Manifest:
         if len(raw) > _MAX_BYTES:
             raise ValueError("too large")
         content = json.loads(raw)
@@ -173,7 +181,7 @@ class Checkpoint:
     skipped: tuple[str, ...] = ()  # what is wrong with newer ones, which were passed over
 
     @classmethod
-    def open(cls, directory: Path) -> "Checkpoint":
+    def open(cls, directory: Path) -> Checkpoint:
         """Open a step directory. A file that is missing is noticed when it is needed."""
         found = cls(directory, Manifest.read(directory))
         if step_of(directory.name) not in (None, found.step):
@@ -216,7 +224,7 @@ class Checkpoint:
         """The model, in evaluation mode."""
         self._verify(*MODEL_FILES)
         with reading(self.directory):
-            return GPT.load(self.directory, device=device, dtype=dtype)
+            return yocto_model.GPT.load(self.directory, device=device, dtype=dtype)
 
     def load_tokenizer(self) -> Tokenizer:
         """The tokenizer the model was trained with."""
@@ -224,7 +232,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.directory} holds no tokenizer; name one")
         self._verify(*(set(self.manifest.files) - {*MODEL_FILES, STATE}))
         with reading(self.directory):
-            tokenizer = load_tokenizer(self.directory)
+            tokenizer = yocto_tokenizers.load_tokenizer(self.directory)
         if tokenizer.fingerprint() != self.manifest.tokenizer:
             raise CheckpointError(f"{self.directory} does not hold its model's tokenizer")
         return tokenizer
@@ -285,7 +293,7 @@ def save_checkpoint(
 
     Args:
         run: the run directory, which must exist; its lock is held by the caller.
-        model: the model, without wrappers.
+        model: the model, without wrappers; its adapters are merged.
         state: what resuming needs: "step", tensors by name under "moments", and whatever JSON
             can hold.
         tokenizer: saved with the model, if there is one, as Hugging Face's libraries open it.
@@ -310,10 +318,12 @@ def save_checkpoint(
         with files.new_directory(temporary):
             eos_id = None if tokenizer is None else tokenizer.eos_id
             ends = {*end_ids, *(() if eos_id is None else (eos_id,))}
-            model.save(temporary, end_ids=ends, dtype=dtype)
+            whole = merged(model)
+            whole.save(temporary, end_ids=ends, dtype=dtype)
             for name, content in _other_files(tokenizer, template, model.config.block_size):
                 (temporary / name).write_bytes(content)
-            _save_state(temporary / STATE, state, weights={} if dtype is None else trained(model))
+            is_exact = dtype is None and whole is model  # what is saved is what is trained
+            _save_state(temporary / STATE, state, weights={} if is_exact else trained(model))
             records = {}
             for path in sorted(temporary.iterdir()):
                 files.sync_file(path)
@@ -356,6 +366,8 @@ def trained(model: GPT) -> dict[str, torch.Tensor]:
 
 
 def _save_state(path: Path, state: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
+    from safetensors.torch import save_file  # noqa: PLC0415 - imports torch
+
     rest = {name: value for name, value in state.items() if name != "moments"}
     tensors = {**state.get("moments", {}), **{_WEIGHTS + n: w for n, w in weights.items()}}
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

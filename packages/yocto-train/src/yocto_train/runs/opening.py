@@ -1,5 +1,7 @@
 """What a person means by the name of a model, and opening it: runs, folders, files, the hub."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import functools
@@ -8,19 +10,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
+import yocto_model  # which imports torch when a model is asked for
+import yocto_tokenizers
 from yocto_data.prep import files
-from yocto_model import GPT, ModelError, read_end_ids, read_gguf, read_nanogpt
+from yocto_model import ModelError
 from yocto_model.formats.families import from_document
-from yocto_tokenizers import (
-    Tokenizer,
-    TokenizerError,
-    load_tokenizer,
-    round_trip,
-    tokenizer_from_gguf,
-)
+from yocto_tokenizers import TokenizerError
 
 from yocto_train.errors import CheckpointError, RunError, reason
 from yocto_train.runs.checkpoint import (
@@ -35,6 +32,11 @@ from yocto_train.runs.checkpoint import (
     step_of,
 )
 from yocto_train.runs.run import POINTERS, Run
+
+if TYPE_CHECKING:
+    import torch
+    from yocto_model import GPT
+    from yocto_tokenizers import Tokenizer
 
 _TOKENIZER_FILES = ("vocab.json", "tokenizer.json", "tokenizer.model")
 _PARTS = (".safetensors", ".json", ".model", ".jinja")  # of a model's folder
@@ -58,15 +60,34 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenedModel:
+class FoundModel:
+    """Where a model is; nothing but the manifest of a run's step has been read.
+
+    Attributes:
+        path: the step directory, the folder or the file.
+        name: of the run, or of the folder or file.
+        checkpoint: of a run; None for a model that comes from elsewhere.
+    """
+
+    path: Path
+    name: str
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """How many bytes its weights take on the disk."""
+        weights = self.path.glob("*.safetensors") if self.path.is_dir() else [self.path]
+        with reading(self.path):
+            return sum(each.stat().st_size for each in weights if each.name != STATE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedModel(FoundModel):
     """A model that has been read, and what came with it.
 
     Attributes:
         model: in evaluation mode.
         tokenizer: its own or the named one; None if there is neither.
-        name: of the run, or of the folder or file.
-        path: the step directory, the folder or the file.
-        checkpoint: of a run; None for a model that comes from elsewhere.
         end_ids: ids that end a text, in addition to the tokenizer's `eos_id`.
         template: Jinja source of how the model is asked, as far as its files say.
         notes: what a person should know about it.
@@ -74,16 +95,26 @@ class OpenedModel:
 
     model: GPT
     tokenizer: Tokenizer | None
-    name: str
-    path: Path
-    checkpoint: Checkpoint | None = None
     end_ids: tuple[int, ...] = ()
     template: str | None = None
     notes: tuple[str, ...] = ()
 
 
+def find_model(source: str | Path | None = None, *, root: str | Path = "checkpoints") -> FoundModel:
+    """Find the model that a person means, without waiting for torch.
+
+    Arguments and errors are those of `open_model`.
+    """
+    if source is not None:
+        with reading(source):
+            if (found := _find_foreign(str(source))) is not None:
+                return found
+    checkpoint = find_checkpoint(source, root=root)
+    return FoundModel(path=checkpoint.directory, name=checkpoint.run.name, checkpoint=checkpoint)
+
+
 def open_model(
-    source: str | Path | None = None,
+    source: str | Path | FoundModel | None = None,
     *,
     root: str | Path = "checkpoints",
     device: torch.device | str = "cpu",
@@ -95,7 +126,8 @@ def open_model(
     Args:
         source: a run, a step, or what else `find_checkpoint` takes; a Hugging Face folder, or a
             file in one; a `.gguf`; a `ckpt.pt` of nanoGPT; `hf:owner/name`, perhaps with
-            `@revision`, which huggingface_hub fetches. None for the newest run in `root`.
+            `@revision`, which huggingface_hub fetches; or what `find_model` found. None for the
+            newest run in `root`.
         root: where runs are.
         device: where the weights go.
         dtype: convert the weights; None keeps them as they were saved.
@@ -104,29 +136,41 @@ def open_model(
     Raises:
         CheckpointError: nothing exists there, it cannot be used, or its tokenizer does not fit.
     """
-    options = {"device": device, "dtype": dtype}
-    if source is not None:
-        with reading(source):
-            if (opened := _open_foreign(str(source), **options)) is not None:
-                return _checked(opened, tokenizer)
-    return _checked(_again(lambda: _open_checkpoint(_find(source, root), **options)), tokenizer)
+    options: dict[str, Any] = {"device": device, "dtype": dtype}
+    found = source if isinstance(source, FoundModel) else find_model(source, root=root)
+    checkpoint = found.checkpoint
+    if checkpoint is None:
+        with reading(found.path):
+            return _checked(_open_foreign(found, **options), tokenizer)
+    with contextlib.suppress(CheckpointError):
+        return _checked(_open_checkpoint(checkpoint, **options), tokenizer)
+    if not isinstance(source, FoundModel):  # a training may have pruned what was being read
+        checkpoint = find_checkpoint(source, root=root)
+    return _checked(_open_checkpoint(checkpoint, **options), tokenizer)
 
 
-def _open_foreign(source: str, **options: Any) -> OpenedModel | None:
+def _find_foreign(source: str) -> FoundModel | None:
     """A model that is no step of a run; None if the source means a run or a step."""
     if not source:
         raise CheckpointError("the name of the model is empty; name one, or leave the name out")
     if source.startswith("hf:"):
-        return _open_folder(_fetched(source), source, **options)
+        return FoundModel(path=_fetched(source), name=source)
     path = Path(source)
     if path.suffix == ".pt" and path.is_file():
-        model = read_nanogpt(path, **options)
-        return OpenedModel(model=model, tokenizer=None, name=path.resolve().parent.name, path=path)
+        return FoundModel(path=path, name=path.resolve().parent.name)
     if path.suffix.lower() == ".gguf" and not path.is_dir():
-        return _open_gguf(path, **options)
-    if (folder := _model_folder(path)) is None:
-        return None
-    return _open_folder(folder, folder.resolve().name, **options)
+        return FoundModel(path=path, name=path.stem)
+    folder = _model_folder(path)
+    return None if folder is None else FoundModel(path=folder, name=folder.resolve().name)
+
+
+def _open_foreign(found: FoundModel, **options: Any) -> OpenedModel:
+    if found.path.is_dir():
+        return _open_folder(found, **options)
+    if found.path.suffix == ".pt":
+        model = yocto_model.read_nanogpt(found.path, **options)
+        return OpenedModel(**vars(found), model=model, tokenizer=None)
+    return _open_gguf(found, **options)
 
 
 def _open_checkpoint(checkpoint: Checkpoint, **options: Any) -> OpenedModel:
@@ -138,13 +182,14 @@ def _open_checkpoint(checkpoint: Checkpoint, **options: Any) -> OpenedModel:
             name=checkpoint.run.name,
             path=checkpoint.directory,
             checkpoint=checkpoint,
-            end_ids=read_end_ids(checkpoint.directory),
+            end_ids=yocto_model.read_end_ids(checkpoint.directory),
             template=template_in(checkpoint.directory),
             notes=checkpoint.skipped,
         )
 
 
-def _open_folder(folder: Path, name: str, **options: Any) -> OpenedModel:
+def _open_folder(found: FoundModel, **options: Any) -> OpenedModel:
+    folder = found.path
     for path in (folder / name for name in _HUB_FILES):
         if path.is_symlink() and not path.exists():
             raise CheckpointError(f"{path} is a link that leads nowhere; restore what it links to")
@@ -158,27 +203,26 @@ def _open_folder(folder: Path, name: str, **options: Any) -> OpenedModel:
         )
     has_tokenizer = any((folder / name).exists() for name in _TOKENIZER_FILES)
     return OpenedModel(
-        tokenizer=load_tokenizer(folder) if has_tokenizer else None,
-        model=GPT.load(folder, **options),
-        name=name,
-        path=folder,
-        end_ids=read_end_ids(folder),
+        **vars(found),
+        tokenizer=yocto_tokenizers.load_tokenizer(folder) if has_tokenizer else None,
+        model=yocto_model.GPT.load(folder, **options),
+        end_ids=yocto_model.read_end_ids(folder),
         template=template_in(folder),
     )
 
 
-def _open_gguf(path: Path, **options: Any) -> OpenedModel:
-    model, fields = read_gguf(path, **options)
+def _open_gguf(found: FoundModel, **options: Any) -> OpenedModel:
+    model, fields = yocto_model.read_gguf(found.path, **options)
+    has_tokenizer = "tokenizer.ggml.model" in fields
     try:
-        tokenizer = tokenizer_from_gguf(fields) if "tokenizer.ggml.model" in fields else None
+        tokenizer = yocto_tokenizers.tokenizer_from_gguf(fields) if has_tokenizer else None
     except TokenizerError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{found.path}: {error}") from error
     template = fields.get("tokenizer.chat_template")
     return OpenedModel(
+        **vars(found),
         model=model,
         tokenizer=tokenizer,
-        name=path.stem,
-        path=path,
         end_ids=() if tokenizer is None else _gguf_end_ids(fields),
         template=template if isinstance(template, str) else None,
     )
@@ -216,7 +260,7 @@ def tokenizer_note(tokenizer: Tokenizer | None) -> str | None:
     """What a tokenizer that learned elsewhere does to texts, in numbers; None if it keeps all."""
     if tokenizer is None or tokenizer.kind not in ("huggingface", "sentencepiece"):
         return None
-    found = round_trip(tokenizer, _PROBE)
+    found = yocto_tokenizers.round_trip(tokenizer, _PROBE)
     lost = f"in a line with capitals, accents, tabs and line ends {found.summary()}"
     return None if found.exact else f"its tokenizer does not keep all of a text: {lost}"
 

@@ -129,10 +129,10 @@ def restore(
         ),
         **differences(checkpoint.manifest.environment, environment_of(machine)),
     }
-    if "optimizer" in changes:
+    for name in {"optimizer", "lora_rank", "lora_alpha"} & set(changes):
         raise CheckpointError(
-            f"{where} holds the state of another optimizer; continue with {saved.optimizer}, "
-            "or start a new run"
+            f"{where} was trained with {name} {changes[name][0]}, which must stay as it was; "
+            "keep it, or start a new run"
         )
     try:
         machine.world.load_moments(machine.model, machine.optimizers, state["moments"])
@@ -141,8 +141,8 @@ def restore(
     if state["scaler"] and machine.scaler.is_enabled():
         machine.scaler.load_state_dict(state["scaler"])
     weights = model.state_dict()
-    if saved.save_dtype != "float32":  # the model's file has them rounded
-        if set(state["weights"]) != set(trained(model)):
+    if saved.save_dtype != "float32" or saved.lora_rank:  # the model's file has them otherwise
+        if set(state["weights"]) != set(trained(machine.model)):
             raise CheckpointError(f"{where} lacks the weights; use another step's checkpoint")
         weights = {"head.weight": state["weights"]["token_emb.weight"], **state["weights"]}
     machine.world.load_weights(machine.model, weights)

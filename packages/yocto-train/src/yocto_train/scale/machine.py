@@ -35,7 +35,7 @@ class Machine:
         model.grad_checkpointing = config.grad_checkpointing
         self.is_compiled, self.compilation = self._compile(tokens)
         self._module = world.wrap(model)  # before the optimizers: it may replace weights
-        self.parameters = list(model.parameters())
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizers = make_optimizers(model, config, autocast=placement.autocast)
         # float16 cannot hold the smallest gradients: the loss is scaled up, the gradient down.
         self.scaler = torch.amp.GradScaler(

@@ -98,14 +98,15 @@ def compile_pays(plain: float, compiled: float, spent: float, iters: int) -> boo
     return spent + compiled * iters < 0.95 * plain * iters
 
 
-def dropout_for(epochs: float) -> float:
-    """A dropout that suits how often each token is seen.
+def against_overfitting(epochs: float) -> dict[str, float]:
+    """Dropout and weight decay that suit how often each token is seen.
 
-    At 4 epochs of the default corpus a dropout of 0.1 still made the loss worse, 1.18 against 1.15.
+    At 4 epochs of conversations and essays a dropout of 0.1 still made the loss worse, 1.18 against
+    1.15. At 6.5 epochs a weight decay of 0.1 took it from 1.132 to 1.106; at 2.5 epochs of tiny
+    Shakespeare it gave nothing, and 0.4 was far too much.
     """
-    if epochs <= 8:
-        return 0.0
-    return 0.1 if epochs <= 16 else 0.2
+    dropout = 0.0 if epochs <= 8 else 0.1 if epochs <= 16 else 0.2
+    return {"dropout": dropout, "weight_decay": 0.1 if epochs > 4 else 0.0}
 
 
 def memory_bytes(

@@ -1,0 +1,1 @@
+"""What going on from a trained model adds: low-rank adapters, and new rows in its vocabulary."""
