@@ -311,7 +311,7 @@ def save_checkpoint(
         SaveError: the system refused, or the state cannot be saved; what was there before is
             unchanged.
     """
-    from yocto_train.tune.lora import merged  # noqa: PLC0415 - imports torch
+    from yocto_train.tune.lora import merged  # noqa: PLC0415 - brings torch in
 
     final = run / step_name(state["step"])
     temporary = files.temporary_for(final)
