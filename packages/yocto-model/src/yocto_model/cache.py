@@ -4,12 +4,10 @@ Without it, token n costs a pass over all n tokens before it; with it, one pass 
 The arguments of callers are checked here too: counts, rows of ids, seeds.
 """
 
-import copy
 import operator
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +24,6 @@ class KVCache:
     Attributes:
         length: tokens held so far.
         capacity: tokens there is room for.
-        storage: keys and values, (n_layer, 2, B, K, capacity, D).
         padding: (B,) int64, or None. Row b's first `padding[b]` tokens only make rows equally
             long: they take no position, and no token looks at them.
 
@@ -49,28 +46,23 @@ class KVCache:
         self.capacity = config.block_size if capacity is None else capacity
         shape = (config.n_layer, 2, batch_size, config.kv_heads, self.capacity, config.head_width)
         # Not cleared: nothing beyond `length` is read, and untouched memory costs nothing.
-        self.storage = torch.empty(shape, device=device, dtype=dtype)
+        self._both = torch.empty(shape, device=device, dtype=dtype)
         self.padding = padding
         self.length = 0
 
     @property
-    def n_rows(self) -> int:
-        """How many rows it has."""
-        return self.storage.shape[2]
-
-    @property
     def keys(self) -> Tensor:
         """(n_layer, B, K, capacity, D), a view; the first `length` tokens are valid."""
-        return self.storage[:, 0]
+        return self._both[:, 0]
 
     @property
     def values(self) -> Tensor:
         """The same shape."""
-        return self.storage[:, 1]
+        return self._both[:, 1]
 
     def positions(self, T: int) -> Tensor:
         """The positions of the next T tokens: (T,), or (B, T) with padding."""
-        places = torch.arange(self.length, self.length + T, device=self.storage.device)
+        places = torch.arange(self.length, self.length + T, device=self._both.device)
         return places if self.padding is None else (places - self.padding[:, None]).clamp(min=0)
 
     def mask(self, T: int) -> Tensor | None:
@@ -81,7 +73,7 @@ class KVCache:
         """
         if self.padding is None and (self.length == 0 or T == 1):
             return None
-        keys = torch.arange(self.length + T, device=self.storage.device)  # (S,)
+        keys = torch.arange(self.length + T, device=self._both.device)  # (S,)
         queries = keys[self.length :, None]  # (T, 1)
         causal = keys <= queries  # (T, S)
         if self.padding is None:
@@ -117,7 +109,7 @@ class KVCache:
             of those the new token's keys and values (B, K, D), which the caller writes.
         """
         self._check_room(1)
-        parts = self.storage.flatten(0, 1)  # (2 n_layer, B, K, capacity, D)
+        parts = self._both.flatten(0, 1)  # (2 n_layer, B, K, capacity, D)
         seen = parts[:, :, :, : self.length + 1].unbind(0)
         new = parts[:, :, :, self.length].unbind(0)
         return list(zip(seen[::2], seen[1::2], new[::2], new[1::2], strict=True))
@@ -138,51 +130,6 @@ class KVCache:
                 f"the cache holds {self.length} of at most {self.capacity} tokens, without room "
                 f"for {n_tokens} more; truncate it, or make a larger one"
             )
-
-
-class CacheRows:
-    """Caches of one row each, whose texts come and go, in the storage of one.
-
-    Args:
-        whole: an empty cache; its rows are given away.
-    """
-
-    def __init__(self, whole: KVCache) -> None:
-        self.whole, self.capacity = whole, whole.capacity
-        # One call attends for all rows, and multiplies by zero what a row does not see: it must be
-        # a number. NumPy's zeros take no memory before something is written.
-        like = whole.storage
-        zeros = torch.from_numpy(np.zeros(like.numel() * like.element_size(), dtype=np.uint8))
-        whole.storage = zeros.view(like.dtype).view(like.shape).to(like.device)
-        self.caches: list[KVCache] = []  # in use, in the order of their rows
-
-    @property
-    def is_full(self) -> bool:
-        """Whether all rows are in use."""
-        return len(self.caches) == self.whole.n_rows
-
-    def take(self) -> KVCache:
-        """An empty cache; there must be a free row."""
-        cache = copy.copy(self.whole)
-        cache.storage = self._row(len(self.caches))
-        self.caches.append(cache)
-        return cache
-
-    def give_back(self, cache: KVCache, *, clear: bool) -> None:
-        """Free a row, and `clear` it if it may hold what is no number.
-
-        The last one takes its place, so that those in use stay side by side.
-        """
-        at, last = self.caches.index(cache), self.caches.pop()
-        if clear:
-            cache.storage.zero_()
-        if last is not cache:
-            place = self._row(at)
-            place[..., : last.length, :] = last.storage[..., : last.length, :]
-            last.storage, self.caches[at] = place, last
-
-    def _row(self, number: int) -> Tensor:
-        return self.whole.storage[:, :, number : number + 1]
 
 
 class Reader:

@@ -9,14 +9,13 @@ test checks that the two agree for models of every kind.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from yocto_model.cache import CacheRows, KVCache
+from yocto_model.cache import KVCache
 from yocto_model.layers import MLP, Block, CausalSelfAttention, rotate
 
 if TYPE_CHECKING:
@@ -24,54 +23,6 @@ if TYPE_CHECKING:
 
 Function = Callable[[Tensor], Tensor]
 Rotary = tuple[Tensor, Tensor]
-#: Stores keys and values of a token per row, (b, K, D), in one layer's cache; what its queries
-#: (b, K, H / K, D) find there.
-Look = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-class Together:
-    """The next token of several rows, for `OneToken`: one call attends for all of them.
-
-    Args:
-        rows: all of them.
-        caches: those that get a token, in the order of their rows.
-    """
-
-    padding = True
-    length = 0
-
-    def __init__(self, rows: CacheRows, caches: Sequence[KVCache]) -> None:
-        self._caches, self.n_rows = caches, len(caches)
-        at = [rows.caches.index(cache) for cache in caches]
-        self._n_used = at[-1] + 1
-        device = caches[0].keys.device
-        self._at = torch.tensor(at, device=device)
-        self._lengths = torch.tensor([cache.length for cache in caches], device=device)
-        lengths = torch.tensor([cache.length for cache in rows.caches[: self._n_used]])
-        places = torch.arange(int(self._lengths.max()) + 1, device=device)
-        self._mask = (places <= lengths.to(device)[:, None])[:, None, None]  # (R, 1, 1, S)
-        self._storage = rows.whole.storage
-
-    def positions(self, _n_tokens: int) -> Tensor:
-        """The position of each row's next token, (b,)."""
-        return self._lengths
-
-    def advance(self, n_tokens: int) -> None:
-        """Count what has been stored."""
-        for cache in self._caches:
-            cache.advance(n_tokens)
-
-    def looks(self) -> list[Look]:
-        """One for each layer."""
-        return [partial(self._look, layer) for layer in self._storage.unbind(0)]
-
-    def _look(self, layer: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        layer[:, self._at, :, self._lengths] = torch.stack((k, v), 1)  # (b, 2, K, D)
-        keys, values = layer[:, : self._n_used, :, : self._mask.shape[-1]].unbind(0)
-        if self._n_used == self.n_rows:
-            return F.scaled_dot_product_attention(q, keys, values, attn_mask=self._mask)
-        spread = q.new_zeros(self._n_used, *q.shape[1:]).index_copy_(0, self._at, q)
-        return F.scaled_dot_product_attention(spread, keys, values, attn_mask=self._mask)[self._at]
 
 
 class OneToken:
@@ -92,7 +43,7 @@ class OneToken:
         self.token_table = model.token_emb.weight
         self.position_table = None if model.pos_emb is None else model.pos_emb.weight
 
-    def __call__(self, idx: Tensor, *caches: KVCache | Together) -> Tensor:
+    def __call__(self, idx: Tensor, *caches: KVCache) -> Tensor:
         """Read one token per row, int64 (B, 1) -> (B, 1, C), and add it to caches with room.
 
         The rows of several caches, whose lengths may differ, are together the B rows, in order.
@@ -101,28 +52,21 @@ class OneToken:
         positions: int | Tensor = caches[0].length
         if len(caches) > 1 or caches[0].padding is not None:
             positions = torch.cat([cache.positions(1).view(-1, 1) for cache in caches])  # (B, 1)
+        masks = [cache.mask(1) for cache in caches]
         x = F.embedding(idx, self.token_table)[:, 0]  # (B, C)
         rotary = None
         if self.position_table is not None:
             x = x + self.position_table[positions].view(-1, x.shape[1])  # (1 or B, C) added
         else:
             rotary = self.model.cos[positions], self.model.sin[positions]  # (D,) or (B, 1, D)
-        sizes = [cache.n_rows for cache in caches]
-        looks = zip(*map(_looks, caches), strict=True)
-        for layer, parts in zip(self.layers, looks, strict=True):
+        stored = zip(*(cache.next_token() for cache in caches), strict=True)
+        for layer, parts in zip(self.layers, stored, strict=True):
             ln_1, attention, ln_2, mlp = layer
-            x = x + attention(ln_1(x), rotary, parts, sizes)
+            x = x + attention(ln_1(x), rotary, parts, masks)
             x = x + mlp(ln_2(x))
         for cache in caches:
             cache.advance(1)
         return self.ln_f(x)[:, None]
-
-
-def _looks(cache: KVCache | Together) -> list[Look]:
-    if isinstance(cache, Together):
-        return cache.looks()
-    mask = cache.mask(1)
-    return [partial(attend, stored, mask) for stored in cache.next_token()]
 
 
 class Attention:
@@ -142,10 +86,14 @@ class Attention:
         self,
         x: Tensor,
         rotary: Rotary | None,
-        looks: Sequence[Look],
-        sizes: Sequence[int],
+        stored: Sequence[tuple[Tensor, ...]],
+        masks: Sequence[Tensor | None],
     ) -> Tensor:
-        """Attend to each cache, of so many rows; cosine and sine are (D,) or (B, 1, D)."""
+        """Attend; `stored` is this layer's part of each cache's `KVCache.next_token`.
+
+        Cosine and sine are (D,) or (B, 1, D); a mask is (b, 1, 1, S) for a cache of b rows, True
+        where a row may look.
+        """
         B, (n_head, kv_heads, _) = x.shape[0], self.heads
         heads = self.qkv(x).view(B, -1, self.head_width)  # (B, H + 2 K, D)
         if self.norm is not None or rotary is not None:
@@ -157,16 +105,17 @@ class Attention:
             q, k, v = heads.split_with_sizes(self.heads, 1)
         # The query heads that share keys take the place of a sequence's tokens: (B, K, H / K, D).
         q = q.reshape(B, kv_heads, n_head // kv_heads, self.head_width)
-        if len(looks) == 1:
-            return self.proj(looks[0](q, k, v).reshape(B, -1))
-        parts = zip(looks, *(x.split_with_sizes(list(sizes)) for x in (q, k, v)), strict=True)
-        return self.proj(torch.cat([look(*part) for look, *part in parts]).reshape(B, -1))
+        if len(stored) == 1:
+            return self.proj(attend(q, k, v, stored[0], masks[0]).reshape(B, -1))
+        sizes = [part[2].shape[0] for part in stored]
+        parts = zip(*(x.split_with_sizes(sizes) for x in (q, k, v)), stored, masks, strict=True)
+        return self.proj(torch.cat([attend(*part) for part in parts]).reshape(B, -1))
 
 
 def attend(
-    stored: tuple[Tensor, ...], mask: Tensor | None, q: Tensor, k: Tensor, v: Tensor
+    q: Tensor, k: Tensor, v: Tensor, stored: tuple[Tensor, ...], mask: Tensor | None
 ) -> Tensor:
-    """A `Look` at one layer's part of `KVCache.next_token`; the mask is (b, 1, 1, S)."""
+    """Store a token's keys and values (b, K, D); what its queries (b, K, H / K, D) find."""
     keys, values, new_k, new_v = stored
     new_k.copy_(k)
     new_v.copy_(v)

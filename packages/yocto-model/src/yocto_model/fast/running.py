@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from yocto_model.cache import CacheRows, KVCache, check_count, make_generators, n_common
+from yocto_model.cache import KVCache, check_count, make_generators, n_common
 from yocto_model.config import SamplingOptions
 from yocto_model.errors import InputError, SamplingError
-from yocto_model.fast.decoding import OneToken, Together
+from yocto_model.fast.decoding import OneToken
+from yocto_model.fast.inference import InferenceGPT
+from yocto_model.fast.kernel import MOST_ROWS, FewRows
 from yocto_model.generate import window_start
 from yocto_model.gpt import GPT
 from yocto_model.sampling import next_ids
@@ -123,9 +125,8 @@ class RunningBatch:
         self.model, self.max_rows, self.max_tokens = model, max_rows, max_tokens
         self._texts = TextGenerator(model, tokenizer, end_ids=end_ids)
         self._vocab_size = tokenizer.vocab_size
-        self._one_token = OneToken(model)
-        room = min(model.config.block_size, max_tokens // max_rows)
-        self._shared = CacheRows(self._new_cache(room, max_rows))  # for texts that are not long
+        self._one_token = model.one_token if isinstance(model, InferenceGPT) else OneToken(model)
+        self._most = MOST_ROWS if isinstance(self._one_token, FewRows) else max_rows  # in a call
         self._waiting: deque[Job] = deque()
         self._rows: list[Job] = []  # in the order in which they came
         self._kept: list[_Held] = []  # in the order in which they ended
@@ -193,23 +194,16 @@ class RunningBatch:
         for job in list(self._rows):
             if job.unread == 1 and job in self._rows:
                 self._make_room(job)
-        read += self._read_tokens([job for job in self._rows if job.unread == 1])
+        ready = [job for job in self._rows if job.unread == 1]
+        for first in range(0, len(ready), self._most):
+            jobs = ready[first : first + self._most]
+            x = self._one_token(
+                self._tensor(job.window[-1:] for job in jobs), *(job.cache for job in jobs)
+            )
+            read += zip(jobs, self.model.logits(x[:, -1]), strict=True)
         # Who had to give up its row after it was read will be read again.
         read = [(job, logits[: self._vocab_size]) for job, logits in read if job in self._rows]
         return [(job, []) for job in ended] + self._draw(read)
-
-    def _read_tokens(self, ready: list[Job]) -> list[tuple[Job, Tensor]]:
-        """Read one id of each text; logits."""
-        if not ready:
-            return []
-        by_cache = {job.cache: job for job in ready}
-        shared = [cache for cache in self._shared.caches if cache in by_cache]
-        others = [cache for cache in by_cache if cache not in shared]
-        ready = [by_cache[cache] for cache in (*shared, *others)]
-        together = [Together(self._shared, shared)] if len(shared) > 1 else shared
-        ids = self._tensor(job.window[-1:] for job in ready)
-        x = self._one_token(ids, *together, *others)
-        return list(zip(ready, self.model.logits(x[:, -1]), strict=True))
 
     def _admit(self) -> None:
         """Let waiting texts run while there are rows and room for them."""
@@ -219,9 +213,7 @@ class RunningBatch:
             if self._rows and needed > self.max_tokens:
                 return
             self._rows.append(self._waiting.popleft())
-            if self._capacity(job) == self._shared.capacity:
-                continue
-            # All of a chat's last turn is the beginning of its next: no need to copy a long one.
+            # All of a chat's last turn is the beginning of its next: no need for a copy.
             found = [held for held in self._kept if held.ids == job.window[: len(held.ids)]]
             best = max(found, key=lambda held: len(held.ids), default=None)
             if best is not None and len(best.ids) < len(job.window):
@@ -291,16 +283,11 @@ class RunningBatch:
     def _leave(self, job: Job) -> None:
         """Free a row. What was read is kept, in place of what is a part of it."""
         self._rows.remove(job)
-        ids = job.window[: job.cache.length]
-        is_kept = job.error is None and self._n_held() + job.cache.capacity <= self.max_tokens
-        cache = job.cache
-        if is_kept and cache in self._shared.caches:
-            cache = self._new_cache(len(ids))
-            _copy(job.cache, cache, len(ids))
-        self._release(job)
-        if is_kept:
-            self._kept = [held for held in self._kept if held.ids != ids[: len(held.ids)]]
-            self._kept.append(_Held(ids, cache))
+        new = _Held(job.window[: job.cache.length], job.cache)
+        job.cache = self._new_cache(0)
+        if job.error is None and self._n_held() + new.cache.capacity <= self.max_tokens:
+            self._kept = [held for held in self._kept if held.ids != new.ids[: len(held.ids)]]
+            self._kept.append(new)
 
     def _make_room(self, job: Job) -> bool:
         """Give a running text's cache room for its window; False if it has to wait instead."""
@@ -314,40 +301,29 @@ class RunningBatch:
                 break
             else:
                 last = self._rows.pop()
-                self._release(last)
+                last.cache = self._new_cache(0)
                 self._waiting.appendleft(last)
                 if last is job:
                     return False
-        fits = capacity == self._shared.capacity and not self._shared.is_full
-        new = self._shared.take() if fits else self._new_cache(capacity)
-        _copy(old, new, old.length)
-        self._release(job)
-        job.cache = new
+        job.cache = self._new_cache(capacity)
+        _copy(old, job.cache, old.length)
         return True
-
-    def _release(self, job: Job) -> None:
-        """Let go of a text's cache."""
-        if job.cache in self._shared.caches:
-            self._shared.give_back(job.cache, clear=job.error is not None)
-        job.cache = self._new_cache(0)
 
     def _capacity(self, job: Job) -> int:
         """What its cache has room for, if that will do; else what it will get."""
         n = len(job.window)
         if n <= job.cache.capacity:
             return job.cache.capacity
-        if n <= self._shared.capacity:
-            return self._shared.capacity
         return min(self.model.config.block_size, n + n // 4 + _SPARE)
 
     def _n_held(self) -> int:
         caches = [job.cache for job in self._rows] + [held.cache for held in self._kept]
         return sum(cache.capacity for cache in caches)
 
-    def _new_cache(self, capacity: int, n_rows: int = 1) -> KVCache:
+    def _new_cache(self, capacity: int) -> KVCache:
         weight = self.model.token_emb.weight
         place: Any = {"device": weight.device, "dtype": weight.dtype}
-        return KVCache(self.model.config, n_rows, capacity=capacity, **place)
+        return KVCache(self.model.config, capacity=capacity, **place)
 
     def _tensor(self, rows: Any) -> Tensor:
         return torch.tensor(list(rows), device=self.model.token_emb.weight.device)
