@@ -5,9 +5,8 @@ A terminal's prompt takes keys while torch is imported and the model is opened b
 
 import os
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -69,9 +68,10 @@ def _suited(found: FoundModel, ckpt: str | None) -> FoundModel:
 
     On held-out conversations the loss rises while the answers get better: of chats it is the last.
     """
-    run = None if found.checkpoint is None else Run(found.checkpoint.run)
-    if run is None or (found.path / TEMPLATE).exists():
+    # What is wrong with newer steps is said with the one that was found.
+    if found.checkpoint is None or found.checkpoint.skipped or (found.path / TEMPLATE).exists():
         return found
+    run = Run(found.checkpoint.run)
     if ckpt is not None and Path(ckpt).resolve() != run.path.resolve():
         return found
     with suppress(CheckpointError):  # then the newest will do
@@ -126,18 +126,8 @@ class Talk:
 
     def _opened(self) -> "Future[ChatModel]":
         """The model, which a thread opens from the first call on."""
-        if self._opening is not None:
-            return self._opening
-        opening = self._opening = Future()
-
-        def work() -> None:
-            try:
-                opening.set_result(self._open())
-            except BaseException as error:  # noqa: BLE001 - it is raised where a model is needed
-                opening.set_exception(error)
-
-        threading.Thread(target=work, daemon=True).start()
-        return opening
+        self._opening = self._opening or ThreadPoolExecutor(1).submit(self._open)
+        return self._opening
 
     def chat(self) -> "Chat":
         """The chat, once the model is open; waits for that."""
