@@ -192,9 +192,6 @@ def test_the_opening_is_short_and_honest(make_talk: Any) -> None:
         "A small plain-text model: it continues a dialogue, and makes things up.\n"
         "/help lists the commands, Ctrl-D leaves.\n"
     )
-    object.__setattr__(talk.chat.model, "best_step", 5)
-    introduce(talk.chat)
-    assert "Its loss was lowest at step 5: --ckpt " in talk.shown
 
 
 def test_the_opening_shows_a_system_text_of_the_template(

@@ -216,9 +216,6 @@ def introduce(chat: "Chat") -> None:
         remarks = [f"A {small}chat model: it answers as its text taught it{made_up}."]
     if (said := chat.layout.default_system) and not chat.conversation.system:
         remarks.append(f"Its template adds a system text, unless you give one: {said}")
-    if model.best_step is not None and model.best_step != model.step:
-        best = f"--ckpt {model.run}/best"
-        remarks.append(f"Its loss was lowest at step {model.best_step}: {best}")
     for remark in (*remarks, "/help lists the commands, Ctrl-D leaves."):
         chat.screen.remark(remark)
 
