@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from yocto_cli.arguments import CommandArguments, flag, load
 from yocto_cli.command import UsageError, run_command
@@ -43,6 +44,15 @@ class ServerArguments:
 class ServeArguments(CommandArguments):
     """The flags of yocto-serve."""
 
+    SHORT: ClassVar[tuple[str, ...]] = (
+        "ckpt",
+        "host",
+        "port",
+        "api_key",
+        "auth",
+        "allow_origin",
+        "threads",
+    )
     server: ServerArguments = ServerArguments()
     model: ModelArguments = field(default_factory=ModelArguments)
 
