@@ -45,14 +45,9 @@ class ServeArguments(CommandArguments):
     """The flags of yocto-serve."""
 
     SHORT: ClassVar[tuple[str, ...]] = (
-        "ckpt",
-        "host",
-        "port",
-        "api_key",
-        "auth",
-        "allow_origin",
-        "threads",
-    )
+        "ckpt", "host", "port", "api_key", "auth", "allow_origin", "threads",
+    )  # fmt: skip
+
     server: ServerArguments = ServerArguments()
     model: ModelArguments = field(default_factory=ModelArguments)
 
