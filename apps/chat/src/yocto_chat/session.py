@@ -41,7 +41,7 @@ def run(arguments: ChatArguments) -> None:
     message = "" if interactive else read_message(screen)
     if problems := arguments.sampling.problems():
         raise UsageError("; ".join(problems))
-    found = _suited(located(arguments.model.ckpt, arguments.model), arguments.model.ckpt)
+    found = suited(located(arguments.model.ckpt, arguments.model), arguments.model.ckpt)
 
     def opened() -> "ChatModel":
         from yocto_chat.generation import open_model  # noqa: PLC0415 - brings torch in
@@ -63,7 +63,7 @@ def run(arguments: ChatArguments) -> None:
         os._exit(0)  # Python's own way out would wait for what is imported
 
 
-def _suited(found: FoundModel, ckpt: str | None) -> FoundModel:
+def suited(found: FoundModel, ckpt: str | None) -> FoundModel:
     """Of a run that learned prose the step with the lowest loss, unless a step is named.
 
     On held-out conversations the loss rises while the answers get better: of chats it is the last.
