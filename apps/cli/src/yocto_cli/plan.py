@@ -39,6 +39,8 @@ from yocto_cli.train_settings import (
 _COMPILE_SECONDS = 600
 _COMPILE_ITERS = 1_000
 _FEWEST_TUNING_STEPS = 10
+_RANK = 16  # of adapters that a plan compares with
+_LARGEST_PART = 0.8  # of the machine's memory
 _SHARE_OF_EVALUATION = 0.02  # of the time, for one evaluation of a large model
 _OF_THE_MODEL = (
     "n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "arch", "preset", "tokenizer",
@@ -202,20 +204,55 @@ def _fitted(
     return {**chosen, "max_iters": iters, "compile": "on"}
 
 
-def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float) -> str:
+def described(trainer: Trainer, seconds_per_step: float) -> str:
     """What --plan prints about memory and time."""
-    needed = memory_bytes(
-        n_parameters=model.n_parameters, n_layer=model.n_layer, n_embd=model.n_embd,
-        n_hidden=model.hidden, vocab_size=model.vocab_size,
-        tokens=train.batch_size // train.accumulate * model.block_size,
-        grad_checkpointing=train.grad_checkpointing,
-    )  # fmt: skip
-    minutes = seconds_per_step * train.max_iters / 60
+    needed = _memory(trainer.model.config, trainer.config, trainer.train_data.block_size)
+    minutes = seconds_per_step * trainer.config.max_iters / 60
     return (
         f"memory  about {needed / 2**20:,.0f} MiB in addition to torch itself\n"
         f"time    {1000 * seconds_per_step:.0f} ms per step on this machine: {minutes:.1f} "
         "minutes, and a few seconds for each evaluation"
     )
+
+
+def _memory(model: GPTConfig, train: TrainConfig, block_size: int) -> int:
+    rows = train.batch_size // train.accumulate
+    half = train.precision not in ("auto", "float32")
+    return memory_bytes(model, train, tokens=rows * block_size, half=half)
+
+
+def compared(given: Given, data: Data) -> str:
+    """What --plan prints about a model that is gone on from: what the time is enough for.
+
+    Args:
+        given: the flags, before they were completed.
+        data: with that model.
+    """
+    rank, lines, fits = given.get("lora_rank") or _RANK, [], True
+    for name, lora_rank in (("all weights", 0), (f"adapters of rank {rank}", rank)):
+        try:
+            flags = planned({**given, "lora_rank": lora_rank}, data)
+        except TrainConfigError as error:
+            lines.append(f"{name}: {error}")
+            continue
+        model, train = data.settings(flags)
+        tokens = train.max_iters * train.batch_size * flags["block_size"]
+        needed = _memory(model, train, flags["block_size"])
+        fits = fits and (lora_rank > 0 or needed < _LARGEST_PART * _memory_of_machine())
+        lines.append(
+            f"{name}: {train.max_iters:,} steps, {tokens:,} tokens "
+            f"({tokens / data.meta.train.tokens:.2g} epochs), about {needed / 2**20:,.0f} MiB"
+        )
+    best = "all weights, which learn more" if fits else f"--lora_rank {rank}, as memory is short"
+    return "\n".join([*(f"choice  {line}" for line in lines), f"best    {best}"])
+
+
+def _memory_of_machine() -> float:
+    """Bytes, or infinite where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def _with_precision(given: Given, data: Data) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from yocto_cli.arguments import dump_toml
 from yocto_cli.chats import ends_of, template_of
 from yocto_cli.command import UsageError, WorkFailedError, describe_error, handling
 from yocto_cli.origin import Origin
-from yocto_cli.plan import check_flags, described, planned
+from yocto_cli.plan import check_flags, compared, described, planned
 from yocto_cli.report.recorder import Recorder, tensorboard
 from yocto_cli.report.summary import About, farewell, resumed, summary
 from yocto_cli.screen.curve import History
@@ -83,8 +83,9 @@ def _train(
         verify_tokens(data_dir / name)
     if origin is not None and world.is_main:
         say(f"going on from {origin.path}")
+    asked = given
     if resume is None:
-        given = world.on_main(lambda: planned(given, data))
+        given = world.on_main(lambda: planned(asked, data))
     model, config = data.settings(given)
     if config.compile == "on" and world.is_main:
         say("compiling the model; this takes up to a minute")
@@ -106,7 +107,10 @@ def _train(
         if arguments.run.plan:
             seconds = trainer.time_step()  # by all processes: each step is shared
             if world.is_main:
-                say(f"{summary(trainer, run, data_dir)}\n{described(model, config, seconds)}")
+                say(f"{summary(trainer, run, data_dir)}\n{described(trainer, seconds)}")
+                if data.origin is not None and resume is None:
+                    del trainer  # its memory is needed
+                    say(compared(asked, data))
             return 0
         if data.origin is not None and resume is None:
             trainer.request_evaluation()  # what it was before is worth knowing
