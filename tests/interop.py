@@ -23,6 +23,8 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
+from yocto_cli.chats import ChatEncoder
+from yocto_data import ChatDataset, TextPart, iter_chats, prepare_chats
 from yocto_model import GPT, GPTConfig, read_gguf, write_gguf
 from yocto_tokenizers import (
     BaseTokenizer,
@@ -34,6 +36,7 @@ from yocto_tokenizers import (
     load_tokenizer,
     tokenizer_from_gguf,
 )
+from yocto_train.step import cross_entropy
 
 CORPUS = Path(__file__).parent.parent / "data" / "philosophy.txt"
 # Line ends, marks that join the letter before them, two kinds of spaces, an emoji of four bytes.
@@ -255,6 +258,60 @@ def small_models() -> None:
                     check(client, family, kind, test)
 
 
+# --- chats ---------------------------------------------------------------------------------------
+
+# As in transformers' documentation: what stands in `generation` is what is learned.
+MARKED = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
+)
+
+
+def learned_of_chats(family: str, kind: str) -> str:
+    """Ids, mask and loss of chats: theirs by the template's own marks, and by labels of -100."""
+    text = CORPUS.read_text(encoding="utf-8")[:200_000]
+    own = ("<|im_start|>", "<|im_end|>")
+    tokenizer: BaseTokenizer = CharTokenizer.train(text, special_tokens=own)
+    if kind == "pieces":
+        tokenizer = SentencePieceTokenizer.train(text, vocab_size=600, special_tokens=own)
+    encode, model = ChatEncoder(MARKED, tokenizer), model_of(family, tokenizer.vocab_size)
+    with tempfile.TemporaryDirectory() as place:
+        folder, source = Path(place) / "folder", Path(place) / "chats.txt"
+        source.write_text(text, encoding="utf-8")
+        model.save(folder)
+        for name, content in tokenizer.folder_files().items():
+            (folder / name).write_bytes(content)
+        data, chats = Path(place) / "data", [*iter_chats(source)][:100]
+        prepare_chats(source, data, tokenizer=tokenizer, encode=encode, template=MARKED)
+        x, y = ChatDataset(data / "train.bin", 256).gather(np.arange(16))
+        writer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+        peer = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for chat in chats:
+        if isinstance(chat, TextPart):
+            continue
+        said = [{"role": message.role, "content": message.content.strip()} for message in chat]
+        found = writer.apply_chat_template(
+            said, chat_template=MARKED, return_dict=True, return_assistant_tokens_mask=True
+        )
+        ids, learned = encode(chat)
+        equal("ids", ids, found["input_ids"])
+        equal("masks", [int(each) for each in learned], found["assistant_masks"])
+    with torch.no_grad():
+        # Their labels are not shifted yet: each belongs to the id in its own place.
+        labels = torch.cat((y[:, :1] * 0 - 100, y), 1)
+        theirs = peer.eval()(input_ids=torch.cat((x, x[:, :1]), 1), labels=labels).loss
+        return close(cross_entropy(model(x), y), theirs, 1e-5).replace("logits", "loss")
+
+
+def chats() -> None:
+    """What is learned of conversations, against transformers' own reckoning."""
+    for family in FAMILIES:
+        for kind in ("characters", "pieces"):
+            check("transformers", family, f"chats, {kind}", partial(learned_of_chats, family, kind))
+
+
 # --- a real model --------------------------------------------------------------------------------
 
 
@@ -320,6 +377,7 @@ def main() -> int:
     torch.set_num_threads(2)
     if "small" in parts:
         small_models()
+        chats()
     if "real" in parts:
         real_model()
     print("\nclient                  " + "".join(f"{family:>10}" for family in FAMILIES))

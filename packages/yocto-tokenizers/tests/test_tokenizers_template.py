@@ -1,6 +1,7 @@
 """Chat templates, against Jinja's rendering of the whole conversation and against `tokenizers`."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache
@@ -338,6 +339,57 @@ def test_a_template_that_cannot_be_used_is_refused_by_name(source: str, reason: 
     assert str(refused.value).startswith(reason)
     assert "\n" not in str(refused.value)
     assert isinstance(refused.value, TokenizerError)
+
+
+_LOOPS = "{% for a in range(99999) %}"
+_GROWS = "{% set n = namespace(x='abcd') %}{% for a in range(99) %}{% set n.x = "
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        _LOOPS * 5 + "{% endfor %}" * 5,
+        _LOOPS + "a" * 9_999 + "{% endfor %}",
+        _LOOPS + "{{ 'a' * 99999 }}{% endfor %}",
+        "{% set x = 'a' * 99999 %}" + _LOOPS + "{{ x }}{% endfor %}",
+        "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(1) }}",
+        "{% macro f(n) %}{{ f(n - 1) ~ f(n - 1) if n }}{% endmacro %}{{ f(90) }}",
+        *(_GROWS + form + " %}{% endfor %}{{ n.x }}" for form in (
+            "n.x ~ n.x", "n.x + n.x", "n.x * 2", "[n.x, n.x]", "[n.x] * 9", "'%s%s' % (n.x, n.x)",
+            "'{0}{0}'.format(n.x)", "n.x.replace('b', n.x)", "n.x | replace('b', n.x)",
+            "[n.x, n.x] | join(n.x)", "n.x.join([n.x, n.x])", "n.x | center(n.x | length * 2)",
+            "n.x ~ n.x[:]", "{0: n.x, 1: n.x}",
+        )),
+        *("{{ " + form + " }}" for form in (
+            "'a' * 10 ** 10", "10 ** 10 * 'a'", "[1] * 10 ** 9", "9 ** 9999999",
+            "'%999999999d' % 1",
+            "'%*d' % (999999999, 1)", "'{:999999999}'.format(1)", "'{:{}}'.format(1, 10 ** 9)",
+            "'%999999999d' | format(1)", "'a' | center(10 ** 9)", "'a'.ljust(10 ** 9)",
+            "'\t'.expandtabs(10 ** 9)", "'a\nb' | indent(10 ** 9)", "lipsum(n=99999)",
+            "messages | tojson(indent=10 ** 9)",
+        )),
+    ],
+)  # fmt: skip
+def test_a_template_comes_to_an_end(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that loops for ever, or prints a gigabyte, is refused in one line and little memory."""
+    monkeypatch.setattr("yocto_tokenizers.formats.chat_template._MOST_SECONDS", 1.0)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ChatTemplateError, match="x refuses these messages"):
+            ChatTemplate(source, name="x").segments([{"role": "user", "content": "Hi"}], CHARS)
+        assert tracemalloc.get_traced_memory()[1] < 400 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_long_conversations_are_within_the_bounds() -> None:
+    """What people really say is far below them: many messages, long ones, and long numbers."""
+    many = [{"role": role, "content": f"{'1234567 ' * 9}{n}"}
+            for n in range(1_000) for role in ("user", "assistant")]  # fmt: skip
+    long = [{"role": "user", "content": "long " * 400_000}]
+    for name, source in TEMPLATES.items():
+        for messages in (many, long):
+            assert ChatTemplate(source, name=name).segments(messages, CHARS)
 
 
 def test_the_template_of_a_model() -> None:

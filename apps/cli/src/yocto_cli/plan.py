@@ -204,12 +204,15 @@ def _fitted(
     return {**chosen, "max_iters": iters, "compile": "on"}
 
 
-def described(trainer: Trainer, seconds_per_step: float) -> str:
-    """What --plan prints about memory and time."""
+def described(trainer: Trainer, seconds_per_step: float, *, done: int = 0) -> str:
+    """What --plan prints about memory and time, of a run with `done` steps behind it."""
     needed = _memory(trainer.model.config, trainer.config, trainer.train_data.block_size)
-    minutes = seconds_per_step * trainer.config.max_iters / 60
+    left = max(0, trainer.config.max_iters - done)
+    minutes = seconds_per_step * left / 60
+    begun = f"left    {left:,} steps after the {done:,} that are done
+" if done else ""
     return (
-        f"memory  about {needed / 2**20:,.0f} MiB in addition to torch itself\n"
+        f"{begun}memory  about {needed / 2**20:,.0f} MiB in addition to torch itself\n"
         f"time    {1000 * seconds_per_step:.0f} ms per step on this machine: {minutes:.1f} "
         "minutes, and a few seconds for each evaluation"
     )

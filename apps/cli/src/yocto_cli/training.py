@@ -105,9 +105,12 @@ def _train(
             world=world,
         )  # fmt: skip
         if arguments.run.plan:
+            done = _checkpoint(run, resume).step if resume else 0
             seconds = trainer.time_step()  # by all processes: each step is shared
             if world.is_main:
-                say(f"{summary(trainer, run, data_dir)}\n{described(trainer, seconds)}")
+                plan = described(trainer, seconds, done=done)
+                say(f"{summary(trainer, run, data_dir)}
+{plan}")
                 if data.origin is not None and resume is None:
                     del trainer  # its memory is needed
                     say(compared(asked, data))
@@ -133,7 +136,7 @@ def _recorded(
         if note := tokenizer_note(trainer.tokenizer):
             lines.append(f"note: {note} Its bits per byte do not compare with those of others.")
         if resume:
-            checkpoint = run.latest() if resume == run.path else Checkpoint.open(resume)
+            checkpoint = _checkpoint(run, resume)
             changes = trainer.restore(checkpoint)
             lines.insert(0, resumed(checkpoint, changes, max_iters=trainer.config.max_iters))
         board = None
@@ -151,6 +154,11 @@ def _recorded(
             save_adapter(trainer.model, Path(adapter), base=base)
             say(f"adapters: {adapter}")
         return code
+
+
+def _checkpoint(run: Run, resume: Path) -> Checkpoint:
+    """What to go on from: the newest of the run, or the step that is named."""
+    return run.latest() if resume == run.path else Checkpoint.open(resume)
 
 
 def run_to_end(
