@@ -209,8 +209,7 @@ def described(trainer: Trainer, seconds_per_step: float, *, done: int = 0) -> st
     needed = _memory(trainer.model.config, trainer.config, trainer.train_data.block_size)
     left = max(0, trainer.config.max_iters - done)
     minutes = seconds_per_step * left / 60
-    begun = f"left    {left:,} steps after the {done:,} that are done
-" if done else ""
+    begun = f"left    {left:,} steps after the {done:,} that are done\n" if done else ""
     return (
         f"{begun}memory  about {needed / 2**20:,.0f} MiB in addition to torch itself\n"
         f"time    {1000 * seconds_per_step:.0f} ms per step on this machine: {minutes:.1f} "

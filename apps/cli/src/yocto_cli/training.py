@@ -109,8 +109,7 @@ def _train(
             seconds = trainer.time_step()  # by all processes: each step is shared
             if world.is_main:
                 plan = described(trainer, seconds, done=done)
-                say(f"{summary(trainer, run, data_dir)}
-{plan}")
+                say(f"{summary(trainer, run, data_dir)}\n{plan}")
                 if data.origin is not None and resume is None:
                     del trainer  # its memory is needed
                     say(compared(asked, data))
