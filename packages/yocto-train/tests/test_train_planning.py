@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from yocto_model import ARCHITECTURES, GPT, GPTConfig
 from yocto_train import TrainConfig, TrainConfigError
 from yocto_train.scale import planning
-from yocto_train.scale.planning import SIZES, Candidate, choose, compile_pays, memory_bytes
+from yocto_train.scale.planning import SIZES, Candidate, choose, memory_bytes
 from yocto_train.tune.lora import adapt
 
 property_test = pytest.mark.property
@@ -164,14 +164,3 @@ def test_checkpointing_saves_more_memory_in_deeper_models(n_layer: int, tokens: 
         return kept - recomputed
 
     assert 0 < saved(n_layer) < saved(n_layer + 1)
-
-
-@property_test
-@given(st.floats(1e-4, 1e2), st.floats(0.1, 2), st.floats(0, 100), st.integers(1, 10**6))
-def test_compiling_pays_only_if_the_run_ends_sooner(
-    plain: float, ratio: float, spent: float, iters: int
-) -> None:
-    """By a twentieth at least; and if it pays for a run, it does for a longer one."""
-    pays = compile_pays(plain, plain * ratio, spent, iters)
-    assert pays == (spent / iters < plain * (0.95 - ratio)) or ratio == pytest.approx(0.95)
-    assert not pays or compile_pays(plain, plain * ratio, spent, 2 * iters)

@@ -18,7 +18,6 @@ from yocto_train import (
     Trainer,
     against_overfitting,
     choose,
-    compile_pays,
     cpu_precision,
     memory_bytes,
     place,
@@ -35,9 +34,7 @@ from yocto_cli.train_settings import (
     settings,
 )
 
-# In a shorter run, compiling saves less time than trying it takes.
-_COMPILE_SECONDS = 600
-_COMPILE_ITERS = 1_000
+_COMPILE_SECONDS = 600  # in a shorter run on a CPU, compiling saves less time than it takes
 _FEWEST_TUNING_STEPS = 10
 _RANK = 16  # of adapters that a plan compares with
 _LARGEST_PART = 0.8  # of the machine's memory
@@ -141,7 +138,7 @@ def planned(given: Given, data: Data) -> dict[str, Any]:
         return _tuned(data.windowed(given), data)
     has_size = "preset" in given or recipe_name(given) == "gpt2"
     if "max_iters" in given or (minutes is None and has_size):
-        return _with_compile(_with_precision(given, data), data)
+        return _with_precision(given, data)
     free = _is_size_free(given)
     sizes = [size for size in SIZES if free and size["block_size"] < data.shortest] or [{}]
     return _fitted(given, data, sizes, 60 * (DEFAULT_MINUTES if minutes is None else minutes))
@@ -179,12 +176,13 @@ def _tuned(given: dict[str, Any], data: Data) -> dict[str, Any]:
 def _fitted(
     given: Given, data: Data, sizes: Sequence[Mapping[str, Any]], seconds: float
 ) -> dict[str, Any]:
-    """The flags with the size and the steps that fit a time."""
+    """The flags with the size and the steps that fit a time; a long run is compiled."""
+    is_auto = given.get("compile", "auto") == "auto"
 
     def measured(size: Mapping[str, Any]) -> Candidate:
         sized = _with_precision({**size, **given}, data)
         # Compiling itself takes long, so the size is chosen without it.
-        plain = {**sized, "compile": "off"} if _may_compile(sized, data) else sized
+        plain = {**sized, "compile": "off"} if is_auto else sized
         return _measure(plain, size, data)[0]
 
     candidate, iters = choose(seconds, measured, sizes=sizes)
@@ -195,10 +193,12 @@ def _fitted(
     if given.get("dropout", 0) and "dropout" not in flags:  # it takes time, so fewer steps fit
         candidate, iters = choose(seconds, measured, sizes=[candidate.size])
     chosen = _with_precision({**candidate.size, **given, "max_iters": iters}, data)
-    if not _may_compile(chosen, data) or seconds < _worth_trying_from(chosen):
+    is_gpu = place(given["device"], "auto").device.type == "cuda"
+    if not (is_auto and (is_gpu or seconds >= _COMPILE_SECONDS)):
         return chosen
-    compiled, spent = _measured_compiled(chosen, candidate.size, data)
-    if not compile_pays(candidate.seconds_per_step, compiled.seconds_per_step, spent, iters):
+    say("compiling the model, to see how many steps fit; this takes up to a minute")
+    compiled, spent = _measure({**chosen, "compile": "on"}, candidate.size, data)
+    if spent > seconds / 4:
         return {**chosen, "compile": "off"}
     _, iters = choose(seconds - spent, lambda _: compiled, sizes=[candidate.size])
     return {**chosen, "max_iters": iters, "compile": "on"}
@@ -265,37 +265,6 @@ def _with_precision(given: Given, data: Data) -> dict[str, Any]:
         return {**given}
     precision, _ = cpu_precision(model.n_embd)
     return {**given, "precision": precision}
-
-
-def _with_compile(given: dict[str, Any], data: Data) -> dict[str, Any]:
-    """The flags with compiling decided, for a run whose steps are given and are many."""
-    iters = data.settings(given)[1].max_iters
-    if iters < _COMPILE_ITERS or not _may_compile(given, data):
-        return given
-    plain, _ = _measure({**given, "compile": "off"}, {}, data, repeats=2)
-    if plain.seconds_per_step * iters < _worth_trying_from(given):
-        return given
-    compiled, spent = _measured_compiled(given, {}, data)
-    pays = compile_pays(plain.seconds_per_step, compiled.seconds_per_step, spent, iters)
-    return {**given, "compile": "on" if pays else "off"}
-
-
-def _may_compile(given: Given, data: Data) -> bool:
-    """Whether to find out if compiling pays."""
-    return data.settings(given)[1].compile == "auto"
-
-
-def _worth_trying_from(given: Given) -> float:
-    """Seconds that a run must last for compiling to be tried; on a GPU it is always tried."""
-    return 0 if place(given["device"], "auto").device.type == "cuda" else _COMPILE_SECONDS
-
-
-def _measured_compiled(
-    given: Given, size: Mapping[str, Any], data: Data
-) -> tuple[Candidate, float]:
-    """The size compiled, and the seconds that compiling takes."""
-    say("finding out whether torch.compile pays; this takes up to a minute")
-    return _measure({**given, "compile": "on"}, size, data)
 
 
 def _measure(

@@ -82,7 +82,7 @@ def _train(
     for name in ("train.bin", "val.bin"):
         verify_tokens(data_dir / name)
     if origin is not None and world.is_main:
-        say(f"going on from {origin.path}")
+        say(f"going on from {origin.opened.path}")
     asked = given
     if resume is None:
         given = world.on_main(lambda: planned(asked, data))
@@ -98,7 +98,8 @@ def _train(
         template = template_of(data_dir, data.meta, tokenizer)
         ends = ends_of(template, tokenizer)
         if data.origin is not None:
-            template, ends = template or data.origin.template, ends + data.origin.end_ids
+            before = data.origin.opened
+            template, ends = template or before.template, ends + before.end_ids
         trainer = Trainer(
             data.model(model, config.seed), train_data, val_data, config, run=run,
             tokenizer=tokenizer, end_ids=ends, template=template, device=arguments.run.device,

@@ -93,14 +93,6 @@ def choose(
     return min(fitting, key=distance)
 
 
-def compile_pays(plain: float, compiled: float, spent: float, iters: int) -> bool:
-    """Whether compiling, which takes `spent` seconds, shortens a run by at least a twentieth.
-
-    `plain` and `compiled` are seconds per step. A smaller gain is not worth different rounding.
-    """
-    return spent + compiled * iters < 0.95 * plain * iters
-
-
 def against_overfitting(epochs: float) -> dict[str, float]:
     """Dropout and weight decay that suit how often each token is seen.
 
