@@ -27,8 +27,8 @@ _STATES = {
 }
 # Changing these does not change a single bit of a run's weights.
 _HARMLESS = {
-    "log_interval", "eval_interval", "eval_iters", "eval_whole", "save_interval", "keep", "patience",
-    "sample_interval", "sample_prompt", "sample_tokens", "save_dtype",
+    "log_interval", "eval_interval", "eval_iters", "eval_whole", "save_interval", "keep",
+    "patience", "sample_interval", "sample_prompt", "sample_tokens", "save_dtype",
 }  # fmt: skip
 # What kind of model it is, said at the end of a run.
 _ANSWERS = (
