@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from yocto_data import ChatDataset, TokenDataset
 from yocto_model import ARCHITECTURES, GPTConfig
+from yocto_model.formats.families import family_of
 from yocto_train import Checkpoint, Event, Run, Stopped
 
 from yocto_cli.command import next_command
@@ -26,8 +27,8 @@ _STATES = {
 }
 # Changing these does not change a single bit of a run's weights.
 _HARMLESS = {
-    "log_interval", "eval_interval", "eval_iters", "save_interval", "keep", "patience",
-    "sample_interval", "sample_prompt", "sample_tokens", "save_dtype",
+    "log_interval", "eval_interval", "eval_iters", "eval_whole", "save_interval", "keep",
+    "patience", "sample_interval", "sample_prompt", "sample_tokens", "save_dtype",
 }  # fmt: skip
 # What kind of model it is, said at the end of a run.
 _ANSWERS = (
@@ -49,7 +50,8 @@ def summary(trainer: "Trainer", run: Run, data_dir: Path) -> str:
 
 def _details(trainer: "Trainer", data_dir: Path) -> dict[str, str]:
     model, config = trainer.model.config, trainer.config
-    arch = closest_architecture(model)
+    family = family_of(model)  # of a model from elsewhere, whose settings no table of ours has
+    arch = family if family in ("llama", "qwen2") else closest_architecture(model)
     tokens, parameters = trainer.train_data.n_tokens, model.n_parameters
     epochs = config.max_iters * config.batch_size / trainer.sampler.windows_per_epoch
     learned = sum(weight.numel() for weight in trainer.machine.parameters)
