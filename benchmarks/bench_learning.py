@@ -17,7 +17,7 @@ from typing import Any
 
 from common import machine, prepared, trainer, vocab_size
 from peer import Peer, nanogpt
-from yocto_train import Evaluated, Stopped, measure_precision
+from yocto_train import Evaluated, Stopped, cpu_precision
 
 SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "1337 1338 1339").split()]
 ROWS = os.environ.get("LEARNING", "reach time").split()
@@ -67,7 +67,7 @@ def peer_seconds(data_dir: Path) -> list[float]:
 def run(data_dir: Path, settings: Settings, seed: int) -> tuple[float, float]:
     """Train once; returns seconds and loss."""
     model, train = settings
-    precision, _ = measure_precision(model["n_embd"])
+    precision, _ = cpu_precision(model["n_embd"])
     config = {**BASE, **train, "seed": seed, "precision": precision}
     loss = 0.0
     begun = time.perf_counter()
@@ -90,7 +90,7 @@ def run(data_dir: Path, settings: Settings, seed: int) -> tuple[float, float]:
 def fitted(data_dir: Path, settings: Settings, seconds: float) -> Settings:
     """The settings with as many steps as fit, and a little less: the machine may get busier."""
     model, train = settings
-    precision, _ = measure_precision(model["n_embd"])
+    precision, _ = cpu_precision(model["n_embd"])
     begun = time.perf_counter()
     probe = trainer(
         data_dir, model, {**BASE, **train, "max_iters": 1_000, "precision": precision}, "modern"

@@ -15,7 +15,7 @@ from typing import Any
 
 from common import machine, prepared, trainer, vocab_size
 from peer import Peer, nanogpt
-from yocto_train import RECIPES, Trainer, measure_precision, step
+from yocto_train import RECIPES, Trainer, cpu_precision, step
 
 SHAPES = {
     "0.8M, context 64, batch 12": (
@@ -75,7 +75,7 @@ def main() -> None:
     data_dir = prepared()
     module = nanogpt()
     for name, (shape, batch, steps) in SHAPES.items():
-        precision, why = measure_precision(shape["n_embd"])
+        precision, why = cpu_precision(shape["n_embd"])
         kinds = dict.fromkeys((precision, f"{precision} compiled", "float32"))
         made = {kind: ours(data_dir, shape, batch, kind) for kind in kinds}
         peer = module and Peer(

@@ -19,7 +19,7 @@ from typing import Any, cast
 from yocto_chat.chat import Chat
 from yocto_chat.generation import ChatModel
 from yocto_chat.screen import Screen
-from yocto_chat.session import converse, reader_for
+from yocto_chat.session import Talk
 from yocto_cli.command import run_command
 from yocto_cli.model_arguments import SamplingArguments
 from yocto_model import TextGenerator, Token
@@ -79,7 +79,8 @@ def main(_argv: list[str]) -> None:
         n_parameters=1,
     )  # fmt: skip
     chat = Chat(model, SamplingArguments(max_new_tokens=900), screen=Screen(sys.stdout))
-    converse(chat, reader_for(chat, keep_history=True))
+    talk = Talk(chat.screen, lambda: chat.model, lambda _model: chat, name="actor")
+    talk.converse(talk.reader(keep_history=True))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from unittest.mock import Mock
 
 import pytest
 from yocto_chat.app import ChatArguments, ConversationArguments, main
-from yocto_chat.session import converse, introduce
+from yocto_chat.session import Talk as Session
+from yocto_chat.session import introduce
 from yocto_cli.arguments import load
 from yocto_model import SamplingError
 from yocto_tokenizers import CharTokenizer
@@ -132,7 +133,7 @@ def test_a_broken_model_is_failed_work(
         raise SamplingError("the model's output is not finite")
 
     talk.generator.before_token = broken
-    monkeypatch.setattr("yocto_chat.session.open_model", lambda *_named, **_: talk.chat.model)
+    monkeypatch.setattr("yocto_chat.generation.open_model", lambda *_named, **_: talk.chat.model)
     result = run()
     assert result.code == 1
     assert "error: the model could not answer: the model's output is not finite\n" in result.err
@@ -214,12 +215,13 @@ def test_the_opening_shows_a_system_text_of_the_template(
 def test_the_loop(make_talk: Any) -> None:
     """Ctrl-C on an empty line says how to leave; errors are one line; Ctrl-D and /exit leave."""
     talk = make_talk(" ok\n\n")
-    converse(talk.chat, Mock(side_effect=[KeyboardInterrupt, "hi", "", "/nothing", EOFError]))
+    session = Session(talk.chat.screen, lambda: talk.chat.model, lambda _: talk.chat, name="tiny")
+    session.converse(Mock(side_effect=[KeyboardInterrupt, "hi", "", "/nothing", EOFError]))
     assert "- Ctrl-D or /exit leaves -\n" in talk.shown
     assert "ok\n" in talk.shown
     assert "! nothing sent: the message is empty\n" in talk.shown
     assert "! no command is called /nothing; " in talk.shown
-    converse(talk.chat, Mock(side_effect=["/exit", "never read"]))
+    session.converse(Mock(side_effect=["/exit", "never read"]))
     assert talk.chat.finished
 
 

@@ -92,16 +92,38 @@ def test_a_message_that_is_too_long_keeps_its_end(make_talk: Any) -> None:
 
 
 def test_a_reply_that_is_cut_says_why(make_talk: Any) -> None:
-    """By the limit or the window; /continue then makes room and goes on."""
+    """By the limit."""
     talk = make_talk("abcdef", max_new_tokens=3)
     talk.do("m")
     assert "limit: /continue" in talk.shown
-    talk = make_talk("x" * 99, " y.\n\n", block_size=64)
+
+
+@pytest.mark.property
+@given(
+    script=st.text("ab c", min_size=200, max_size=200),
+    block_size=st.integers(48, 120),
+    limit=st.integers(1, 200),
+)
+def test_a_reply_goes_on_where_the_window_fills(
+    make_talk: Any, script: str, block_size: int, limit: int
+) -> None:
+    """Each token is shown once, no prompt takes the reply's room, no two streams share a seed."""
+    talk = make_talk(block_size=block_size, max_new_tokens=limit, seed=2**63 - 2)
+    begin, streams = talk.generator.stream, []
+
+    def stream(prompt: list[int], max_new_tokens: int, **options: Any) -> Any:
+        assert 0 < max_new_tokens <= block_size - len(prompt)
+        talk.generator.scripts = [("x" + script)[sum(len(each.tokens) for each in streams) :]]
+        streams.append(begin(prompt, max_new_tokens, **options))
+        return streams[-1]
+
+    talk.generator.stream = stream
     talk.do("m")
-    assert "ctx 64/64 · window full: /continue" in talk.shown
-    talk.chat.extend()
-    assert talk.said[0] == "x" * 46 + " y."
-    assert len(talk.generator.calls[1]["prompt"]) == 32
+    assert talk.said == [("x" + script)[:limit]]
+    assert talk.chat.last.n_drawn == limit
+    seeds = [call["seed"] for call in talk.generator.calls]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_ctrl_c_keeps_what_was_said(make_talk: Any) -> None:

@@ -45,7 +45,6 @@ def test_prompt_and_reply_fill_the_window_and_no_more(
     prompt = build_prompt(conversation, layout, window=window, max_new_tokens=limit)
     assert len(prompt.ids) + prompt.room <= window
     assert min(limit, window // 2) <= prompt.room <= limit
-    assert prompt.room_is_window == (window - len(prompt.ids) <= limit)
     *past, last = conversation.turns
     past = [turn for turn in past if turn.answered]
     budget = window - min(limit, window // 2)

@@ -17,11 +17,8 @@ STOPS = ("\n\n", "\nUser:", "\nAssistant:")
 MakeGeneration = Callable[..., Generation]
 
 
-def prompt_of(ids: Sequence[int] = (1,), room: int = 100, *, is_window: bool = False) -> Prompt:
-    return Prompt(
-        ids=list(ids), room=room, room_is_window=is_window, hidden_turns=0,
-        cut_tokens=0,
-    )  # fmt: skip
+def prompt_of(ids: Sequence[int] = (1,), room: int = 100) -> Prompt:
+    return Prompt(ids=list(ids), room=room, hidden_turns=0, cut_tokens=0)
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +26,10 @@ def finished(make_talk: Any) -> MakeGeneration:
     """Runs a reply of a scripted model to its end."""
 
     def make(script: Sequence[str], prompt: Prompt | None = None, **options: Any) -> Generation:
-        chat = make_talk(script).chat
-        options = {"settings": SamplingArguments(), "seed": 1, **options}
-        reply = Generation(chat.model, prompt or prompt_of(), chat.layout, **options)
+        chat, prompt = make_talk(script).chat, prompt or prompt_of()
+        settings = SamplingArguments(max_new_tokens=prompt.room)
+        options = {"settings": settings, "seed": 1, "onward": lambda *_: prompt, **options}
+        reply = Generation(chat.model, prompt, chat.layout, **options)
         reply.run(lambda _token: None)
         return reply
 
@@ -49,24 +47,22 @@ def test_a_stop_string_ends_the_reply_and_is_not_in_it(finished: MakeGeneration,
 
 
 @pytest.mark.parametrize(
-    ("script", "room", "is_window", "expected"),
+    ("script", "room", "expected"),
     [
-        ("abcd\nUser: x", 5, False, ("abcd", "limit")),
-        ("abcd\nUser: x", 5, True, ("abcd", "window")),
-        ("abcd\nUser: x", 8, False, ("abcd", "limit")),
-        (["ab", "cd\nUs", "er"], 2, False, ("abcd", "limit")),
-        ("abcd\nUse", 100, False, ("abcd\nUse", "stop")),  # it only looked like a stop string
+        ("abcd\nUser: x", 5, ("abcd", "limit")),
+        ("abcd\nUser: x", 8, ("abcd", "limit")),
+        (["ab", "cd\nUs", "er"], 2, ("abcd", "limit")),
+        ("abcd\nUse", 100, ("abcd\nUse", "stop")),  # it only looked like a stop string
     ],
 )
 def test_a_reply_that_is_cut_shows_no_torn_stop_string(
     finished: MakeGeneration,
     script: Sequence[str],
     room: int,
-    is_window: bool,
     expected: tuple[str, str],
 ) -> None:
-    """Cut by the limit or the window, a reply says so, and half a stop string is left out."""
-    done = finished(script, prompt_of(room=room, is_window=is_window))
+    """Cut by the limit, a reply says so, and half a stop string is left out."""
+    done = finished(script, prompt_of(room=room))
     assert expected == (done.text, done.finish)
 
 

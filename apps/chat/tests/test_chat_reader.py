@@ -5,6 +5,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from yocto_chat.reader import (
     CommandCompleter,
     PrivateHistory,
     PromptReader,
+    folded,
     goes_on,
     history_path,
     message_of,
@@ -45,7 +47,8 @@ def talk(make_talk: Any) -> Any:
 
 def read(keyboard: PipeInput, talk: Any, typed: str, *history: str) -> str:
     keyboard.send_text(typed)
-    return PromptReader(talk.chat, InMemoryHistory(history)).read()
+    reader = PromptReader(talk.chat.screen, lambda _text: "", InMemoryHistory(history))
+    return reader.read(talk.chat.draft, lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -85,10 +88,9 @@ def test_control_keys_on_an_empty_prompt(keyboard: PipeInput, talk: Any) -> None
 
 
 def test_a_draft_is_there_to_be_edited(keyboard: PipeInput, talk: Any) -> None:
-    """/edit puts the message into the prompt, once."""
+    """/edit puts the message into the prompt."""
     talk.chat.draft = "Wat is time?"
     assert read(keyboard, talk, "\x01\x1b[Ch" + "\r") == "Wh" + "at is time?"
-    assert read(keyboard, talk, "new\r") == "new"
 
 
 def test_a_giant_paste_is_one_message_and_capped(
@@ -98,6 +100,44 @@ def test_a_giant_paste_is_one_message_and_capped(
     monkeypatch.setattr("yocto_chat.reader.MAX_MESSAGE_CHARACTERS", 1_000)
     assert read(keyboard, talk, PASTE.format("x\n" * 600) + "\r") == "x\n" * 500
     assert "too much was pasted; its end is cut (200 characters)" in talk.shown
+    assert "> x\nx\nx\n... 496 more lines ...\nx\n\n" in talk.shown
+
+
+@pytest.mark.property
+@given(st.lists(st.text("ab ", max_size=9), max_size=30), st.integers(1, 9))
+def test_only_long_messages_are_folded(lines: list[str], width: int) -> None:
+    """A message of ten rows stays; of a longer one remain its beginning and end, and a number."""
+    text = "\n".join(lines)
+    rows = [
+        line[i : i + width] for line in text.split("\n") for i in range(0, len(line) or 1, width)
+    ]
+    shown = folded(text, width)
+    if len(rows) <= 10:
+        assert "\n".join(shown) == text
+    else:
+        assert shown == [*rows[:3], f"... {len(rows) - 5} more lines ...", *rows[-2:]]
+
+
+def test_what_happens_while_a_message_is_typed(keyboard: PipeInput, talk: Any) -> None:
+    """Something is said above it from another thread; an error ends it."""
+    reader = PromptReader(talk.chat.screen, lambda _text: "", InMemoryHistory())
+
+    def say() -> None:
+        talk.chat.screen.line("the model is here")
+        keyboard.send_text("and more\r")
+
+    def start() -> None:
+        keyboard.send_text("typed ")
+        Thread(target=lambda: reader.above(say)).start()
+
+    assert reader.read("", start) == "typed and more"
+    assert talk.shown == "the model is here\n"
+
+    def fail() -> None:
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        reader.read("", lambda: Thread(target=lambda: reader.above(fail)).start())
 
 
 def completions(text: str) -> list[str]:
@@ -120,21 +160,25 @@ def test_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert completions("/ex\n") == []
 
 
-def test_the_toolbar_shows_the_context(talk: Any) -> None:
-    """How full the window is, and whose it is."""
-    reader = PromptReader(talk.chat, InMemoryHistory())
-    assert reader._toolbar() == "ctx 18/512 · test-run · /help"
+def test_the_toolbar_shows_the_context(make_talk: Any) -> None:
+    """How full the window is, and whose it is; what a message has too much, before it is sent."""
+    chat = make_talk(block_size=64).chat
+    assert chat.status_of("") == ["ctx 18/64", "test-run", "/help"]
+    assert chat.status_of("/retry") == chat.status_of("")
+    for length in range(12, 20):
+        said = chat.status_of("x" * length)[0]
+        cut = chat.prompt(chat.conversation.asked("x" * length)).cut_tokens
+        assert said.startswith(f"{cut} token") == (cut > 0)
 
 
 def test_plain_input_has_lines_too(talk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a prompt that can be drawn, a backslash and quotes still make lines."""
     lines = iter(["a\\", "b", '"""x', "y", '"""'])
     monkeypatch.setattr("builtins.input", lambda _prompt: next(lines))
-    assert read_plainly(talk.chat) == "a\nb"
-    assert read_plainly(talk.chat) == "x\ny"
-    talk.chat.draft = "old"
+    assert read_plainly(talk.chat.screen, "", lambda: None) == "a\nb"
+    assert read_plainly(talk.chat.screen, "", lambda: None) == "x\ny"
     monkeypatch.setattr("builtins.input", lambda _prompt: "half \udce9")
-    assert read_plainly(talk.chat) == "half \ufffd"
+    assert read_plainly(talk.chat.screen, "old", lambda: None) == "half \ufffd"
     assert "the message was: old" in talk.shown
 
 

@@ -1,8 +1,11 @@
 """Command lines and configuration files become dataclasses, or one line that says what to do."""
 
 import dataclasses
+import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -226,6 +229,30 @@ def test_help_comes_from_the_dataclass(capsys: Any) -> None:
     assert "e.g. bpe" in printed(
         capsys, lambda: load_one_of(COMMANDS, ["bpe", "--help"], prog="x", example="e.g. {}")
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("train", ["-h"]), ("sample", ["-h"]), *(("prepare", [name, "-h"]) for name in COMMANDS)],
+)
+def test_short_help_fits_a_window(command: str, words: list[str], capsys: Any) -> None:
+    """At 80 x 24: the main flags, a line each, all of which exist; `--help` is named and longer."""
+    main = importlib.import_module(f"yocto_cli.{command}").main
+    assert main(words) == 0
+    short = capsys.readouterr().out
+    assert max(map(len, short.splitlines())) < 80
+    assert short.count("\n") < 24
+    assert "--help shows all flags" in short
+    assert main([*words[:-1], "--help"]) == 0
+    long = capsys.readouterr().out
+    assert set(re.findall(r"^  (--\w+)", short, re.MULTILINE)) < set(re.findall(r"--\w+", long))
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "sample", "eval", "export"])
+def test_every_command_has_a_version(command: str, capsys: Any) -> None:
+    """Its name and its package's number."""
+    assert importlib.import_module(f"yocto_cli.{command}").main(["--version"]) == 0
+    assert f"yocto-{command} {version('yocto-cli')}\n" == capsys.readouterr().out
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])

@@ -49,7 +49,7 @@ class Machine:
 def planned(machine: Machine, data: Any, **given: Any) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "_measure", machine.measure)
-        patch.setattr(plan, "measure_precision", lambda n_embd: ("float32", str(n_embd)))
+        patch.setattr(plan, "cpu_precision", lambda n_embd: ("float32", str(n_embd)))
         return plan.planned({"device": "cpu", **given}, data)
 
 

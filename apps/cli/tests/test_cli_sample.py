@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import sys
@@ -125,6 +126,20 @@ def test_a_timelapse_shows_every_step_with_one_seed(run: Any, runs: Path) -> Non
     assert expected == run(main, [*words, f"--timelapse={runs / 'char'}"]).out
 
 
+def test_a_timelapse_without_a_prompt_is_the_record_of_the_run(run: Any, tmp_path: Path) -> None:
+    """All that it wrote, its checkpoints kept or not; nothing of it acts on a terminal."""
+    rows = [
+        ("metrics", {"event": "evaluated", "step": 4, "loss": 2.5}),
+        *(("samples", {"event": "sampled", "step": step, "prompt": "we", "text": text, "seed": 1})
+          for step, text in ((2, " x"), (4, " are"))),
+    ]  # fmt: skip
+    for name, row in rows:
+        with (tmp_path / f"{name}.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    expected = "--- step 2\nwe x\n--- step 4, val loss 2.500\nwe are\n"
+    assert expected == run(main, [f"--timelapse={tmp_path}"]).out
+
+
 @pytest.mark.parametrize("named", [
     "", "/step-00000010", "/step-00000010/model.pt", "/latest", "/latest.pt",
     "/step-00000010/model.safetensors",
@@ -167,7 +182,8 @@ OUT_OF_RANGE = [
     ("--ckpt={runs}/char --prompt_file={runs}/none", "No such file"),
     ("--ckpt={runs}/char --prompt_file={runs}", "not a regular file"),
     ("--ckpt={runs}/char --timelapse={runs}/char", "leave --ckpt and --num_samples out"),
-    ("--timelapse={runs}", "no checkpoint in"),
+    ("--timelapse={runs}", "no samples in"),
+    ("--timelapse={runs} --prompt=we", "no checkpoint in"),
     *((f"{flag}={value}", f"{flag} must ") for flag, value in OUT_OF_RANGE),
     ("--temperature=-1 --top_p=2 --seed=-1", "; --seed must be"),
 ])  # fmt: skip
@@ -240,8 +256,8 @@ def test_ctrl_c_keeps_what_was_written(
 ) -> None:
     """The text so far stays, the line ends, no further sample begins, exit code 130."""
     write(["one", KeyboardInterrupt()], monkeypatch)
-    result = run(main, [f"--timelapse={runs / 'char'}", "--seed=1"])
-    assert (130, "--- step 5, val loss 3.000\none\n") == (result.code, result.out)
+    result = run(main, [f"--timelapse={runs / 'char'}", "--prompt=we", "--seed=1"])
+    assert (130, "--- step 5, val loss 3.000\nweone\n") == (result.code, result.out)
     assert re.search(r"seed 1 . stopped$", result.err, re.MULTILINE)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,36 @@ def test_the_list_of_runs(training: Any, run: Any, home: Path) -> None:
     assert "no run" not in done.out
 
 
+def test_unused_data_is_told_by_content(training: Any, run: Any, home: Path) -> None:
+    """What a run was trained on stays, wherever it is; the rest is listed, and removed if asked."""
+    for name, text in (("used", TEXT), ("unused", TEXT * 2)):
+        Path("lamp.txt").write_text(text, encoding="utf-8")
+        words = ["char", "--text_path=lamp.txt", f"--out_dir=data/{name}"]
+        assert run(prepare.main, words).code == 0
+    assert training("--data_dir=data/used", "--max_iters=2").code == 0
+    Path("data/used").rename("data/moved")
+    Path("checkpoints/used/config.toml").unlink()
+    listed = run(train.main, ["--list"]).out
+    assert ["data/unused"] == re.findall(r"^(\S+): 0\.0 MB of data that no", listed, re.MULTILINE)
+    Path("checkpoints/begun").mkdir()  # nobody knows what this one is trained on
+    Path("checkpoints/begun/metrics.jsonl").touch()
+    assert run(train.main, ["--remove_unused_data"]).out == "no data in data is unused\n"
+    shutil.rmtree("checkpoints/begun")
+    Path("data/unused/diary.txt").touch()
+    assert "never replaced" in run(train.main, ["--remove_unused_data"]).err
+    Path("data/unused/diary.txt").unlink()
+    assert run(train.main, ["--remove_unused_data"]).out == "removed data/unused\n"
+    assert ["moved"] == [path.name for path in Path("data").iterdir()]
+
+
+def test_the_plan_of_a_run_to_resume_is_of_what_is_left(training: Any, run: Any) -> None:
+    """Of the steps up to a new end, those that were done take no more time."""
+    assert training("--max_iters=4").code == 0
+    done = run(train.main, ["--resume", "--plan", "--max_iters=10"])
+    assert "left    6 steps after the 4 that are done\n" in done.out
+    assert "left" not in training("--max_iters=4", "--plan").out
+
+
 def test_presets_are_recipes() -> None:
     """The flag offers exactly what yocto-train has, and takes each as it stands."""
     assert sorted(RECIPES) == sorted(flags_of(TrainArguments)["preset"].choices)
@@ -277,7 +308,7 @@ def test_data_that_is_not_prepared_is_said_to_be_so(
         path.write_text(TEXT)
     elif made:
         path.mkdir()
-    with pytest.raises(UsageError, match=f"--data_dir .*{what}.*give it as --text_path"):
+    with pytest.raises(UsageError, match=f"--data_dir .*{what}.* as --text_path"):
         open_data(DataFlags(data_dir=str(path)), path)
 
 

@@ -44,7 +44,7 @@ async def texts_of(engine: Engine, reply: Reply) -> list[str]:
 
 @pytest.fixture
 def engine() -> Any:
-    engine = Engine(threads=1)
+    engine = Engine()
     yield engine
     engine.close()
 

@@ -27,7 +27,7 @@ from yocto_train import Evaluated, Run, RunError, Saved, SaveError, StepDone, Tr
 CALLS = (
     "os.mkdir", "os.fsync", "os.rename", "os.replace", "os.symlink", "os.unlink", "os.rmdir",
     "pathlib.Path.write_bytes", "pathlib.Path.write_text", "shutil.rmtree",
-    "yocto_model.formats.folder.save_file", "yocto_train.runs.checkpoint.save_file",
+    "yocto_model.formats.folder.save_file", "safetensors.torch.save_file",
 )  # fmt: skip
 
 Mode = Literal["once", "forever", "dead"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from yocto_data import TokenDataset, prepare
 from yocto_model import GPT
 from yocto_tokenizers import CharTokenizer
-from yocto_train import TrainConfig, TrainConfigError, Trainer, TrainError, measure_precision, place
+from yocto_train import TrainConfig, TrainConfigError, Trainer, TrainError, cpu_precision, place
 
 DEFAULTS = TrainConfig().to_dict()
 MakeModel = Callable[..., GPT]
@@ -117,20 +117,16 @@ def test_every_choice_has_a_reason() -> None:
         assert 2 == len(placement.reasons)
 
 
-@pytest.mark.parametrize("gain", [0.01, 1.2, 1.9])
-def test_bfloat16_is_chosen_where_it_is_faster(
-    gain: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("n_embd", [16, 64, 576])
+@pytest.mark.parametrize("flag", [None, "_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def test_the_processor_and_the_width_decide_the_precision(
+    n_embd: int, flag: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the fastest of some measurements, a slow one among them or not; the reason says how much.
-
-    The clock is a fake: each product in bfloat16 takes 1 s, or 50, and each in float32 `gain`.
-    """
-    durations = [seconds for slow in (1, 50, 1, 1) for seconds in (gain * slow, slow, gain, 1.0)]
-    readings = iter([reading for seconds in durations for reading in (0.0, seconds)])
-    monkeypatch.setattr("yocto_train.scale.devices.time.perf_counter", lambda: next(readings))
-    chosen, why = measure_precision(8)
-    assert ("bfloat16" if gain > 1.5 else "float32") == chosen
-    assert f"{gain:.1f} times" in why
+    """No clock is asked, so that equal commands train equal models."""
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == flag, raising=False)
+    expected = "bfloat16" if flag and n_embd >= 64 else "float32"
+    assert expected == cpu_precision(n_embd)[0]
 
 
 # --- what does not fit each other, found before step 0 -------------------------------------------

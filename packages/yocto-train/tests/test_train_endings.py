@@ -179,15 +179,49 @@ def test_data_replaced_while_training(make_trainer: MakeTrainer, own_data: Path)
     assert expected == losses
 
 
-def test_data_cut_off_while_training(run: Run, make_trainer: MakeTrainer, own_data: Path) -> None:
-    """K15: a file that was made shorter ends the run with the data's error, and saves nothing."""
-    events = make_trainer(run=run, data=own_data, eval_interval=2).run()
-    next(event for event in events if isinstance(event, Saved))
-    with (own_data / "train.bin").open("r+b") as file:
-        file.truncate(10)
-    with pytest.raises(DataError, match=r"train\.bin"):
+@pytest.mark.parametrize(("name", "step"), [("train", 3), ("val", 5)])
+def test_data_cut_off_while_training(
+    run: Run, make_trainer: MakeTrainer, own_data: Path, name: str, step: int
+) -> None:
+    """K15: a file that was made shorter ends the run with the data's error; what is good is saved.
+
+    With the file as it was, it goes on as if nothing had been: from a step, or an evaluation.
+    """
+    expected = [event.loss for event in of_kind(StepDone, list(make_trainer().run()))]
+    content = (own_data / f"{name}.bin").read_bytes()
+    events = make_trainer(run=run, data=own_data).run()
+    next(event for event in events if isinstance(event, StepDone) and event.step == step)
+    os.truncate(own_data / f"{name}.bin", 10)
+    with pytest.raises(DataError, match=rf"{name}\.bin"):
         list(events)
-    assert ["step-00000002"] == sorted(path.name for path in run.path.glob("step-*"))
+    (own_data / f"{name}.bin").write_bytes(content)
+    assert step == run.latest().step
+    again = make_trainer(run=run, data=own_data)
+    again.restore(run.latest())
+    assert expected[step:] == [e.loss for e in of_kind(StepDone, list(again.run()))]
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_data_written_over_while_training(
+    run: Run, make_trainer: MakeTrainer, own_data: Path, name: str
+) -> None:
+    """Other ids of the vocabulary, in the same file: they are noticed instead of the next save.
+
+    To touch the file, or to write what it held, does no harm.
+    """
+    events = make_trainer(run=run, data=own_data, eval_interval=2).run()
+    saved = (event for event in events if isinstance(event, Saved))
+    path = own_data / f"{name}.bin"
+    content = path.read_bytes()
+    assert next(saved).step == 2
+    os.utime(path, ns=(0, 0))
+    path.write_bytes(content)
+    assert next(saved).step == 4
+    with path.open("r+b") as file:
+        file.write(content[2:4] + content[:2])
+    with pytest.raises(DataError, match=rf"{name}\.bin was damaged or replaced"):
+        list(events)
+    assert run.latest().step == 4
 
 
 # --- whatever ends a training, in whatever it does, it goes on as if nothing was ----------------

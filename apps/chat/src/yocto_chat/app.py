@@ -16,6 +16,8 @@ Examples:
   {PROG} --ckpt checkpoints/philosophy-char --temperature 0.6
   echo "What is courage?" | {PROG} --seed 7"""
 
+MAX_MESSAGE_CHARACTERS = 100_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationArguments:
@@ -53,6 +55,6 @@ def _main(argv: list[str]) -> None:
     arguments = load(ChatArguments, argv, prog=PROG, description=DESCRIPTION)
     if arguments.conversation.max_ctx_tokens < 0:
         raise UsageError("--max_ctx_tokens must be at least 0")
-    from yocto_chat.session import run  # noqa: PLC0415 - brings torch in
+    from yocto_chat.session import run  # noqa: PLC0415 - slower than parsing
 
     run(arguments)

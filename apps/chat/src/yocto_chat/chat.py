@@ -9,15 +9,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 from yocto_cli.asking import Layout, encode_known, known_part, unknown_characters
 from yocto_cli.command import UsageError
 from yocto_cli.model_arguments import SamplingArguments
 from yocto_cli.models import named_characters
 from yocto_cli.screen.terminal import counted
-from yocto_model import ModelError, Token
+from yocto_model import ModelError
 from yocto_tokenizers import ChatTemplateError
 
+from yocto_chat.app import MAX_MESSAGE_CHARACTERS
 from yocto_chat.conversation import (
     SHORTEST,
     Conversation,
@@ -31,13 +33,15 @@ from yocto_chat.generation import ChatModel, Generation
 from yocto_chat.keyboard import interruptible
 from yocto_chat.screen import Screen, Writer
 
-MAX_MESSAGE_CHARACTERS = 100_000
+if TYPE_CHECKING:
+    from yocto_model import Token
+
 _LARGEST_DRAWN_SEED = 1_000_000  # short enough to be typed again
 
 _ENDINGS: dict[Finish, str] = {
     "stop": "stop",
     "limit": "limit: /continue",
-    "window": "window full: /continue",
+    "window": "window",
     "stopped": "stopped: /continue",
 }
 
@@ -80,6 +84,7 @@ class Chat:
         self.finished = False  # whether the user wants to leave
         self.choose: Chooser | None = None  # shows alternatives; None where the terminal cannot
         self._hidden_said = 0
+        self._size = lru_cache(maxsize=1)(partial(encode_known, self.model.tokenizer))
         # The screen asks for its size at every key that is pressed.
         self._built = lru_cache(maxsize=2)(
             partial(build_prompt, layout=self.layout, window=self.window)
@@ -96,6 +101,16 @@ class Chat:
         with suppress(ChatTemplateError):  # which is said when a message is sent
             return len(self.prompt(self.conversation.asked(SHORTEST.message)).ids)
         return 0
+
+    def status_of(self, message: str) -> list[str]:
+        """What to know while a message is typed: how much fits, or does not; whom it goes to."""
+        n_tokens = 0 if message.startswith("/") else len(self._size(message))
+        frame = len(self.layout.parts(messages_of(self.conversation.system, (), SHORTEST)).ids)
+        room = self.window - min(self.settings.max_new_tokens, self.window // 2) - frame + 1
+        if n_tokens > room:
+            return [f"{counted(n_tokens - room, 'token')} too long: the beginning will not be seen"]
+        taken = min(self.context_tokens + n_tokens, self.window)
+        return [f"ctx {taken}/{self.window}", self.model.name, "/help"]
 
     def prompt(self, conversation: Conversation) -> Prompt:
         """What the model is given for a reply to the last turn of a conversation."""
@@ -184,9 +199,23 @@ class Chat:
         """A reply to the last message, not drawn yet; the conversation stays as it is."""
         prompt = self.prompt(self.conversation.answered(None))
         self._tell_hidden(prompt)
-        return Generation(self.model, prompt, self.layout, settings=settings, seed=seed)
+        return self._generation(prompt, settings, seed)
 
-    def run(self, generation: Generation, write: Callable[[Token], object]) -> ModelError | None:
+    def _generation(
+        self, prompt: Prompt, settings: SamplingArguments, seed: int, **begun: Any
+    ) -> Generation:
+        """A reply to the last message, or the rest of it; see `Generation` for what has `begun`."""
+
+        def onward(text: str, n_tokens: int) -> Prompt:
+            conversation = self.conversation.answered(Reply(text=text))
+            return self._built(conversation, max_new_tokens=n_tokens)
+
+        return Generation(
+            self.model, prompt, self.layout,
+            settings=settings, seed=seed, onward=onward, **begun,
+        )  # fmt: skip
+
+    def run(self, generation: Generation, write: "Callable[[Token], object]") -> ModelError | None:
         """Draw a reply; returns the error if the model could not go on.
 
         Ctrl-C ends it after the token being drawn, a second Ctrl-C at once.
@@ -200,7 +229,7 @@ class Chat:
             return error
         return None
 
-    def _reply(self, seed: int, *, kept: Sequence[Token] = ()) -> None:
+    def _reply(self, seed: int, *, kept: "Sequence[Token]" = ()) -> None:
         """Answer the last message, or go on with the answer, from its `kept` tokens if any."""
         turn = self.conversation.turns[-1]
         before, seeds = (turn.reply.text, turn.reply.seeds) if turn.reply else ("", ())
@@ -211,10 +240,7 @@ class Chat:
         self._tell_hidden(prompt)
         writer = Writer(self.screen, tinted=self.tinted)
         writer.recall(before)
-        last = Generation(
-            self.model, prompt, self.layout,
-            settings=self.settings, seed=seed, before=before, kept=kept,
-        )  # fmt: skip
+        last = self._generation(prompt, self.settings, seed, before=before, kept=kept)
         problem = self.run(last, writer.token)
         if last.finish == "stopped":
             writer.mark("(stopped)")

@@ -17,7 +17,7 @@ from yocto_cli.screen.terminal import counted
 
 from yocto_chat import inside, transcript
 from yocto_chat.chat import Chat
-from yocto_chat.screen import Writer
+from yocto_chat.screen import BOLD, Writer
 from yocto_chat.transcript import Transcript
 
 _MOST_COMPARED = 6
@@ -36,6 +36,15 @@ SHORTCUTS = {
 }
 #: What people type before they know about the slash: alone on a line, these words are commands too.
 BARE = ("exit", "quit", "help")
+#: What /help lists, by what it is for.
+_GROUPS = {
+    "replies": "retry continue alts compare",
+    "turns": "edit undo reset",
+    "settings": "set system",
+    "files": "save load good",
+    "inside": "stats probs tokens memorised",
+    "session": "help exit",
+}
 
 #: Runs a command; receives what follows its name.
 Handler = Callable[[Chat, str], None]
@@ -140,9 +149,15 @@ def show_help(chat: Chat, text: str) -> None:
         if command.aliases:
             chat.screen.remark(f"also /{', /'.join(command.aliases)}")
         return
-    chat.screen.rows((c.synopsis, c.help) for c in COMMANDS if c.name not in SHORTCUTS)
+    for title, names in _GROUPS.items():
+        gap = " " * (max(map(len, _GROUPS)) - len(title) + 2)
+        shown = "  ".join(find(name).synopsis for name in names.split())
+        chat.screen.styled([(title, BOLD), (gap + shown, "")])
     chat.screen.remark(
-        f"/{', /'.join(SHORTCUTS)} are short for /set; {', '.join(BARE)} need no slash. "
+        f"/help retry explains a command, Tab completes it; {', '.join(BARE)} need no slash. "
+        f"/{', /'.join(SHORTCUTS)} are short for /set."
+    )
+    chat.screen.remark(
         'Enter sends; Alt-Enter, a \\ at the end, or """ begin a new line. Ctrl-C stops a reply, '
         "Ctrl-R searches, Ctrl-X Ctrl-E opens an editor. // begins a message with a slash."
     )

@@ -10,7 +10,8 @@ from typing import Literal
 
 from yocto_cli.asking import Layout, Message, TurnParts, message, n_hidden
 
-#: Why a reply ended: the model ended it; the limit of new tokens; no room left; the user.
+#: Why a reply ended: the model ended it; the limit of new tokens; no room left (in older files);
+#: the user.
 Finish = Literal["stop", "limit", "window", "stopped"]
 
 
@@ -69,7 +70,6 @@ class Prompt:
 
     ids: list[int]  # the tokens to continue
     room: int  # how many tokens the reply may take
-    room_is_window: bool  # whether the window, and not the limit of new tokens, set `room`
     hidden_turns: int  # how many turns with a reply are left out, the oldest ones
     cut_tokens: int  # how many were cut from the beginning of the last turn
 
@@ -104,11 +104,9 @@ def build_prompt(
 
     hidden = n_hidden(len(past), lambda n: len(parts(n).ids), budget)
     ids, cut_tokens = parts(hidden).fitted(budget)
-    left = window - len(ids)
     return Prompt(
         ids=ids,
-        room=min(max_new_tokens, left),
-        room_is_window=left <= max_new_tokens,
+        room=min(max_new_tokens, window - len(ids)),
         hidden_turns=hidden,
         cut_tokens=cut_tokens,
     )

@@ -1,20 +1,22 @@
 """Generation: one reply while it is drawn, and what is known about it afterwards."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
+import yocto_model
 from yocto_cli.asking import Layout, open_to_ask, read_template
 from yocto_cli.model_arguments import ModelArguments, SamplingArguments
 from yocto_cli.models import replaced_dtype
-from yocto_model import StopFilter, TextGenerator, Token
 from yocto_tokenizers import PLAIN, ChatTemplate, Tokenizer
-from yocto_train import Run, step_of
+from yocto_train import FoundModel, Run, step_of
 
 from yocto_chat.conversation import Finish, Prompt
+
+if TYPE_CHECKING:
+    from yocto_model import TextGenerator, TextStream, Token
 
 #: How many of the likeliest tokens are kept at each place of a reply.
 ALTERNATIVES = 8
@@ -24,7 +26,7 @@ ALTERNATIVES = 8
 class ChatModel:
     """A model to talk to, and what is shown about it."""
 
-    generator: TextGenerator
+    generator: "TextGenerator"
     tokenizer: Tokenizer
     block_size: int
     name: str  # of its run, its folder or its file
@@ -39,11 +41,14 @@ class ChatModel:
     remarks: tuple[str, ...] = ()  # on how it was opened
 
 
-def open_model(named: ModelArguments, *, template: str | None = None) -> ChatModel:
+def open_model(
+    named: ModelArguments, found: FoundModel | None = None, *, template: str | None = None
+) -> ChatModel:
     """The model that the flags name.
 
     Args:
         named: the flags.
+        found: what they name, if it has been found already.
         template: a file with a chat template to use instead of the model's own.
 
     Raises:
@@ -51,7 +56,7 @@ def open_model(named: ModelArguments, *, template: str | None = None) -> ChatMod
         ChatTemplateError: it, or the model's own, is no template, or one that cannot be used.
     """
     own = None if template is None else read_template(Path(template).expanduser())
-    opened, generator, chosen = open_to_ask(named, template=own)
+    opened, generator, chosen = open_to_ask(named, found, template=own)
     checkpoint = opened.checkpoint
     replaced = replaced_dtype(named.dtype, generator)
     model = ChatModel(
@@ -89,6 +94,8 @@ class Generation:
         layout: of the prompt; its stop strings end the reply.
         settings: how tokens are drawn.
         seed: equal seeds give equal replies to equal prompts.
+        onward: where the window is full, gets what the reply says so far and how many tokens may
+            follow; the prompt with which it goes on.
         before: what the reply already says, when it is continued.
         kept: the tokens to begin with.
 
@@ -107,32 +114,39 @@ class Generation:
         *,
         settings: SamplingArguments,
         seed: int,
+        onward: Callable[[str, int], Prompt],
         before: str = "",
-        kept: Sequence[Token] = (),
+        kept: "Sequence[Token]" = (),
     ) -> None:
         self.prompt, self.seed, self.before = prompt, seed, before
         self.shown: list[Token] = []
         self.finish: Finish = "stopped"
         self.seconds = 0.0
         self.seconds_to_first: float | None = None
-        self._filter = StopFilter((*layout.stops, *settings.stop))
+        self._filter = yocto_model.StopFilter((*layout.stops, *settings.stop))
         # A plain-text model writes a space after the colon, which is not a part of its answer.
         self._trims_front = not before
-        self._end_ids = model.generator.end_ids
+        self._model, self._settings, self._onward = model, settings, onward
         self._kept = list(kept)
-        self._stream = model.generator.stream(
-            [*prompt.ids, *(token.id for token in kept)],
-            max(0, prompt.room - len(kept)),
-            options=settings.options(),
-            seed=seed,
+        self._earlier: list[Token] = []  # of the streams before this one
+        self._stream = self._begun([*prompt.ids, *(token.id for token in kept)], prompt.room)
+
+    def _begun(self, ids: list[int], room: int) -> "TextStream":
+        """A stream of as many tokens as there are room and leave for."""
+        self._n_given = len(ids)
+        return self._model.generator.stream(
+            ids,
+            max(0, min(room, self._settings.max_new_tokens - len(self._earlier)) - len(self._kept)),
+            options=self._settings.options(),
+            seed=(self.seed + len(self._earlier)) % 2**63,  # another where the window was full
             alternatives=ALTERNATIVES,
             logprobs=True,
         )
 
     @property
-    def tokens(self) -> Sequence[Token]:
+    def tokens(self) -> "Sequence[Token]":
         """Every token of the reply, including those of a stop string."""
-        return [*self._kept, *self._stream.tokens]
+        return [*self._kept, *self._earlier, *self._stream.tokens]
 
     @property
     def text(self) -> str:
@@ -141,15 +155,18 @@ class Generation:
     @property
     def context_tokens(self) -> int:
         """How much of the window prompt and reply take."""
-        return len(self.prompt.ids) + len(self.tokens)
+        return self._n_given + len(self._stream.tokens)
 
     @property
     def n_drawn(self) -> int:
         """How many tokens were drawn; those that were kept do not count."""
-        return len(self._stream.tokens)
+        return len(self._earlier) + len(self._stream.tokens)
 
     def run(
-        self, write: Callable[[Token], object], *, interrupted: Callable[[], bool] = lambda: False
+        self,
+        write: "Callable[[Token], object]",
+        *,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         """Draw the reply and `write` each token as it is shown, until `interrupted` says stop.
 
@@ -160,20 +177,33 @@ class Generation:
         """
         self._started = time.perf_counter()
         try:
-            for token in chain(self._kept, self._stream):
+            for token in self._drawn():
                 self._show(self._filter.push(token), write)
-                if ended := self._filter.stopped or token.id in self._end_ids:
+                if ended := self._filter.stopped or token.id in self._model.generator.end_ids:
                     break
                 if interrupted():
                     return
             else:
                 ended = self._stream.finish_reason != "length"
             self._show(self._filter.finish(torn=not ended), write)
-            self.finish = "stop" if ended else "window" if self.prompt.room_is_window else "limit"
+            self.finish = "stop" if ended else "limit"
         finally:
             self.seconds = time.perf_counter() - self._started
 
-    def _show(self, tokens: Sequence[Token], write: Callable[[Token], object]) -> None:
+    def _drawn(self) -> "Iterator[Token]":
+        """The tokens, one after the other; where the window is full, the oldest turns leave it."""
+        yield from self._kept
+        while True:
+            yield from self._stream
+            left = self._settings.max_new_tokens - len(self.tokens)
+            if left <= 0 or self._stream.finish_reason != "length":
+                return
+            text = "".join(token.text for token in self.tokens)
+            prompt = self._onward(self.before + (text if self.before else text.lstrip()), left)
+            self._earlier = [*self._earlier, *self._stream.tokens]
+            self._stream = self._begun(prompt.ids, prompt.room + len(self._kept))
+
+    def _show(self, tokens: "Sequence[Token]", write: "Callable[[Token], object]") -> None:
         for token in tokens:
             if self._trims_front:
                 token = replace(token, text=token.text.lstrip())  # noqa: PLW2901

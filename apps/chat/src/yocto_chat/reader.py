@@ -10,10 +10,12 @@ without it.
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application import get_app
+from prompt_toolkit.application import get_app, run_in_terminal
+from prompt_toolkit.application.current import set_app
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import (
     CompleteEvent,
@@ -27,16 +29,19 @@ from prompt_toolkit.filters import Condition, is_searching
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
+from prompt_toolkit.layout import Dimension
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.styles import Style
 from yocto_cli.command import UsageError
 from yocto_cli.screen.terminal import counted, no_colour, one_line, visible
 from yocto_data.prep.files import open_regular, replace_file
 
-from yocto_chat.chat import MAX_MESSAGE_CHARACTERS, Chat
-from yocto_chat.commands import COMMANDS, find
+from yocto_chat.app import MAX_MESSAGE_CHARACTERS
+from yocto_chat.screen import Screen
 
 _MENU_LINES = 5
+_MOST_ROWS = 10  # of a message: a longer one scrolls while it is typed, and is folded when sent
+_ROWS_AT_BEGIN, _ROWS_AT_END = 3, 2  # that are left of it
 _PROMPT = "> "
 _QUOTES = '"""'
 _MAX_HISTORY_BYTES = 1 << 20
@@ -47,12 +52,13 @@ class PromptReader:
     """A prompt of prompt_toolkit.
 
     Args:
-        chat: for the toolbar, and for drafts to edit.
+        screen: for what is to be said about a message.
+        toolbar: what is said below a message while it is typed.
         history: what was typed before.
     """
 
-    def __init__(self, chat: Chat, history: History) -> None:
-        self._chat = chat
+    def __init__(self, screen: Screen, toolbar: Callable[[str], str], history: History) -> None:
+        self._screen, self._toolbar_of = screen, toolbar
         self._n_cut = 0  # characters cut from what was pasted
         self._completer = CommandCompleter()
         self._session: PromptSession[str] = PromptSession(
@@ -70,20 +76,44 @@ class PromptReader:
             style=Style.from_dict({"bottom-toolbar": "noreverse dim"}),
             color_depth=ColorDepth.DEPTH_1_BIT if no_colour() else None,
         )
+        self._session.layout.current_window.height = lambda: (
+            Dimension() if get_app().is_done else Dimension(min=_MENU_LINES, max=_MOST_ROWS)
+        )
 
-    def read(self) -> str:
-        draft, self._chat.draft = self._chat.draft, ""
-        text = message_of(self._session.prompt(default=visible(draft)))
+    def read(self, draft: str, begun: Callable[[], None]) -> str:
+        """What is typed; calls `begun` as soon as it can be."""
+        app = self._session.app
+        app.erase_when_done = False
+        text = message_of(self._session.prompt(default=visible(draft), pre_run=begun))
+        if app.erase_when_done:
+            self._screen.line("\n".join(folded(_PROMPT + text, self._screen.width)))
         if self._n_cut:
             dropped = counted(self._n_cut, "character")
-            self._chat.screen.notice(f"too much was pasted; its end is cut ({dropped})")
+            self._screen.notice(f"too much was pasted; its end is cut ({dropped})")
             self._n_cut = 0
         return text
 
+    def above(self, work: Callable[[], object]) -> None:
+        """Do something above what is being typed, from any thread; its error ends `read`."""
+
+        def done() -> None:
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - it is raised by `read`
+                app.exit(exception=error)
+
+        def soon() -> None:
+            with set_app(app):
+                run_in_terminal(done)
+
+        app = self._session.app
+        with suppress(RuntimeError):  # nothing is being typed any more
+            if app.loop is not None:
+                app.loop.call_soon_threadsafe(soon)
+
     def _toolbar(self) -> str:
-        chat = self._chat
-        parts = [f"ctx {chat.context_tokens}/{chat.window}", chat.model.name, "/help"]
-        return one_line(chat.screen.dot.join(parts))[: max(0, chat.screen.width - 1)]
+        text = self._toolbar_of(message_of(get_app().current_buffer.text))
+        return one_line(text)[: max(0, self._screen.width - 1)]
 
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()
@@ -97,6 +127,8 @@ class PromptReader:
             elif buffer.document.is_cursor_at_the_end and goes_on(buffer.text):
                 buffer.document = Document(next_line(buffer.text))
             else:
+                rows = folded(buffer.text, self._screen.width)
+                event.app.erase_when_done = rows != buffer.text.split("\n")
                 buffer.validate_and_handle()
 
         @keys.add(Keys.Tab, filter=~is_searching)
@@ -138,19 +170,29 @@ class PromptReader:
             buffer.start_completion()
 
 
-def read_plainly(chat: Chat) -> str:
+def read_plainly(screen: Screen, draft: str, begun: Callable[[], None]) -> str:
     """What was typed, by `input()`: for terminals that cannot move their cursor."""
-    if chat.draft:
-        chat.screen.notice(f"the message was: {chat.draft}")
-        chat.draft = ""
+    begun()
+    if draft:
+        screen.notice(f"the message was: {draft}")
     try:
         text = input(_PROMPT)
         while goes_on(text):
             text = next_line(text) + input(" " * len(_PROMPT))
     except (KeyboardInterrupt, EOFError):
-        chat.screen.line()  # the cursor is behind what was typed
+        screen.line()  # the cursor is behind what was typed
         raise
     return message_of(text)
+
+
+def folded(text: str, width: int) -> list[str]:
+    """The lines of a text; of one that takes many rows, only those at its beginning and end."""
+    lines = text.split("\n")
+    rows = [line[i : i + width] for line in lines for i in range(0, max(len(line), 1), width)]
+    if len(rows) <= _MOST_ROWS:
+        return lines
+    hidden = f"... {len(rows) - _ROWS_AT_BEGIN - _ROWS_AT_END} more lines ..."
+    return [*rows[:_ROWS_AT_BEGIN], hidden, *rows[-_ROWS_AT_END:]]
 
 
 class CommandCompleter(Completer):
@@ -163,6 +205,8 @@ class CommandCompleter(Completer):
         self, document: Document, complete_event: CompleteEvent
     ) -> Iterable[Completion]:
         """What `/re` may become: see `Completer`."""
+        from yocto_chat.commands import COMMANDS, find  # noqa: PLC0415 - slower than the prompt
+
         text = document.text_before_cursor
         if not text.startswith("/") or text.startswith("//") or "\n" in text:
             return

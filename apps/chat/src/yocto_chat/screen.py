@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from rich import box
 from rich.cells import cell_len
@@ -24,7 +24,9 @@ from yocto_cli.screen.terminal import (
     one_line,
     visible,
 )
-from yocto_model import Token
+
+if TYPE_CHECKING:
+    from yocto_model import Token
 
 #: Text, and its style: parameters of Select Graphic Rendition (ECMA-48, 8.3.117) or "" for plain.
 Piece = tuple[str, str]
@@ -182,7 +184,7 @@ class Writer:
         safe = self._visible.push(text)
         self._write([piece for character in safe for piece in self._placed(character, style)])
 
-    def token(self, token: Token) -> None:
+    def token(self, token: "Token") -> None:
         if self._tinted and token.logprob is not None:
             self.put(token.text, self._screen.tint(shade_of(token.logprob)))
         else:

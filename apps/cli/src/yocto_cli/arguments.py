@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import math
 import re
+import textwrap
 import tomllib
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from dataclasses import MISSING, dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from yocto_cli.command import UsageError
 
@@ -67,6 +68,9 @@ def flag(
 @dataclass(frozen=True, kw_only=True)
 class CommandArguments:
     """What every command has; a command's dataclass derives from it."""
+
+    #: Names of the flags that `-h` shows; all if empty. `--help` shows all.
+    SHORT: ClassVar[tuple[str, ...]] = ()
 
     config: str | None = flag(None, "a TOML file with values for these flags", in_files=False)
     debug: bool = flag(False, "show the traceback of an error", in_files=False)
@@ -215,7 +219,7 @@ def load(cls: type[T], argv: Sequence[str], *, prog: str, description: str = "")
 
     Raises:
         UsageError: the message says what must be changed.
-        SystemExit: 0, after `--help` or a completion script.
+        SystemExit: 0, after help, the version or a completion script.
     """
     return _Parser(cls, prog=prog, description=description).load(cls, argv)
 
@@ -236,9 +240,9 @@ def load_one_of(
 
     Raises:
         UsageError: the first word names no command, or as `load` raises it.
-        SystemExit: 0, after `--help` or a completion script.
+        SystemExit: 0, after help, the version or a completion script.
     """
-    root = _Parser(usage=f"{prog} COMMAND [--flag VALUE ...]")
+    root = _Parser(prog=prog, usage=f"{prog} COMMAND [--flag VALUE ...]")
     added = root.add_subparsers(title="commands", metavar="COMMAND", prog=prog)
     parsers = {}
     for name, cls in commands.items():
@@ -252,7 +256,7 @@ def load_one_of(
     if first and not first.startswith("-"):
         hint = suggestion(first, commands) or f"; {choices}"
         raise UsageError(f"unknown command {first!r}{hint}")
-    if first.startswith(("-h", "--help", "--print")):
+    if first.startswith(("-h", "--help", "--version", "--print")):
         root.load(CommandArguments, argv[:2])  # prints, and exits
     raise UsageError(f"the first word must name a command: {choices}; see {prog} --help")
 
@@ -270,7 +274,12 @@ class _Parser(argparse.ArgumentParser):
             formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=30),
             allow_abbrev=False,
             exit_on_error=False,
+            add_help=False,
         )
+        self.short = {n: f for n, f in flags_of(cls).items() if n in getattr(cls, "SHORT", ())}
+        both = "show the main flags (-h) or all (--help)" if self.short else "show all flags"
+        self.add_argument("-h", "--help", nargs=0, action=_Help, help=both)
+        self.add_argument("--version", nargs=0, action=_Version, help="show the version")
         groups: dict[tuple[str, ...], Any] = {(): self}
         for each in flags_of(cls).values():
             if each.group not in groups:
@@ -310,6 +319,34 @@ class _Parser(argparse.ArgumentParser):
         if missing:
             raise UsageError(f"missing {' and '.join(missing)}; see {self.prog} --help")
         return _filled(cls, values)
+
+
+class _Help(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
+        if isinstance(parser, _Parser) and parser.short and given[2] == "-h":
+            width = max(map(len, parser.short))
+            first = (parser.description or "").partition("\n\n")[0]
+            print(textwrap.fill(first, 79), end="\n\n")
+            for each in parser.short.values():
+                about = re.split("[;:] ", each.notes.get("help", ""))[0]
+                print(f"  --{each.name:{width}}  {about}")
+            print(f"\n{parser.prog} --help shows all flags, with their defaults")
+            parser.exit()
+        parser.print_help()
+        parser.exit()
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib import metadata  # noqa: PLC0415 - only for this
+
+        command = parser.prog.partition(" ")[0]
+        try:
+            number = metadata.version(command)  # yocto-chat is a package of its own
+        except metadata.PackageNotFoundError:
+            number = metadata.version("yocto-cli")
+        print(command, number)
+        parser.exit()
 
 
 class _PrintCompletion(argparse.Action):

@@ -4,7 +4,9 @@ This module is imported after the flags have been parsed: it brings torch in.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from yocto_model import GPT, GPTConfig
@@ -33,6 +35,7 @@ class Origin:
         template: how it is asked, as far as its files say.
         end_ids: ids that end a text, in addition to the tokenizer's.
         is_foreign: whether it is no run of ours.
+        is_frozen: whether only adapters learn.
     """
 
     path: Path
@@ -43,23 +46,34 @@ class Origin:
     template: str | None
     end_ids: tuple[int, ...]
     is_foreign: bool
+    is_frozen: bool
 
     @classmethod
-    def of(cls, source: str | Path, flags: DataFlags) -> "Origin":
+    def of(cls, source: str | Path, flags: DataFlags, given: Mapping[str, Any]) -> "Origin":
         """Look at a model.
 
+        Args:
+            source: what `open_model` takes.
+            flags: may name its tokenizer.
+            given: all flags, which must suit it.
+
         Raises:
-            UsageError: it has no tokenizer.
+            UsageError: it has no tokenizer, or is too small for the flags.
             TrainError: there is no such model, or it cannot be used.
         """
         named = named_tokenizer(flags.tokenizer_path, flags.vocab_path)
         opened = open_model(source, tokenizer=named)
         if (tokenizer := opened.tokenizer) is None:
             raise UsageError(f"{opened.path} holds no tokenizer; name it with --tokenizer_path")
+        context = opened.model.config.block_size
+        if given.get("block_size", 0) > context:
+            raise UsageError(
+                f"--block_size {given['block_size']}, but the model's context is {context}"
+            )
         return cls(
             path=opened.path, name=opened.name, config=opened.model.config, tokenizer=tokenizer,
             known=tokenizer.vocab_size, template=opened.template, end_ids=opened.end_ids,
-            is_foreign=opened.checkpoint is None,
+            is_foreign=opened.checkpoint is None, is_frozen=bool(given.get("lora_rank")),
         )  # fmt: skip
 
     def model(self, config: GPTConfig) -> GPT:
@@ -81,6 +95,11 @@ class Origin:
             raise UsageError(
                 f"the {self.tokenizer.kind} tokenizer of {self.path} has no {', '.join(lacking)}, "
                 "and cannot get more; use --template plain"
+            )
+        if self.is_frozen:
+            raise UsageError(
+                f"adapters do not learn new tokens such as {lacking[0]}; leave --lora_rank out, or "
+                "use --template plain"
             )
         tokenizer: Tokenizer = add(lacking)
         rows = max(self.config.vocab_size, tokenizer.vocab_size)

@@ -1,5 +1,6 @@
 """How a budget of minutes becomes a model's size and a number of steps."""
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from yocto_train import (
     against_overfitting,
     choose,
     compile_pays,
-    measure_precision,
+    cpu_precision,
     memory_bytes,
     place,
 )
@@ -151,18 +152,19 @@ def _tuned(given: dict[str, Any], data: Data) -> dict[str, Any]:
         return given
     seconds = 60 * given.get("minutes", DEFAULT_MINUTES)
     candidate, _ = _measure(given, {}, data, repeats=2)
-    whole, at_end = candidate.evaluation_seconds, candidate.evaluation_seconds
-    model, _ = data.settings({**given, "max_iters": 100})
-    if whole > _SHARE_OF_EVALUATION * seconds and "eval_iters" not in given:
-        n_batches = data.meta.val.tokens / given["block_size"]
-        n_batches /= windows_at_once(model, given["block_size"])
-        given["eval_iters"] = max(1, int(_SHARE_OF_EVALUATION * seconds * n_batches / whole))
-        whole *= given["eval_iters"] / n_batches
-        if at_end > 5 * _SHARE_OF_EVALUATION * seconds and "eval_whole" not in given:
-            given["eval_whole"], at_end = False, 0.0
-    else:
-        at_end = 0.0
-    seconds -= (1 + EVALUATIONS_OF_TUNING) * whole + at_end
+    model, _ = data.settings(given)
+    # An evaluation takes long here: while training a part of the split must do, and if even once
+    # the whole takes a tenth of the time, at the end, too.
+    whole = candidate.evaluation_seconds
+    rows = windows_at_once(model, given["block_size"]) * given["block_size"]
+    n_batches = math.ceil(data.meta.val.tokens / rows)
+    allowed = max(1, int(_SHARE_OF_EVALUATION * seconds / whole * n_batches))
+    n_used = min(given.get("eval_iters") or allowed, n_batches)
+    if n_used < n_batches:
+        given["eval_iters"] = n_used
+        given.setdefault("eval_whole", whole <= 5 * _SHARE_OF_EVALUATION * seconds)
+    seconds -= whole * (1 + EVALUATIONS_OF_TUNING) * n_used / n_batches
+    seconds -= whole * (n_used < n_batches and given["eval_whole"])
     iters = int(seconds / candidate.seconds_per_step)
     if iters < _FEWEST_TUNING_STEPS:
         raise TrainConfigError(
@@ -200,17 +202,21 @@ def _fitted(
     return {**chosen, "max_iters": iters, "compile": "on"}
 
 
-def described(model: GPTConfig, train: TrainConfig, seconds_per_step: float) -> str:
-    """What --plan prints about memory and time."""
+def described(
+    model: GPTConfig, train: TrainConfig, seconds_per_step: float, *, done: int = 0
+) -> str:
+    """What --plan prints about memory and time, of a run with `done` steps behind it."""
     needed = memory_bytes(
         n_parameters=model.n_parameters, n_layer=model.n_layer, n_embd=model.n_embd,
         n_hidden=model.hidden, vocab_size=model.vocab_size,
         tokens=train.batch_size // train.accumulate * model.block_size,
         grad_checkpointing=train.grad_checkpointing,
     )  # fmt: skip
-    minutes = seconds_per_step * train.max_iters / 60
+    left = max(0, train.max_iters - done)
+    minutes = seconds_per_step * left / 60
+    begun = f"left    {left:,} steps after the {done:,} that are done\n" if done else ""
     return (
-        f"memory  about {needed / 2**20:,.0f} MiB in addition to torch itself\n"
+        f"{begun}memory  about {needed / 2**20:,.0f} MiB in addition to torch itself\n"
         f"time    {1000 * seconds_per_step:.0f} ms per step on this machine: {minutes:.1f} "
         "minutes, and a few seconds for each evaluation"
     )
@@ -222,7 +228,7 @@ def _with_precision(given: Given, data: Data) -> dict[str, Any]:
     placement = place(given["device"], train.precision)
     if train.precision != "auto" or placement.device.type != "cpu":
         return {**given}
-    precision, _ = measure_precision(model.n_embd)
+    precision, _ = cpu_precision(model.n_embd)
     return {**given, "precision": precision}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from yocto_cli.arguments import REQUIRED, CommandArguments, flag, load_one_of
 from yocto_cli.command import UsageError, next_command, run_command
@@ -43,6 +43,11 @@ KINDS: dict[Kind, tuple[str, ...]] = {
 @dataclass(frozen=True, kw_only=True)
 class OutArguments(CommandArguments):
     """What all commands have in common."""
+
+    SHORT: ClassVar[tuple[str, ...]] = (
+        "text_path", "data_dir", "out_dir", "dtype", "tokenizer", "vocab_size", "template", "me",
+        "show", "val_ratio", "force",
+    )  # fmt: skip
 
     out_dir: str = flag(REQUIRED, "the data directory to make")
     force: bool = flag(False, "replace a data directory that already exists")

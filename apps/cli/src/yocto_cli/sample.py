@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from yocto_cli.arguments import CommandArguments, flag, load
 from yocto_cli.command import UsageError, run_command
@@ -16,7 +16,7 @@ from yocto_cli.screen.terminal import VisibleStream, can_show, counted, dim, is_
 
 if TYPE_CHECKING:
     from yocto_model import TextGenerator
-    from yocto_train import OpenedModel
+    from yocto_train import OpenedModel, Run
 
 PROG = "yocto-sample"
 DESCRIPTION = f"""\
@@ -34,14 +34,21 @@ _ROWS_AT_ONCE = 32  # a batch costs memory, and larger ones are hardly faster
 class SampleArguments(CommandArguments):
     """The flags of yocto-sample."""
 
+    SHORT: ClassVar[tuple[str, ...]] = (
+        "prompt", "prompt_file", "num_samples", "timelapse", "temperature", "top_k", "top_p",
+        "max_new_tokens", "stop", "seed", "ckpt",
+    )  # fmt: skip
+
     prompt: tuple[str, ...] = flag(
         (), r"texts to continue; \n, \t and \\ mean line end, tab and backslash",
         shown="stdin, or else a new line", escapes=True,
     )  # fmt: skip
     prompt_file: str | None = flag(None, "a file that holds the prompt")
-    num_samples: int = flag(1, "texts per prompt, each with the next seed, between lines of ---")
+    num_samples: int = flag(1, "texts per prompt, each with the next seed, parted by ---")
     echo: bool = flag(True, "print the prompt in front of its continuation")
-    timelapse: str | None = flag(None, "a run: continue the prompt with each of its checkpoints")
+    timelapse: str | None = flag(
+        None, "what a run wrote while it learned; with a prompt, what its checkpoints write"
+    )
     sampling: SamplingArguments = field(default_factory=SamplingArguments)
     model: ModelArguments = field(default_factory=ModelArguments)
 
@@ -106,6 +113,8 @@ def notes(sampling: SamplingArguments, generator: "TextGenerator", n_prompt: int
 def _timelapse(arguments: SampleArguments, run: str, prompt: str, seed: int) -> int:
     from yocto_train import Run, step_of  # noqa: PLC0415 - brings torch in
 
+    if not (arguments.prompt or arguments.prompt_file or prompt):
+        return _recorded_samples(Run(run))
     steps = Run(run).steps()
     if not steps:
         raise UsageError(f"no checkpoint in {run}; name the directory of a run")
@@ -117,6 +126,21 @@ def _timelapse(arguments: SampleArguments, run: str, prompt: str, seed: int) -> 
         print(f"--- step {step}" + ("" if val_loss is None else f", val loss {val_loss:.3f}"))
         if not _stream(arguments, generator, prompt, ids, seed):
             return 130
+    return 0
+
+
+def _recorded_samples(run: "Run") -> int:
+    """Print what a run wrote while it was trained, the oldest first; its record has it all."""
+    from yocto_cli.screen.curve import History  # noqa: PLC0415 - brings NumPy in
+
+    history = History.of(run)
+    if not history.samples:
+        raise UsageError(f"no samples in {run.path}; give a --prompt for its checkpoints")
+    for sample in history.samples:
+        loss = history.evaluations.get(sample.step)
+        print(f"--- step {sample.step}" + ("" if loss is None else f", val loss {loss:.3f}"))
+        text = sample.prompt + sample.text
+        print(visible(text) if is_terminal(sys.stdout) else text)
     return 0
 
 

@@ -31,10 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(argv: list[str]) -> int:
     """Parse, prepare, train; returns the exit code."""
     arguments = load(TrainArguments, argv, prog=PROG, description=_DESCRIPTION)
-    if arguments.run.list:
-        from yocto_cli.report.summary import print_runs  # noqa: PLC0415 - brings NumPy in
+    if arguments.run.list or arguments.run.remove_unused_data:
+        from yocto_cli.report.listing import print_runs  # noqa: PLC0415 - brings NumPy in
 
-        return print_runs(Path(arguments.run.ckpt_dir))
+        root = Path(arguments.run.ckpt_dir)
+        return print_runs(root, remove=arguments.run.remove_unused_data)
     resume = _to_resume(arguments.run)
     if resume is not None:
         if arguments.config is not None:

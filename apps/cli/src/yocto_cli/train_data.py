@@ -228,9 +228,14 @@ def open_data(
     """
     if not (data_dir / "meta.json").is_file():
         found = "is a file" if data_dir.is_file() else "holds no meta.json"
+        if not data_dir.exists():
+            raise UsageError(
+                f"--data_dir {data_dir} does not exist; give the place to which the prepared data "
+                "was moved, or, for a new run, a text as --text_path"
+            )
         raise UsageError(
-            f"--data_dir {data_dir} {found if data_dir.exists() else 'does not exist'}: it must be "
-            "a directory that yocto-prepare made; to train on a text, give it as --text_path"
+            f"--data_dir {data_dir} {found}: it must be a directory that yocto-prepare made; to "
+            "train on a text, give it as --text_path"
         )
     meta = DataMeta.load(data_dir)
     named, own = named_tokenizer(flags.tokenizer_path, flags.vocab_path), None

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from yocto_model.config import GPTConfig
 from yocto_train.config import TrainConfig
@@ -117,7 +117,10 @@ class RunFlags:
         None, "a run or step to continue; by itself, the newest", bare="latest", in_files=False
     )
     plan: bool = flag(False, "only print the plan: size, time, memory", in_files=False)
-    list: bool = flag(False, "only list the runs in --ckpt_dir", in_files=False)
+    list: bool = flag(False, "only list the runs in --ckpt_dir, and unused data", in_files=False)
+    remove_unused_data: bool = flag(
+        False, "only remove the data in data/ that no run in --ckpt_dir uses", in_files=False
+    )
     parallel: Literal["ddp", "fsdp"] | None = flag(
         None, "with torchrun: copy the model to every process, or shard it", in_files=False
     )
@@ -132,6 +135,12 @@ class RunFlags:
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments(CommandArguments):
     """Train a model on a text and save it; all flags may be left out."""
+
+    SHORT: ClassVar[tuple[str, ...]] = (
+        "text_path", "tokenizer", "vocab_size", "data_dir", "n_layer", "n_head", "n_embd",
+        "block_size", "minutes", "max_iters", "batch_size", "lr", "run_name", "resume", "plan",
+        "list",
+    )  # fmt: skip
 
     data: DataFlags = DataFlags()
     model: ModelFlags = ModelFlags()
@@ -191,7 +200,7 @@ def settings(
     }
     training.update({name: value for name, value in derived.items() if name not in given})
     if start is not None:
-        own = {"dropout": 0.0, "attn_dropout": None}
+        own = {"dropout": 0.0, "attn_dropout": 0.0}
         config = start.replace(**{name: given.get(name, value) for name, value in own.items()})
     else:
         arch = given.get("arch", recipe.arch)

@@ -76,7 +76,7 @@ def _train(
 ) -> int:
     source, origin = given.get("init_from"), None
     if source is not None:  # a run that is resumed has all it needs
-        origin = Origin.of(resume or source, arguments.data)
+        origin = Origin.of(resume or source, arguments.data, given)
     data_dir = Path(world.on_main(lambda: str(data_directory(arguments.data, origin))))
     data, tokenizer = open_data(arguments.data, data_dir, origin)
     for name in ("train.bin", "val.bin"):
@@ -104,9 +104,11 @@ def _train(
             world=world,
         )  # fmt: skip
         if arguments.run.plan:
+            done = _checkpoint(run, resume).step if resume else 0
             seconds = trainer.time_step()  # by all processes: each step is shared
             if world.is_main:
-                say(f"{summary(trainer, run, data_dir)}\n{described(model, config, seconds)}")
+                plan = described(model, config, seconds, done=done)
+                say(f"{summary(trainer, run, data_dir)}\n{plan}")
             return 0
         if data.origin is not None and resume is None:
             trainer.request_evaluation()  # what it was before is worth knowing
@@ -129,7 +131,7 @@ def _recorded(
         if note := tokenizer_note(trainer.tokenizer):
             lines.append(f"note: {note} Its bits per byte do not compare with those of others.")
         if resume:
-            checkpoint = run.latest() if resume == run.path else Checkpoint.open(resume)
+            checkpoint = _checkpoint(run, resume)
             changes = trainer.restore(checkpoint)
             lines.insert(0, resumed(checkpoint, changes, max_iters=trainer.config.max_iters))
         board = None
@@ -147,6 +149,11 @@ def _recorded(
             save_adapter(trainer.model, Path(adapter), base=base)
             say(f"adapters: {adapter}")
         return code
+
+
+def _checkpoint(run: Run, resume: Path) -> Checkpoint:
+    """What to go on from: the newest of the run, or the step that is named."""
+    return run.latest() if resume == run.path else Checkpoint.open(resume)
 
 
 def run_to_end(

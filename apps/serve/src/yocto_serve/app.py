@@ -36,7 +36,6 @@ class ServerArguments:
     template: str | None = flag(
         None, "a file with a chat template (Jinja) to ask by", shown="the model's own"
     )
-    threads: int = flag(0, "processor threads that compute; 0 leaves it to torch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +63,6 @@ def _check(server: ServerArguments) -> None:
     """Raise `UsageError` for what cannot be meant."""
     if not 0 <= server.port < 1 << 16:
         raise UsageError(f"--port must be from 0 to 65535, not {server.port}")
-    if server.threads < 0:
-        raise UsageError(f"--threads must be at least 0, not {server.threads}")
     if server.api_key is not None and not (server.api_key.isascii() and server.api_key.strip()):
         raise UsageError("--api_key must be a text of ASCII characters; leave it out for no key")
     for origin in server.allow_origin:

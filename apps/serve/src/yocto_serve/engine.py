@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from yocto_model import Job, ModelError, SamplingOptions, Token
 
 from yocto_serve.models import Loaded
@@ -85,15 +84,10 @@ class Reply:
 
 
 class Engine:
-    """Runs a thread that steps the batches of all models in turns.
+    """Runs a thread that steps the batches of all models in turns."""
 
-    Args:
-        threads: how many processor threads compute; 0 leaves it to torch.
-    """
-
-    def __init__(self, *, threads: int = 0) -> None:
-        start = (lambda: torch.set_num_threads(threads)) if threads else None
-        self._thread = ThreadPoolExecutor(1, "yocto-engine", initializer=start)
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "yocto-engine")
         self._replies: set[Reply] = set()  # begun, and not ended
         self._drawing: asyncio.Task[None] | None = None
         self._is_stopping = False

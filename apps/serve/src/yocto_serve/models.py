@@ -2,7 +2,7 @@
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -136,7 +136,8 @@ class Library:
             return found
 
     def _load(self, ckpt: str | None) -> Loaded:
-        opened, generator, template = open_to_ask(self._named, ckpt=ckpt, template=self._template)
+        named = replace(self._named, ckpt=ckpt)
+        opened, generator, template = open_to_ask(named, template=self._template)
         step = "" if opened.checkpoint is None else f"@{opened.checkpoint.step}"
         return Loaded(
             id=f"{opened.name}{step}",

@@ -35,7 +35,7 @@ def run(arguments: ServeArguments) -> None:
         talk(model_line(served.opened, served.generator))
         for note in served.opened.notes:
             talk(f"note: {note}")
-        with contextlib.closing(Engine(threads=flags.threads)) as engine:
+        with contextlib.closing(Engine()) as engine:
             is_guarded = is_loopback(flags.host) and flags.api_key is None
             hosts = (*LOCAL_HOSTS, flags.host) if is_guarded else None
             server = Server(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         open_model,
     )
     from yocto_train.runs.run import Run
-    from yocto_train.scale.devices import Placement, measure_precision, place
+    from yocto_train.scale.devices import Placement, cpu_precision, place
     from yocto_train.scale.distributed import World, joined
     from yocto_train.scale.planning import (
         SIZES,
@@ -67,8 +67,8 @@ __all__ = [
     "Event", "FoundModel", "Muon", "NonFiniteError", "OpenedModel", "Placement", "Recipe", "Run",
     "RunError", "Sampled", "SaveError", "Saved", "Started", "StepDone", "Stopped", "TrainConfig",
     "TrainConfigError", "TrainError", "Trainer", "World", "against_overfitting", "bits_per_byte",
-    "bytes_per_token", "choose", "compile_pays", "cross_entropy", "evaluate", "evaluate_ids",
-    "find_checkpoint", "find_model", "joined", "lr_factor", "make_optimizers", "measure_precision",
+    "bytes_per_token", "choose", "compile_pays", "cpu_precision", "cross_entropy", "evaluate",
+    "evaluate_ids", "find_checkpoint", "find_model", "joined", "lr_factor", "make_optimizers",
     "memory_bytes", "open_model", "orthogonalize", "place", "save_checkpoint", "step_of",
     "train_step",
 ]  # fmt: skip

@@ -4,13 +4,14 @@ for event in Trainer(model, train_data, val_data, config).run():
     ...
 """
 
+import contextlib
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import torch
-from yocto_data import BatchSampler, ChatBatches, ChatDataset, TokenDataset
+from yocto_data import BatchSampler, ChatBatches, ChatDataset, DataError, TokenDataset
 from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import Tokenizer
 
@@ -135,7 +136,8 @@ class Trainer:
         Raises:
             NonFiniteError: before an update with a loss or gradient that is not a number.
             SaveError: a checkpoint could not be written.
-            DataError: of yocto-data: a token file was cut off, or holds ids out of range.
+            DataError: of yocto-data: a token file was cut off, or holds ids out of range; what
+                was learned before is saved. Or it was written over: then it is not.
         """
         progress = self.progress
         yield events.Started(
@@ -148,6 +150,26 @@ class Trainer:
             placement=self.reasons,
         )
         self.model.train()
+        try:
+            reason = yield from self._to_the_end()
+        except DataError:
+            if self._has_more_to_save and self.world.size == 1:
+                with contextlib.suppress(DataError):  # then nobody knows what is good
+                    yield self._save()
+            raise
+        if self._has_more_to_save:
+            yield self._save()
+        yield events.Stopped(
+            step=progress.step,
+            reason=reason,
+            best_step=progress.best_step,
+            best_loss=progress.best_loss,
+            train_seconds=self._clock.train_seconds,
+        )
+
+    def _to_the_end(self) -> Generator[Event, None, events.StopReason]:
+        """All steps, and what is due between them; returns why it ended."""
+        progress = self.progress
         while True:
             self._agree()
             # What is due after a step is done before the next one, so a run that was stopped in
@@ -163,22 +185,13 @@ class Trainer:
                 yield self._save()
                 self._agree()
             if (reason := self._reason_to_end()) is not None:
-                break
+                return reason
             if progress.step >= self.config.max_iters:
                 continue  # an evaluation was requested meanwhile
             loss, grad_norm = self._step()
             smoothed = progress.smooth(loss)
             if progress.step % self.config.log_interval == 0 or self._is_last:
                 yield self._step_done(loss, smoothed, grad_norm)
-        if self.run_directory is not None and self._saved_step != progress.step:
-            yield self._save()
-        yield events.Stopped(
-            step=progress.step,
-            reason=reason,
-            best_step=progress.best_step,
-            best_loss=progress.best_loss,
-            train_seconds=self._clock.train_seconds,
-        )
 
     def _agree(self) -> bool:
         """Share with all ranks what was requested on any of them; returns whether to stop."""
@@ -313,6 +326,10 @@ class Trainer:
         is_saved = self._saved_step == progress.step and self._best_pointed == progress.best_step
         return due and self.run_directory is not None and not is_saved
 
+    @property
+    def _has_more_to_save(self) -> bool:
+        return self.run_directory is not None and self._saved_step != self.progress.step
+
     def _save(self) -> events.Saved:
         """Write the step, move the pointers, prune, in this order; all ranks must call this."""
         run, progress = self.run_directory, self.progress
@@ -338,6 +355,8 @@ class Trainer:
         progress, notes = self.progress, []
         directory = run.step_directory(progress.step)
         if content is not None:
+            for data in (self.train_data, self.val_data):
+                data.require_unchanged()
             put_aside = save_checkpoint(
                 run.path, *content, tokenizer=self.tokenizer, data=self._fingerprints,
                 val_loss=progress.loss_here, environment=state.environment_of(self.machine),

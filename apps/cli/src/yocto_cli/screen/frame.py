@@ -1,7 +1,7 @@
 """One frame of the training screen, drawn by rich.
 
  yocto-train  checkpoints/philosophy-char  4 layers · 128 wide · 0.82M · cpu
- ━━━━━━━━━━━━━━━━━━━━━━╺━━━━━━━━━━━━━━━  61%  1220/2000  1m54s left  41.2k tok/s
+ ━━━━━━━━━━━━━━━━━━━━━━╺━━━━━━━━━━━━━━━  61%  1220/2000  1m54s left  3m02s gone  41.2k tok/s
  loss 1.742  val 1.861  best 1.858 @1100  2.68 bits/char  lr 6.1e-04  grad 0.9
  ... the curve beside the loss ladder, the sample, the keys
 
@@ -10,6 +10,7 @@ rich would pass escape codes on to the terminal.
 """
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
@@ -28,8 +29,8 @@ from yocto_cli.screen.curve import MARK, Chart, History
 from yocto_cli.screen.ladder import Baseline
 from yocto_cli.screen.terminal import can_show, counted, duration, encodable, one_line, visible
 
-_LEAST_CURVE_LINES, _MOST_CURVE_LINES = 5, 16  # fewer show nothing
-_LEAST_SAMPLE_LINES, _MOST_SAMPLE_LINES = 3, 10  # a border, the text, a border
+_LEAST_CURVE_LINES = 5  # fewer show nothing
+_LEAST_SAMPLE_LINES = 3  # a border, the text, a border
 _AXIS_CELLS, _LADDER_CELLS, _LEAST_CELLS_WITH_LADDER = 7, 34, 57
 # After this many evaluations without a new best, while training loss still falls, give advice.
 _STALE_EVALUATIONS = 3
@@ -54,6 +55,7 @@ class Frame:
     pending: set[str] = field(default_factory=set)  # keys that were pressed and not yet acted on
     reported: StepDone | None = None
     evaluated: Evaluated | None = None
+    begun: float = field(default_factory=time.monotonic)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         # The last cells stay free: a terminal may scroll when they are written.
@@ -105,6 +107,7 @@ class Frame:
                 if total > reported.step:  # the report may be some steps old
                     seconds *= (total - step) / (total - reported.step)
                 words[2] = f"  {duration(seconds)} left"
+            words.append(f"  {duration(time.monotonic() - self.begun)} gone")
             words.append(f"  {_thousands(reported.tokens_per_second)} tok/s")
         bar = ProgressBar(total, step, complete_style="cyan", finished_style="cyan")
         grid = Table.grid(padding=(0, 0, 0, 1), pad_edge=True, expand=True)
@@ -236,8 +239,8 @@ def _shares(rest: int, *, has_sample: bool) -> tuple[int, int]:
         return 0, 0
     sample = 0
     if has_sample and rest >= _LEAST_CURVE_LINES + _LEAST_SAMPLE_LINES:
-        sample = max(min(rest - _LEAST_CURVE_LINES, 5), min(2 * rest // 5, _MOST_SAMPLE_LINES))
-    return min(rest - sample, _MOST_CURVE_LINES), sample
+        sample = max(min(rest - _LEAST_CURVE_LINES, 5), 2 * rest // 5)
+    return rest - sample, sample
 
 
 def _thousands(number: float) -> str:

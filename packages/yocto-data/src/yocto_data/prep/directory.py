@@ -67,6 +67,18 @@ def check_target(target: Path, *, force: bool) -> None:
         )
 
 
+def remove_data(target: Path) -> None:
+    """Remove a data directory that nobody is writing.
+
+    Raises:
+        DataError: it holds something else, or it is in use.
+        WorkError: the system refused.
+    """
+    with _alone(target), writing(target):
+        check_target(target, force=True)
+        _remove_aside(target, target)
+
+
 @contextmanager
 def staged_directory(target: Path, *, force: bool) -> Iterator[Path]:
     """Yield a new directory to fill; when the block ends without an error it becomes `target`.

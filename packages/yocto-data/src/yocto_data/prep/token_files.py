@@ -3,6 +3,7 @@
 import codecs
 import hashlib
 import mmap
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -70,6 +71,8 @@ class MappedFile:
         self.path, self.dtype, self._recorded = path, dtype, sha256
         with usable(path), open_regular(path) as file:
             self._size_bytes = file.seek(0, 2)
+            status = os.fstat(file.fileno())
+            self._inode, self._time_ns = status.st_ino, status.st_mtime_ns
             self._check_size(file, size)
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         # Windows lie anywhere. Reading ahead from each costs far more than it brings: 640 single
@@ -104,6 +107,18 @@ class MappedFile:
                 f"{shorten(self.path)} was truncated while in use, from {self._size_bytes} to "
                 f"{self._map.size()} bytes; run yocto-prepare again"
             )
+
+    def require_unchanged(self) -> None:
+        """Refuse a file that was written over while in use, as far as meta.json knows its content.
+
+        A new file under its name changes nothing here, and what was cut off is noticed when read.
+        """
+        with suppress(FileNotFoundError):
+            status = self.path.stat()
+            same = status.st_ino == self._inode and status.st_size >= self._size_bytes
+            if same and status.st_mtime_ns != self._time_ns:
+                self.verify()
+                self._time_ns = status.st_mtime_ns
 
     def blocks(self) -> Iterator[np.ndarray]:
         """All tokens, in consecutive blocks."""

@@ -36,7 +36,6 @@ from yocto_model import ModelError
 from yocto_tokenizers import TokenizerError
 
 from yocto_train.errors import CheckpointError, SaveError, TrainError, reason
-from yocto_train.tune.lora import merged
 
 if TYPE_CHECKING:
     import torch
@@ -312,6 +311,8 @@ def save_checkpoint(
         SaveError: the system refused, or the state cannot be saved; what was there before is
             unchanged.
     """
+    from yocto_train.tune.lora import merged  # noqa: PLC0415 - brings torch in
+
     final = run / step_name(state["step"])
     temporary = files.temporary_for(final)
     try:

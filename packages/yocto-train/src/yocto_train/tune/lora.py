@@ -53,7 +53,7 @@ def adapt(
     """Freeze a model, and let all matrices inside its blocks learn by adapters.
 
     Args:
-        model: changed in place; its weights are on the CPU.
+        model: changed in place; its weights are on the CPU. Adapters that it has stay.
         rank: of the adapters.
         alpha: see `LowRank`.
         seed: decides how the adapters begin.
@@ -65,7 +65,7 @@ def adapt(
     for block in model.blocks:
         for module in list(block.modules()):
             for name, layer in list(module.named_children()):
-                if isinstance(layer, nn.Linear):
+                if isinstance(layer, nn.Linear) and not isinstance(layer, LowRank):
                     layer.weight.data = layer.weight.data.to(dtype)
                     setattr(module, name, LowRank(layer, rank, alpha, generator))
 

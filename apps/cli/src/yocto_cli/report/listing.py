@@ -1,0 +1,152 @@
+"""yocto-train --list: the runs in a directory, and prepared data that belongs to none of them.
+
+Without torch, so that it is there at once.
+"""
+
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+from yocto_data import DataError, DataMeta
+from yocto_data.prep.directory import remove_data
+from yocto_train.errors import CheckpointError
+from yocto_train.runs.checkpoint import Manifest
+from yocto_train.runs.run import Run
+
+from yocto_cli.command import UsageError, next_command
+from yocto_cli.screen.curve import History
+from yocto_cli.screen.terminal import dim, duration, one_line, say, visible
+
+_MARKS = ("config.toml", "metrics.jsonl", "latest")  # every run has at least one of these
+_DATA = Path("data")  # where yocto-train prepares texts
+_REMOVE = "--remove_unused_data"
+
+
+def print_runs(root: Path, *, remove: bool = False) -> int:
+    """Print the runs in a directory, the newest first, and unused data; returns the exit code.
+
+    Args:
+        root: where runs are.
+        remove: whether to remove the data that no run uses, instead.
+
+    Raises:
+        UsageError: there is neither, or it cannot be told which data runs use.
+        DataError: data cannot be removed.
+    """
+    runs = _runs_in(root)
+    unused = _unused_data(runs)
+    if remove:
+        for directory in unused:
+            remove_data(directory)
+            say(f"removed {directory}")
+        if not unused:
+            say(f"no data in {_DATA} is unused")
+        return 0
+    found = sorted(map(described, runs), reverse=True)
+    if not found and not unused:
+        raise UsageError(f"no run in {root}; train one: uv run yocto-train")
+    width = max((len(one_line(name)) for _, name, *_ in found), default=0)
+    for written, name, columns, problem, command in found:
+        age = f"{duration(time.time() - written)} ago"
+        say(f"{one_line(name):<{width}}  {columns}  {age:>10}")
+        if problem:
+            say(f"  {problem}")
+        if command:
+            print(dim(f"  {visible(command)}", sys.stdout))
+    for directory in unused:
+        size = sum(path.stat().st_size for path in directory.iterdir())
+        say(f"{one_line(str(directory))}: {size / 1e6:.1f} MB of data that no run in {root} uses")
+    if unused:
+        print(dim(f"  {next_command('yocto-train', _REMOVE, '--ckpt_dir', str(root))}", sys.stdout))
+    return 0
+
+
+def described(run: Run) -> tuple[float, str, str, str, str]:
+    """When a run was written to, its name, its figures, what is wrong, the command to talk to it.
+
+    The figures are the lowest validation loss, the number of parameters and the steps. Nothing in
+    the run's files is taken for granted.
+    """
+    history = History.of(run)
+    loss = f"val loss {min(history.evaluations.values()):.4f}" if history.evaluations else ""
+    size = "" if history.n_parameters is None else f"{history.n_parameters / 1e6:.2f}M"
+    written, steps, problem, command = run.path.stat().st_mtime, "no checkpoint", "", ""
+    try:
+        checkpoint = run.latest(to_resume=False)
+    except CheckpointError as error:
+        # Without any step, its training has just begun, or ended before the first save.
+        problem = f"broken: {error}" if _has_steps(run) else ""
+    else:
+        written = checkpoint.directory.stat().st_mtime
+        steps = f"{checkpoint.step}{'' if history.max_iters is None else f'/{history.max_iters}'}"
+        steps += " steps"
+        is_best = run.pointed("best") in (None, checkpoint.directory)
+        ckpt = run.path if is_best else run.path / "best"
+        command = next_command("yocto-chat", "--ckpt", str(ckpt))
+        if checkpoint.skipped:
+            problem = f"broken, and passed over: {'; '.join(checkpoint.skipped)}"
+    return written, run.name, f"{loss:<15}  {size:>8}  {steps:>17}", problem, command
+
+
+def _runs_in(root: Path) -> list[Run]:
+    try:
+        found = [Run(path) for path in root.iterdir() if path.is_dir()]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {root}: {error}; check --ckpt_dir") from error
+    return [
+        run
+        for run in found
+        if any((run.path / mark).exists() for mark in _MARKS) or _has_steps(run)
+    ]
+
+
+def _has_steps(run: Run) -> bool:
+    try:
+        return bool(run.steps())
+    except CheckpointError:  # it cannot be read
+        return False
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+def _unused_data(runs: list[Run]) -> list[Path]:
+    """Data that yocto-train prepared, and on which no run was trained: told by content.
+
+    A run that has saved nothing yet, or whose files are damaged, names its data by the path.
+    """
+    hashes, paths = set[str](), set[Path]()
+    for run in runs:
+        known = _data_of(run, hashes, paths)
+        if not known:
+            return []  # it may be any
+    found = []
+    for path in sorted(_DATA.glob("*/meta.json")):
+        try:
+            train = DataMeta.load(path.parent).train.sha256
+        except DataError:
+            continue
+        if train not in hashes and path.parent.resolve() not in paths:
+            found.append(path.parent)
+    return found
+
+
+def _data_of(run: Run, hashes: set[str], paths: set[Path]) -> bool:
+    """Add what a run says of its data; whether it says anything."""
+    known = False
+    for step in run.steps() if _has_steps(run) else ():
+        try:
+            hashes.update(Manifest.read(step).data.values())
+            known = True
+        except CheckpointError:
+            continue
+    try:
+        config = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
+        paths.add(Path(config["data"]["data_dir"]).resolve())
+        known = True
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    return known
