@@ -42,7 +42,7 @@ class Address:
     @property
     def is_http(self) -> bool:
         """Whether it is read by plain HTTP, in which nothing can be listed."""
-        return _protocol(self.url) in ("http", "https")
+        return "https" in self.files.protocol
 
     @property
     def name(self) -> str:
@@ -69,15 +69,19 @@ def addresses(url: str, endings: tuple[str, ...]) -> list[Address]:
     Raises:
         DataError: there are none, or nobody can be asked.
     """
-    files, path = _file_system(url)
+    fsspec, options = optional("fsspec", "remote", shorten(url)), {}
+    is_http = url.lower().startswith(("http://", "https://"))
+    if is_http:
+        aiohttp = optional("aiohttp", "remote", shorten(url))
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
+        options = {"client_kwargs": {"timeout": limits}}
     try:
-        if _protocol(url) in ("http", "https"):  # a page's links are not its files
-            found = {path: files.info(path)}
-        elif glob.has_magic(path) and not files.exists(path):
+        files, path = fsspec.url_to_fs(url, **options)
+        if not is_http and glob.has_magic(path) and not files.exists(path):
             found = files.glob(path, detail=True)
         else:
             found = {path: files.info(path)}
-            if found[path]["type"] == "directory":
+            if found[path]["type"] == "directory":  # over HTTP nothing is: links are no files
                 found = files.find(path, detail=True)
                 found = {n: found[n] for n in found if n.lower().endswith(endings)}
     except Exception as error:  # each file system has errors of its own
@@ -158,25 +162,6 @@ class RemoteFile(io.RawIOBase):
             if not (data := self._file.read(min(rest, 1 << 20))):
                 raise EOFError(f"it ended {rest} bytes before where it had broken")
             rest -= len(data)
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system of an address, and what it calls the file."""
-    fsspec = optional("fsspec", "remote", shorten(url))
-    options: dict[str, Any] = {}
-    if _protocol(url) in ("http", "https"):
-        aiohttp = optional("aiohttp", "remote", shorten(url))
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
-        options["client_kwargs"] = {"timeout": limits}
-    try:
-        files, path = fsspec.url_to_fs(url, **options)
-    except Exception as error:  # an unknown protocol, a package that is missing, a bad address
-        raise DataError(f"cannot read {shorten(url)}: {_cause(error)}") from error
-    return files, path
-
-
-def _protocol(url: str) -> str:
-    return url.partition("://")[0].lower()
 
 
 def _cause(error: BaseException) -> str:
