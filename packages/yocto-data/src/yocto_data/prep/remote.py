@@ -166,8 +166,8 @@ class RemoteFile(io.RawIOBase):
 
 def _cause(error: BaseException) -> str:
     """What lies behind an error, in one line."""
-    while error.__cause__ is not None:
+    while error.__cause__ is not None and not isinstance(error, ImportError):
         error = error.__cause__
     text = " ".join(str(error).split())
-    known = isinstance(error, OSError | ValueError) and text
+    known = isinstance(error, OSError | ValueError | ImportError) and text
     return shorten(text if known else f"{type(error).__name__}: {text}".removesuffix(": "), 200)
