@@ -51,9 +51,9 @@ class Address:
         return path.rstrip("/").rpartition("/")[2] or "index"
 
     def open(self) -> Any:
-        """The file for random access, as fsspec reads it."""
+        """The file for random access; only what is asked for is fetched."""
         try:
-            return self.files.open(self.path, "rb")
+            return self.files.open(self.path, "rb", cache_type="none")
         except Exception as error:  # each file system has errors of its own
             raise DataError(f"cannot read {shorten(self.url)}: {_cause(error)}") from error
 
