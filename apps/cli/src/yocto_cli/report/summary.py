@@ -140,17 +140,26 @@ def farewell(trainer: "Trainer", run: Run, *, stopped: bool) -> str:
         lines.append(f"resume: {next_command('yocto-train', '--resume', str(run.path))}")
     if progress.best_step is not None and progress.best_loss is not None:
         lines.append(f"best validation loss {progress.best_loss:.4f} at step {progress.best_step}")
-    is_chat = isinstance(trainer.train_data, ChatDataset)
-    lines.append(f"what:   {_ANSWERS if is_chat else _CONTINUES}")
-    lines.append(f"talk:   {next_command('yocto-chat', '--ckpt', _ckpt_for_chat(trainer, run))}")
+    if not _is_foreign(trainer):
+        lines.append(f"what:   {_ANSWERS if _answers(trainer) else _CONTINUES}")
     if not stopped:
         lines.append(f"next:   {_NEXT}")
+    lines.append(f"talk:   {next_command('yocto-chat', '--ckpt', _ckpt_for_chat(trainer, run))}")
     return "\n".join(lines)
 
 
+def _is_foreign(trainer: "Trainer") -> bool:
+    """Whether the model could speak before it came here."""
+    return getattr(trainer.tokenizer, "kind", None) == "huggingface"
+
+
+def _answers(trainer: "Trainer") -> bool:
+    """Whether the model is to know replies by heart."""
+    return isinstance(trainer.train_data, ChatDataset) and not _is_foreign(trainer)
+
+
 def _ckpt_for_chat(trainer: "Trainer", run: Run) -> str:
-    """The run, whose newest step answers best; its best step if it is to continue texts."""
+    """The run, whose newest step knows most by heart; its best step if that is not the aim."""
     is_last = trainer.progress.best_step in (None, trainer.progress.step)
-    answers = isinstance(trainer.train_data, ChatDataset)
-    use_run = answers or is_last or run.pointed("best") is None
+    use_run = _answers(trainer) or is_last or run.pointed("best") is None
     return str(run.path if use_run else run.path / "best")
