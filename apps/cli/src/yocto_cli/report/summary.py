@@ -111,7 +111,7 @@ def report_of(trainer: "Trainer", run: Run, history: History, about: About, even
         unit="character" if is_char else "token", n_parameters=trainer.model.config.n_parameters,
         details=[*_details(trainer, about.data_dir).items(), ("seed", str(trainer.config.seed))],
         commands=[
-            ("Talk to it", next_command("yocto-chat", "--ckpt", _ckpt_for_chat(trainer, run))),
+            ("Talk to it", next_command("yocto-chat", "--ckpt", str(run.path))),
             ("Watch it learn", next_command("yocto-sample", "--timelapse", str(run.path))),
         ],
         config=about.config,
@@ -140,26 +140,10 @@ def farewell(trainer: "Trainer", run: Run, *, stopped: bool) -> str:
         lines.append(f"resume: {next_command('yocto-train', '--resume', str(run.path))}")
     if progress.best_step is not None and progress.best_loss is not None:
         lines.append(f"best validation loss {progress.best_loss:.4f} at step {progress.best_step}")
-    if not _is_foreign(trainer):
-        lines.append(f"what:   {_ANSWERS if _answers(trainer) else _CONTINUES}")
+    if getattr(trainer.tokenizer, "kind", None) != "huggingface":  # that one could speak before
+        is_chat = isinstance(trainer.train_data, ChatDataset)
+        lines.append(f"what:   {_ANSWERS if is_chat else _CONTINUES}")
     if not stopped:
         lines.append(f"next:   {_NEXT}")
-    lines.append(f"talk:   {next_command('yocto-chat', '--ckpt', _ckpt_for_chat(trainer, run))}")
+    lines.append(f"talk:   {next_command('yocto-chat', '--ckpt', str(run.path))}")
     return "\n".join(lines)
-
-
-def _is_foreign(trainer: "Trainer") -> bool:
-    """Whether the model could speak before it came here."""
-    return getattr(trainer.tokenizer, "kind", None) == "huggingface"
-
-
-def _answers(trainer: "Trainer") -> bool:
-    """Whether the model is to know replies by heart."""
-    return isinstance(trainer.train_data, ChatDataset) and not _is_foreign(trainer)
-
-
-def _ckpt_for_chat(trainer: "Trainer", run: Run) -> str:
-    """The run, whose newest step knows most by heart; its best step if that is not the aim."""
-    is_last = trainer.progress.best_step in (None, trainer.progress.step)
-    use_run = _answers(trainer) or is_last or run.pointed("best") is None
-    return str(run.path if use_run else run.path / "best")
