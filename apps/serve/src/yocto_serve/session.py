@@ -50,8 +50,11 @@ def _listening(flags: ServerArguments) -> socket.socket:
         ) from error
 
 
-class _Uvicorn(uvicorn.Server):
+class Uvicorn(uvicorn.Server):
     """Uvicorn, whose application is there before its model.
+
+    Args:
+        hosts: by these names the page may be asked for before that; None for any.
 
     Attributes:
         app: answers all requests, once the model is open.
@@ -62,14 +65,15 @@ class _Uvicorn(uvicorn.Server):
 
     def __init__(self, hosts: tuple[str, ...] | None) -> None:
         config = uvicorn.Config(
-            self._answer, interface="asgi3", log_config=None, access_log=False, lifespan="off",
+            self.answer, interface="asgi3", log_config=None, access_log=False, lifespan="off",
             ws="none", server_header=False, timeout_graceful_shutdown=_SECONDS_TO_END + 2,
         )  # fmt: skip
         super().__init__(config)
         self.app: asyncio.Future[ASGIApp] = asyncio.get_running_loop().create_future()
         self._hosts, self._page = hosts, page()
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request: the page at once, all else by the application."""
         host = Headers(scope=scope).get("host", "").rpartition(":")[0]
         is_local = self._hosts is None or host in self._hosts
         is_early = scope["path"] == "/" and is_local and not self.app.done()
@@ -89,7 +93,7 @@ async def _serve(
     flags = arguments.server
     is_guarded = is_loopback(flags.host) and flags.api_key is None
     hosts = (*LOCAL_HOSTS, flags.host) if is_guarded else None
-    server = _Uvicorn(hosts)
+    server = Uvicorn(hosts)
 
     def opened() -> "Library":
         from yocto_serve.models import Library  # noqa: PLC0415 - brings torch in
