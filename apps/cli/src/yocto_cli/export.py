@@ -59,6 +59,8 @@ def _main(argv: list[str]) -> int:
     from yocto_cli.models import load_model  # noqa: PLC0415
 
     opened, tokenizer = load_model(arguments.ckpt, arguments.opening)
+    for note in opened.notes:
+        say(f"note: {note}")
     template = template_for(opened.template, tokenizer, pretrained=opened.checkpoint is None)
     fields = gguf_fields(tokenizer)
     if opened.template is not None:  # only what was said, never what is guessed

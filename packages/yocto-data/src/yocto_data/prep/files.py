@@ -174,6 +174,8 @@ def locked(path: Path, owner: str) -> Iterator[None]:
     try:
         lock = filelock.FileLock(path, timeout=0, is_singleton=False).acquire()
     except filelock.Timeout as error:
+        if not path.exists():  # it could not be made, which is no reason to wait
+            raise OSError(errno.EACCES, "no lock file can be made there", str(path)) from error
         holder = ""
         with suppress(OSError):
             holder = note.read_text("utf-8", "replace")[:200]

@@ -137,6 +137,11 @@ def _paths(text: str, endings: tuple[str, ...]) -> list[Path]:
 
 def _files_of(path: Path, endings: tuple[str, ...]) -> list[Path]:
     if not path.is_dir():
+        if path.exists() and not path.is_file():
+            raise DataError(
+                f"{shorten(path)} is not a regular file; texts are read more than once, so write "
+                "what it gives into a file"
+            )
         return [path]
     files = [file for file in _walk(path) if file.name.lower().endswith(endings)]
     if not files:
