@@ -39,6 +39,25 @@ def open_regular(path: Path) -> BufferedReader:
     return file
 
 
+# How files begin that are neither texts nor tokens.
+_MARKS = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "a zip archive, as .docx and .epub are",
+    b"\x93NUMPY": "a NumPy array",
+    b"PAR1": "parquet",
+    b"%PDF-": "a PDF",
+    b"\x89PNG": "a picture",
+    b"SQLite format 3\0": "a database",
+    b"version https://git-lfs": "a Git LFS pointer",
+}
+
+
+def foreign_format(head: bytes) -> str | None:
+    """What the first bytes of a file look like; None if they are none of the usual formats."""
+    return next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+
+
 def sha256_of(file: BufferedReader) -> str:
     """The sha256 (hex) of an open file, from its beginning."""
     file.seek(0)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from yocto_data.errors import DataError, DecodingError, WorkError, shorten, usable
-from yocto_data.prep.files import open_regular
+from yocto_data.prep.files import foreign_format, open_regular
 from yocto_data.prep.meta import SourceMeta
 from yocto_data.prep.remote import Address, RemoteFile, addresses, is_address, optional
 
@@ -45,6 +45,7 @@ _NOT_FOR_FILES = {"unicode_escape", "raw_unicode_escape", "idna", "punycode", "u
 _BOM = "\ufeff"
 _LOOKED_AT = 4096  # bytes, to tell what encoding a file has
 _LEAST_WIDE_BYTES = 16
+_WIDE = {"x0x0": "utf-16-le", "0x0x": "utf-16-be", "x000": "utf-32-le", "000x": "utf-32-be"}
 
 
 @dataclass(frozen=True)
@@ -390,10 +391,14 @@ class TextDecoder:
                 f"{self._where} begins with a {name.upper()} byte order mark, so it is not "
                 f"{self._encoding}; pass encoding={name}"
             )
-        if not wide and not name and (order := _zeros_between(data[:_LOOKED_AT])):
+        if looks_like := foreign_format(data):
             raise DataError(
-                f"{self._where} has a zero byte beside each character, as UTF-16 has; pass "
-                f"encoding=utf-16-{order}"
+                f"{self._where} is not a text: it looks like {looks_like}; give what is in it"
+            )
+        if not wide and not name and (kind := _zeros_between(data[:_LOOKED_AT])):
+            raise DataError(
+                f"{self._where} has zero bytes beside each character, as {kind.upper()} has; pass "
+                f"encoding={kind}"
             )
         # The codec without a byte order in its name takes the mark away itself.
         self.bom_dropped = bool(name) and self._encoding in {"utf-16", "utf-32"}
@@ -427,9 +432,10 @@ class TextDecoder:
         return "pass encoding=NAME with its own, or convert it to UTF-8"
 
 
-def _zeros_between(data: bytes) -> Literal["le", "be"] | None:
-    """The order of bytes of UTF-16 without a mark: in most scripts every other byte is zero."""
+def _zeros_between(data: bytes) -> str | None:
+    """The encoding of wide text without a mark: most bytes at the same places of four are zero."""
     if len(data) < _LEAST_WIDE_BYTES:
         return None
-    even, odd = (data[i::2].count(0) / len(data[i::2]) for i in (0, 1))
-    return "le" if odd > 0.5 > 10 * even else "be" if even > 0.5 > 10 * odd else None
+    shares = [data[i::4].count(0) / len(data[i::4]) for i in range(4)]
+    zeros = "".join("0" if share > 0.5 else "x" for share in shares if not 0.05 < share <= 0.5)
+    return _WIDE.get(zeros)
