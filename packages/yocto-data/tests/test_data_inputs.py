@@ -155,6 +155,10 @@ def test_d4_another_encoding(
     assert re.search(r"a\.txt is not UTF-8 at byte \d+ \(0x", message)
     assert advice in message
     assert ("cp1252" in advice) == ("cp1252" in message)
+    assert "so leave encoding out" in refused(
+        DecodingError, partial(run, file(tmp_path, "\u2a5a \U0001f60d".encode()), encoding="cp1252")
+    )
+    source = file(tmp_path, content)
     other = file(tmp_path, "caf\u00e9".encode(), "b.txt")
     assert "encoding=" not in refused(DecodingError, partial(run, [other, source]))
 

@@ -43,6 +43,8 @@ def open_regular(path: Path) -> BufferedReader:
 _MARKS = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
     b"PK\x03\x04": "a zip archive, as .docx and .epub are",
     b"\x93NUMPY": "a NumPy array",
     b"PAR1": "parquet",

@@ -418,6 +418,9 @@ class TextDecoder:
         data = error.object
         fits = data.decode(self._encoding, "replace")
         n_wrong = fits.count("\ufffd")
+        with contextlib.suppress(UnicodeDecodeError):
+            if data.decode():
+                return "it is UTF-8, so leave encoding out"
         if cut and "end of data" in error.reason:
             return "the file ends inside a character; copy it again, or pass errors=ignore"
         if not self._is_ascii or sum(character > "\x7f" for character in fits) > 2 * n_wrong:
