@@ -180,7 +180,7 @@ def test_whatsapp(prepared: Any, home: Path) -> None:
     ("--text_path chats.jsonl --show=-1", "--show must be 0 or more"),
     ("--text_path chats.jsonl --vocab_path plain --template turns", "use --template plain"),
     ("--text_path chats.jsonl --vocab_path plain --tokenizer bpe", "kind char; use yocto-prepare"),
-    ("--text_path one.jsonl", "one conversation cannot be shared"),
+    ("--text_path one.jsonl", "one conversation, or a text without any, cannot be"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_nothing_is_written(
     words: str, what: str, refused: Any, home: Path

@@ -639,7 +639,7 @@ def test_what_meta_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        ([GOOD], {}, ShortDataError, "one conversation cannot be shared"),
+        ([GOOD], {}, ShortDataError, "one conversation, or a text without any, cannot be"),
         ([], {}, DataError, "no reply to learn from, and no text"),
         ([{"messages": [{"role": "user", "content": "q"}]}] * 5, {}, DataError, "no reply to"),
         ([GOOD] * 5, {"max_bad": 1.5}, DataError, "max_bad must be from 0 to 1, found 1.5"),

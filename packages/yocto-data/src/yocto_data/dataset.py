@@ -105,10 +105,6 @@ class TokenDataset:
         """The sha256 (hex) of the file, as `meta.json` records it, or else computed."""
         return self._file.record.sha256 if self._file.record else self._file.sha256()
 
-    def require_unchanged(self) -> None:
-        """Refuse a file whose content is no longer what `meta.json` records."""
-        self._file.require_unchanged()
-
     def verify(self) -> None:
         """Read the whole file: every id in range, and the sha256 that `meta.json` records."""
         self._file.verify()
