@@ -105,7 +105,7 @@ class TrainConfig:
     log_interval: int = _count(10, "steps between reports", low=1)
     seed: int = setting(1337, "decides batches, dropout and samples", low=0, high=2**63 - 1)
     lora_rank: int = setting(
-        0, "train adapters of this rank beside frozen matrices (LoRA; Hu et al. 2021); 0 trains all",
+        0, "train adapters of this rank beside frozen matrices (LoRA, Hu et al. 2021); 0: none",
         low=0, high=4096,
     )  # fmt: skip
     lora_alpha: float = setting(
