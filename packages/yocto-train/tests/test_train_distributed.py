@@ -11,13 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from yocto_data import TokenDataset
+from yocto_data import ChatDataset, Message, TokenDataset, prepare_chats
 from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import load_tokenizer
 from yocto_train import Evaluated, Run, Sampled, SaveError, StepDone, TrainConfig, Trainer
@@ -41,6 +41,9 @@ def make_trainer(
 ) -> Trainer:
     options = dict(options)
     arch, dropout = options.pop("arch"), options.pop("dropout", 0.0)
+    kind, data = (
+        (ChatDataset, Path(options.pop("chats"))) if "chats" in options else (TokenDataset, data)
+    )
     tokenizer = load_tokenizer(data)
     config = GPTConfig.from_arch(
         arch, vocab_size=tokenizer.vocab_size, block_size=8, n_layer=2, n_head=2, n_embd=12,
@@ -52,7 +55,7 @@ def make_trainer(
     }  # fmt: skip
     return Trainer(
         GPT(config, generator=torch.Generator().manual_seed(3)).double(),
-        TokenDataset(data / "train.bin", 8), TokenDataset(data / "val.bin", 8),
+        kind(data / "train.bin", 8), kind(data / "val.bin", 8),
         TrainConfig(**{**defaults, **options}),
         run=None if run is None else Run(run), tokenizer=tokenizer, device="cpu", world=world,
     )  # fmt: skip
@@ -192,6 +195,31 @@ def test_two_processes_are_one(
             straight[name] | tail,
             end | late | {"weights": {k: v.tolist() for k, v in model.state_dict().items()}},
         )
+
+
+def test_two_processes_are_one_on_chats(data_dir: Path, tmp_path: Path, launch: Launch) -> None:
+    """Ranks whose rows hold different numbers of learned tokens still take the mean over all."""
+    tokenizer = load_tokenizer(data_dir)
+    letters = tokenizer.decode(range(tokenizer.vocab_size)).strip() * 3
+    records = [
+        {"prompt": letters[n % 4], "completion": letters[n : n + 1 + n % 9]} for n in range(40)
+    ]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+
+    def encode(chat: Sequence[Message]) -> tuple[list[int], list[bool]]:
+        parts = [tokenizer.encode(message.content) for message in chat]
+        return [*parts[0], *parts[1]], [False] * len(parts[0]) + [True] * len(parts[1])
+
+    prepare_chats(tmp_path / "chats.jsonl", tmp_path / "data", tokenizer=tokenizer, encode=encode)
+    options = {**KINDS["modern"], "chats": str(tmp_path / "data")}
+    task = {"options": options, "parallel": "ddp", "run": str(tmp_path / "run")}
+    straight = go(make_trainer(data_dir, None, options), resume=False, stop=None)
+    whole, half, end = launch(
+        [{**task, "run": None}, {**task, "stop": 4}, {**task, "resume": True}]
+    )
+    assert_alike(straight, whole)
+    assert whole["losses"] == half["losses"] + end["losses"]
+    assert whole["weights"] == end["weights"]
 
 
 def test_dropout_differs_between_ranks(data_dir: Path, tmp_path: Path, launch: Launch) -> None:

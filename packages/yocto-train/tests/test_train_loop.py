@@ -92,7 +92,7 @@ def test_what_events_say(make_trainer: MakeTrainer) -> None:
     assert [0.01 * 2 / 4, 0.01 * 3 / 4, 0.01] == pytest.approx([e.lr for e in steps[:3]])
     assert 0.001 == pytest.approx(steps[-1].lr)
     assert steps[0].loss == pytest.approx(steps[0].smoothed_loss)
-    assert 6 * 32 / trainer.train_data.n_tokens == steps[-1].epoch
+    assert 6 * trainer.config.batch_size / trainer.sampler.windows_per_epoch == steps[-1].epoch
     evaluations = of_kind(Evaluated, events)
     assert all(event.tokens == trainer.val_data.n_tokens - 1 for event in evaluations)
     best = min(evaluations, key=lambda event: event.loss)

@@ -6,6 +6,7 @@ This module brings NumPy in, so commands import it after they have parsed their 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class ChatEncoder:
         self.template, self._tokenizer = ChatTemplate(template), tokenizer
         self._end_id = self.template.end_id(tokenizer)
         self._ending = next(iter(self.template.stops(tokenizer)), None)
+        self._encode_short = lru_cache(maxsize=4096)(tokenizer.encode)
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.template.source, self._tokenizer)
@@ -80,7 +82,8 @@ class ChatEncoder:
         ids: list[int] = []
         learned: list[bool] = []
         n_learned = 0
-        for segment, part in zip(segments, encode_segments(segments, self._tokenizer), strict=True):
+        parts = encode_segments(segments, self._tokenizer, encode=self._encode)
+        for segment, part in zip(segments, parts, strict=True):
             if segment.message is not None:
                 message = chat[segment.message]
                 is_learned = message.role == "assistant" and message.trained
@@ -92,6 +95,10 @@ class ChatEncoder:
             ids += part
             learned += [True] * n_learned + [False] * (len(part) - n_learned)
         return ids, learned
+
+    def _encode(self, text: str) -> list[int]:
+        """Ids of a text; those of short ones, as templates write again and again, are kept."""
+        return self._encode_short(text) if len(text) <= 32 else self._tokenizer.encode(text)
 
     def segments(self, chat: Sequence[Message]) -> list[Segment]:
         """The conversation as the template writes it, to its end."""

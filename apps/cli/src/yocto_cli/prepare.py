@@ -59,7 +59,7 @@ class OutArguments(CommandArguments):
 class PrepareArguments(OutArguments):
     """What texts and chats have in common."""
 
-    text_path: tuple[str, ...] = flag(REQUIRED, "files, directories or globs; .jsonl holds records")
+    text_path: tuple[str, ...] = flag(REQUIRED, "files, directories, globs or addresses")
     val_ratio: float = flag(0.1, "share of the text kept for validation")
     seed: int = flag(1337, "chooses the documents kept for validation, if there are several")
     encoding: str = flag("utf-8", "encoding of the texts")

@@ -36,7 +36,7 @@ class StepDone(Event):
     grad_norm: float  # of the whole gradient, before clipping
     tokens_per_second: float  # of training, over the last report interval, evaluation excluded
     seconds_left: float | None  # an estimate; None during the first steps
-    epoch: float  # how often each token has been seen so far, on average
+    epoch: float  # how often each token, or chat, has been seen so far, on average
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -418,7 +418,7 @@ class Trainer:
             grad_norm=grad_norm,
             tokens_per_second=tokens / self._clock.mean_step(),
             seconds_left=self._clock.left(steps_left, steps_left / self.config.eval_interval),
-            epoch=step * tokens / self.train_data.n_tokens,
+            epoch=step * self.config.batch_size / self.sampler.windows_per_epoch,
         )
 
     @property

@@ -113,7 +113,7 @@ def report_of(trainer: "Trainer", run: Run, history: History, about: About, even
         unit="character" if is_char else "token", n_parameters=trainer.model.config.n_parameters,
         details=[*_details(trainer, about.data_dir).items(), ("seed", str(trainer.config.seed))],
         commands=[
-            ("Talk to it", next_command("yocto-chat", "--ckpt", _ckpt_for_chat(trainer, run))),
+            ("Talk to it", next_command("yocto-chat", "--ckpt", str(run.path))),
             ("Watch it learn", next_command("yocto-sample", "--timelapse", str(run.path))),
         ],
         config=about.config,
@@ -142,17 +142,10 @@ def farewell(trainer: "Trainer", run: Run, *, stopped: bool) -> str:
         lines.append(f"resume: {next_command('yocto-train', '--resume', str(run.path))}")
     if progress.best_step is not None and progress.best_loss is not None:
         lines.append(f"best validation loss {progress.best_loss:.4f} at step {progress.best_step}")
-    is_chat = isinstance(trainer.train_data, ChatDataset)
-    lines.append(f"what:   {_ANSWERS if is_chat else _CONTINUES}")
-    lines.append(f"talk:   {next_command('yocto-chat', '--ckpt', _ckpt_for_chat(trainer, run))}")
+    if getattr(trainer.tokenizer, "kind", None) != "huggingface":  # that one could speak before
+        is_chat = isinstance(trainer.train_data, ChatDataset)
+        lines.append(f"what:   {_ANSWERS if is_chat else _CONTINUES}")
     if not stopped:
         lines.append(f"next:   {_NEXT}")
+    lines.append(f"talk:   {next_command('yocto-chat', '--ckpt', str(run.path))}")
     return "\n".join(lines)
-
-
-def _ckpt_for_chat(trainer: "Trainer", run: Run) -> str:
-    """The run, whose newest step answers best; its best step if it is to continue texts."""
-    is_last = trainer.progress.best_step in (None, trainer.progress.step)
-    answers = isinstance(trainer.train_data, ChatDataset)
-    use_run = answers or is_last or run.pointed("best") is None
-    return str(run.path if use_run else run.path / "best")

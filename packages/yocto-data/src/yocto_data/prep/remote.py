@@ -42,7 +42,7 @@ class Address:
     @property
     def is_http(self) -> bool:
         """Whether it is read by plain HTTP, in which nothing can be listed."""
-        return _protocol(self.url) in ("http", "https")
+        return "https" in self.files.protocol
 
     @property
     def name(self) -> str:
@@ -51,9 +51,9 @@ class Address:
         return path.rstrip("/").rpartition("/")[2] or "index"
 
     def open(self) -> Any:
-        """The file for random access, as fsspec reads it."""
+        """The file for random access; only what is asked for is fetched."""
         try:
-            return self.files.open(self.path, "rb")
+            return self.files.open(self.path, "rb", cache_type="none")
         except Exception as error:  # each file system has errors of its own
             raise DataError(f"cannot read {shorten(self.url)}: {_cause(error)}") from error
 
@@ -69,15 +69,19 @@ def addresses(url: str, endings: tuple[str, ...]) -> list[Address]:
     Raises:
         DataError: there are none, or nobody can be asked.
     """
-    files, path = _file_system(url)
+    fsspec, options = optional("fsspec", "remote", shorten(url)), {}
+    is_http = url.lower().startswith(("http://", "https://"))
+    if is_http:
+        aiohttp = optional("aiohttp", "remote", shorten(url))
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
+        options = {"client_kwargs": {"timeout": limits}}
     try:
-        if _protocol(url) in ("http", "https"):  # a page's links are not its files
-            found = {path: files.info(path)}
-        elif glob.has_magic(path) and not files.exists(path):
+        files, path = fsspec.url_to_fs(url, **options)
+        if not is_http and glob.has_magic(path) and not files.exists(path):
             found = files.glob(path, detail=True)
         else:
             found = {path: files.info(path)}
-            if found[path]["type"] == "directory":
+            if found[path]["type"] == "directory":  # over HTTP nothing is: links are no files
                 found = files.find(path, detail=True)
                 found = {n: found[n] for n in found if n.lower().endswith(endings)}
     except Exception as error:  # each file system has errors of its own
@@ -160,29 +164,10 @@ class RemoteFile(io.RawIOBase):
             rest -= len(data)
 
 
-def _file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system of an address, and what it calls the file."""
-    fsspec = optional("fsspec", "remote", shorten(url))
-    options: dict[str, Any] = {}
-    if _protocol(url) in ("http", "https"):
-        aiohttp = optional("aiohttp", "remote", shorten(url))
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
-        options["client_kwargs"] = {"timeout": limits}
-    try:
-        files, path = fsspec.url_to_fs(url, **options)
-    except Exception as error:  # an unknown protocol, a package that is missing, a bad address
-        raise DataError(f"cannot read {shorten(url)}: {_cause(error)}") from error
-    return files, path
-
-
-def _protocol(url: str) -> str:
-    return url.partition("://")[0].lower()
-
-
 def _cause(error: BaseException) -> str:
     """What lies behind an error, in one line."""
-    while error.__cause__ is not None:
+    while error.__cause__ is not None and not isinstance(error, ImportError):
         error = error.__cause__
     text = " ".join(str(error).split())
-    known = isinstance(error, OSError | ValueError) and text
+    known = isinstance(error, OSError | ValueError | ImportError) and text
     return shorten(text if known else f"{type(error).__name__}: {text}".removesuffix(": "), 200)

@@ -96,7 +96,12 @@ def expand_sources(
         sources = [sources]
     found: dict[str, Source] = {}
     for given in sources:
-        for source in _expand_one(given, endings):
+        text = os.fspath(given)
+        if is_address(text):
+            files = [Source(Path(each.name), each) for each in addresses(text, endings)]
+        else:
+            files = [Source(path) for path in _paths(text, endings)]
+        for source in files:
             if source.kind == "json" and ".json" not in endings:
                 raise DataError(
                     f"{source.shown} is JSON, not text; write one record per line and name it "
@@ -108,13 +113,6 @@ def expand_sources(
     if not found:
         raise DataError("no source is given; name a text file, a directory or a glob")
     return list(found.values())
-
-
-def _expand_one(given: PathLike, endings: tuple[str, ...]) -> list[Source]:
-    text = os.fspath(given)
-    if is_address(text):
-        return [Source(Path(found.name), found) for found in addresses(text, endings)]
-    return [Source(path) for path in _paths(text, endings)]
 
 
 def _paths(text: str, endings: tuple[str, ...]) -> list[Path]:
@@ -273,8 +271,7 @@ class SourceFile:
                 f"({shorten(' '.join(str(error).split()))}); name another"
             ) from error
         self.bytes_read = size
-        if self._opened and self._stamp() != self._opened:
-            self._require_unchanged()
+        self._require_unchanged()
 
     def _require_unchanged(self) -> None:
         if self._stamp() != self._opened or (self._opened and self.bytes_read != self._opened[0]):

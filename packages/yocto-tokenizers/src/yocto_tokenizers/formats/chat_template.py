@@ -86,6 +86,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, *, name: str = "the chat template"):
         self.source, self.name = source, name
+        self._frames: dict[tuple[object, ...], list[str]] = {}
         if len(source) > _LARGEST_CHARACTERS:
             raise ChatTemplateError(
                 f"{name} has {len(source)} characters, more than any template needs "
@@ -130,9 +131,13 @@ class ChatTemplate:
                     for message, text in zip(messages, texts, strict=True)]  # fmt: skip
             return self._rendered(said, tokenizer, add_generation_prompt)
 
-        # Own text and index by turns: with marks in place of the messages, then after them.
+        # Own text and index by turns: with marks in place of the messages, then after them. The
+        # first is the same for all conversations of as many turns, unless it tells the time.
         pattern = re.compile(f"{mark}([0-9]+){mark}")
-        frame = pattern.split(rendered(marks))
+        key = (*(message["role"] for message in messages), add_generation_prompt, mark, tokenizer)
+        frame = self._frames.get(key) or pattern.split(rendered(marks))
+        if "strftime_now" not in self.source and len(self._frames) < 256:
+            self._frames[key] = frame
         filled = pattern.split(
             rendered([text + end for text, end in zip(contents, marks, strict=True)])
         )
@@ -283,8 +288,8 @@ def _continuing(
     """
     if tokenizer.kind not in ("huggingface", "sentencepiece"):
         return encode
-    lead = tokenizer.encode("\n")
-    if tokenizer.encode("\na") == lead + tokenizer.encode("a"):
+    lead = encode("\n")
+    if encode("\na") == lead + encode("a"):
         return encode
 
     def without_space(text: str) -> list[int]:
