@@ -245,7 +245,7 @@ def compared(given: Given, data: Data) -> str:
             f"{name}: {train.max_iters:,} steps, {tokens:,} tokens "
             f"({tokens / data.meta.train.tokens:.2g} epochs), about {needed / 2**20:,.0f} MiB"
         )
-    best = "all weights, which learn more" if fits else f"--lora_rank {rank}, as memory is short"
+    best = "all weights" if fits else f"--lora_rank {rank}, as memory is short"
     return "\n".join([*(f"choice  {line}" for line in lines), f"best    {best}"])
 
 
