@@ -119,15 +119,16 @@ def _train(
             trainer.request_evaluation()  # what it was before is worth knowing
         full = resolved(given, model, config, data_dir=str(data_dir))
         text, board = dump_toml(full), arguments.run.tensorboard
-        return _recorded(
-            trainer, run, data_dir, resume, config=text, for_tensorboard=board,
-            adapter=arguments.run.save_adapter, base=str(given.get("init_from", "")),
-        )  # fmt: skip
+        code = _recorded(trainer, run, data_dir, resume, config=text, for_tensorboard=board)
+        if (adapter := arguments.run.save_adapter) is not None and world.is_main:
+            save_adapter(trainer.model, Path(adapter), base=str(source))
+            say(f"adapters: {adapter}")
+        return code
 
 
 def _recorded(
     trainer: Trainer, run: Run, data_dir: Path, resume: Path | None, *, config: str,
-    for_tensorboard: bool, adapter: str | None, base: str,
+    for_tensorboard: bool,
 ) -> int:  # fmt: skip
     """Restore the run to resume, say what will happen, and train, as the run's only writer."""
     world = trainer.world
@@ -149,11 +150,7 @@ def _recorded(
                     str(run.path / "tensorboard"), purge_step=step + 1 if step else None
                 )
                 stack.callback(board.close)
-        code = run_to_end(trainer, run, config=config, data_dir=data_dir, board=board)
-        if adapter is not None and world.is_main:
-            save_adapter(trainer.model, Path(adapter), base=base)
-            say(f"adapters: {adapter}")
-        return code
+        return run_to_end(trainer, run, config=config, data_dir=data_dir, board=board)
 
 
 def _checkpoint(run: Run, resume: Path) -> Checkpoint:
