@@ -40,6 +40,8 @@ def commands(page: Path) -> list[list[str]]:
 def small(words: list[str]) -> list[str]:
     """The words of a command, with the flags of SMALL in place of what they set."""
     extra = [] if "--resume" in words else SMALL.get(words[0], [])
+    if "--init_from" in words:  # the model has its size
+        extra = ["--max_iters", "6"]
     replaced = {extra[i]: extra[i + 1] for i in range(0, len(extra), 2)}
     kept, index = words[:1], 1
     while index < len(words):

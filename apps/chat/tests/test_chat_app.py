@@ -15,10 +15,12 @@ from unittest.mock import Mock
 import pytest
 from yocto_chat.app import ChatArguments, ConversationArguments, main
 from yocto_chat.session import Talk as Session
-from yocto_chat.session import introduce
+from yocto_chat.session import introduce, suited
 from yocto_cli.arguments import load
-from yocto_model import SamplingError
+from yocto_model import GPT, GPTConfig, SamplingError
 from yocto_tokenizers import CharTokenizer
+from yocto_train import Run as TrainingRun
+from yocto_train import find_model, save_checkpoint
 
 Run = Callable[..., "Result"]
 
@@ -123,6 +125,29 @@ def test_a_damaged_checkpoint_is_not_passed_over_in_silence(
     assert "step-00000004" in result.err
 
 
+@pytest.mark.parametrize(("template", "expected"), [(None, 1), ("{{ messages }}", 2)])
+def test_which_step_of_a_run_speaks(
+    template: str | None, expected: int, tokenizer: CharTokenizer, tmp_path: Path
+) -> None:
+    """Of prose the one with the lowest loss, of chats the last; a step that is named, always."""
+    config = GPTConfig(
+        vocab_size=tokenizer.vocab_size, block_size=32, n_layer=1, n_head=1, n_embd=8
+    )
+    run = TrainingRun(tmp_path / "run")
+    run.create()
+    for step in (1, 2):
+        save_checkpoint(
+            run.path, GPT(config), {"step": step}, tokenizer=tokenizer, data={},
+            val_loss=None, environment={}, template=template,
+        )  # fmt: skip
+        run.point("best" if step == 1 else "latest", run.step_directory(step))
+    for ckpt, step in ((None, expected), (run.path, expected), (run.path / "latest", 2)):
+        named = None if ckpt is None else str(ckpt)
+        found = suited(find_model(named, root=tmp_path), named)
+        assert found.checkpoint is not None
+        assert found.checkpoint.step == step
+
+
 def test_a_broken_model_is_failed_work(
     run: Run, make_talk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,9 +217,6 @@ def test_the_opening_is_short_and_honest(make_talk: Any) -> None:
         "A small plain-text model: it continues a dialogue, and makes things up.\n"
         "/help lists the commands, Ctrl-D leaves.\n"
     )
-    object.__setattr__(talk.chat.model, "best_step", 5)
-    introduce(talk.chat)
-    assert "Its loss was lowest at step 5: --ckpt " in talk.shown
 
 
 def test_the_opening_shows_a_system_text_of_the_template(

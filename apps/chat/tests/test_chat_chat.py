@@ -109,7 +109,7 @@ def test_a_reply_goes_on_where_the_window_fills(
 ) -> None:
     """Each token is shown once, no prompt takes the reply's room, no two streams share a seed."""
     talk = make_talk(block_size=block_size, max_new_tokens=limit, seed=2**63 - 2)
-    begin, streams = talk.generator.stream, []
+    begin, streams = talk.generator.stream, list[Any]()
 
     def stream(prompt: list[int], max_new_tokens: int, **options: Any) -> Any:
         assert 0 < max_new_tokens <= block_size - len(prompt)

@@ -57,19 +57,18 @@ speeds = st.floats(0.001, 1)
 
 
 @fixtures_may_stay
-@given(minutes=st.floats(10, 600), plain=speeds, ratio=st.floats(0.3, 1.2), spent=st.floats(0, 120))
-def test_a_long_run_compiles_where_it_pays_and_still_keeps_its_time(
+@given(minutes=st.floats(10, 600), plain=speeds, ratio=st.floats(0.3, 1.2), spent=st.floats(0, 300))
+def test_a_long_run_is_compiled_and_still_keeps_its_time(
     minutes: float, plain: float, ratio: float, spent: float, data: Any
 ) -> None:
+    """Unless compiling takes more than a quarter of the time."""
     machine = Machine(plain, plain * ratio, spent)
     flags = planned(machine, data, minutes=minutes)
-    assert "max_iters" in flags
     assert machine.compilations == 1
-    per_step, start = (plain * ratio, spent) if flags.get("compile") == "on" else (plain, 0.0)
+    assert flags["compile"] == ("on" if spent <= 15 * minutes else "off")
+    per_step, start = (plain * ratio, spent) if flags["compile"] == "on" else (plain, 0.0)
     seconds = start + per_step * flags["max_iters"]
     assert 60 * minutes - 2 * per_step <= seconds <= 60 * minutes * 1.0001
-    if flags.get("compile") == "on":
-        assert flags["max_iters"] > 60 * minutes / plain  # more steps than without
 
 
 @fixtures_may_stay
@@ -78,20 +77,6 @@ def test_a_short_run_does_not_even_try(minutes: float, plain: float, data: Any) 
     machine = Machine(min(plain, minutes), 1e-4, 0.0)
     assert planned(machine, data, minutes=minutes).get("compile") is None
     assert machine.compilations == 0
-
-
-@pytest.mark.parametrize(("plain", "compiled", "max_iters", "answer"), [
-    (1.0, 0.5, 2_000, "on"),
-    (1.0, 1.0, 2_000, "off"),
-    (0.1, 0.01, 2_000, None),  # over in 200 seconds
-    (9.0, 0.01, 999, None),  # to time a step takes as long as many of them
-])  # fmt: skip
-def test_given_steps(
-    plain: float, compiled: float, max_iters: int, answer: str | None, data: Any
-) -> None:
-    """The steps stay; a run of ten minutes or more is worth the trial."""
-    flags = planned(Machine(plain, compiled, 30.0), data, max_iters=max_iters)
-    assert (flags["max_iters"], flags.get("compile")) == (max_iters, answer)
 
 
 @pytest.mark.parametrize("answer", ["on", "off"])

@@ -10,11 +10,15 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yocto_cli
+from hypothesis import given
+from hypothesis import strategies as st
 from yocto_cli import eval as evaluation
 from yocto_cli import export, prepare, sample, train
+from yocto_cli.threads import use_threads
 
 # Buffered, as for a user: some machines that run tests set PYTHONUNBUFFERED.
 ENVIRONMENT = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
@@ -59,6 +63,51 @@ def test_help_and_typing_errors_import_nothing_heavy(words: str, exit_code: int)
     )
     done = finish([sys.executable, "-c", program, *rest])
     assert f"[{exit_code}, []]" == done.stderr.decode().splitlines()[-1]
+
+
+@pytest.mark.parametrize("words", [
+    "train --list", "train --resume", "train --resume nowhere", "sample", "sample --ckpt nowhere",
+    "sample --timelapse nowhere", "sample --ckpt hf:no", "sample --ckpt no.gguf --threads -1",
+    "eval --ckpt nowhere --text_path {text}", "export nowhere out.gguf",
+])  # fmt: skip
+def test_a_model_that_does_not_exist_is_refused_without_torch(words: str, poem: Path) -> None:
+    """Importing it takes seconds."""
+    command, *rest = words.format(text=poem).split()
+    program = (
+        f"import sys; from yocto_cli.{command} import main; end = main(); "
+        "sys.exit(f'{end} {\"torch\" in sys.modules}')"
+    )
+    done = finish([sys.executable, "-c", program, *rest], cwd=poem.parent)
+    assert done.stderr.decode().splitlines()[-1] == "2 False", done.stderr
+
+
+THREADS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
+@pytest.mark.property
+@given(
+    st.integers(0, 64),
+    st.none() | st.integers(0, 1 << 40),
+    st.dictionaries(st.sampled_from(THREADS), st.sampled_from(["1", "3", "active"])),
+)
+def test_threads(asked: int, n_bytes: int | None, own: dict[str, str]) -> None:
+    """What the user's environment says stays, but for a number that a flag names.
+
+    Equal arguments give equal numbers, and nothing is changed once torch has read them.
+    """
+    environment = dict(own)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", environment)
+        patch.setitem(sys.modules, "torch", Mock())
+        use_threads(0, n_bytes=n_bytes)
+        assert environment == own
+        patch.delitem(sys.modules, "torch")
+        use_threads(asked, n_bytes=n_bytes)
+    changed = dict(environment.items() - own.items())
+    number = changed.pop("OMP_NUM_THREADS", own.get("OMP_NUM_THREADS"))
+    is_small = n_bytes is not None and n_bytes < 16 << 20
+    assert number == (str(asked) if asked else own.get(THREADS[0], "1" if is_small else None))
+    assert ([*changed] == ["GOMP_SPINCOUNT"]) == (not {*THREADS[1:]} & {*own})
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from yocto_train import TrainConfigError
+from yocto_model import ARCHITECTURES, GPT, GPTConfig
+from yocto_train import TrainConfig, TrainConfigError
 from yocto_train.scale import planning
-from yocto_train.scale.planning import SIZES, Candidate, choose, compile_pays, memory_bytes
+from yocto_train.scale.planning import SIZES, Candidate, choose, memory_bytes
+from yocto_train.tune.lora import adapt
 
 property_test = pytest.mark.property
 
@@ -115,41 +117,50 @@ def test_more_epochs_need_more_against_overfitting() -> None:
     assert [0.0, 0.0, 0.1, 0.1, 0.1, 0.1] == [each["weight_decay"] for each in chosen]
 
 
+SHAPE: dict[str, Any] = {"n_layer": 2, "n_head": 2, "n_embd": 8, "n_hidden": 24, "vocab_size": 65}
+
+
 def test_memory_grows_with_each_part() -> None:
     """At least four floats per weight, and more with every dimension."""
-    base: dict[str, Any] = {
-        "n_parameters": 1000, "n_layer": 2, "n_embd": 8, "n_hidden": 24, "vocab_size": 65,
-        "tokens": 100,
-    }  # fmt: skip
-    kept, recomputed = 2 * (14 * 8 + 4 * 24), 2 * 8 + (14 * 8 + 4 * 24)
-    assert memory_bytes(**base) == 16 * 1000 + 4 * 100 * (kept + 3 * 65)
-    assert memory_bytes(**base, grad_checkpointing=True) == 16_000 + 400 * (recomputed + 3 * 65)
-    for name, value in base.items():
-        for on in (False, True):
-            larger = memory_bytes(**{**base, name: value * 2}, grad_checkpointing=on)
-            assert memory_bytes(**base, grad_checkpointing=on) < larger, (name, on)
+    base, kept, recomputed = GPTConfig(**SHAPE), 2 * (14 * 8 + 4 * 24), 2 * 8 + (14 * 8 + 4 * 24)
+    plain, less = TrainConfig(), TrainConfig(grad_checkpointing=True)
+    weights = 16 * base.n_parameters
+    assert memory_bytes(base, plain, tokens=100) == weights + 4 * 100 * (kept + 3 * 65)
+    assert memory_bytes(base, less, tokens=100) == weights + 4 * 100 * (recomputed + 3 * 65)
+    for train in (plain, less, TrainConfig(lora_rank=4)):
+        assert memory_bytes(base, train, tokens=100) < memory_bytes(base, train, tokens=200)
+        for name, value in SHAPE.items():
+            larger = GPTConfig(**{**SHAPE, name: value * 2})
+            if name != "n_head":
+                assert memory_bytes(base, train, tokens=9) < memory_bytes(larger, train, tokens=9)
+
+
+@property_test
+@given(rank=st.integers(1, 64), n_layer=st.integers(1, 40), arch=st.sampled_from([*ARCHITECTURES]))
+def test_adapters_take_less_memory_where_they_are_thin(rank: int, n_layer: int, arch: str) -> None:
+    """One float per frozen weight, half of one in half precision, and four per learned one."""
+    model = GPTConfig.from_arch(arch, n_layer=n_layer, n_embd=768, n_head=12, n_kv_head=4)
+    train = TrainConfig(lora_rank=rank)
+    gpt = GPT(model.replace(n_layer=1, vocab_size=8, block_size=8))
+    adapt(gpt, rank=rank, alpha=1.0, seed=0)
+    learned = n_layer * sum(w.numel() for w in gpt.parameters() if w.requires_grad)
+    frozen = memory_bytes(model, train, tokens=0) - 16 * learned
+    assert frozen == 4 * model.n_parameters
+    in_half = memory_bytes(model, train, tokens=0, half=True) - 16 * learned
+    matrices = n_layer * sum(w.numel() for w, _ in gpt.parameter_roles().matrices
+                             if not w.requires_grad)  # fmt: skip
+    assert in_half == frozen - 2 * matrices
 
 
 @property_test
 @given(n_layer=st.integers(2, 40), tokens=st.integers(1, 10**6))
 def test_checkpointing_saves_more_memory_in_deeper_models(n_layer: int, tokens: int) -> None:
-    sizes = {"n_parameters": 0, "n_embd": 8, "n_hidden": 24, "vocab_size": 65, "tokens": tokens}
-
     def saved(layers: int) -> int:
+        model = GPTConfig(**{**SHAPE, "n_layer": layers})
         kept, recomputed = (
-            memory_bytes(**sizes, n_layer=layers, grad_checkpointing=on) for on in (False, True)
+            memory_bytes(model, TrainConfig(grad_checkpointing=on), tokens=tokens)
+            for on in (False, True)
         )
         return kept - recomputed
 
     assert 0 < saved(n_layer) < saved(n_layer + 1)
-
-
-@property_test
-@given(st.floats(1e-4, 1e2), st.floats(0.1, 2), st.floats(0, 100), st.integers(1, 10**6))
-def test_compiling_pays_only_if_the_run_ends_sooner(
-    plain: float, ratio: float, spent: float, iters: int
-) -> None:
-    """By a twentieth at least; and if it pays for a run, it does for a longer one."""
-    pays = compile_pays(plain, plain * ratio, spent, iters)
-    assert pays == (spent / iters < plain * (0.95 - ratio)) or ratio == pytest.approx(0.95)
-    assert not pays or compile_pays(plain, plain * ratio, spent, 2 * iters)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from yocto_cli.arguments import CommandArguments, flag, load
 from yocto_cli.command import UsageError, run_command
@@ -37,6 +38,9 @@ class ConversationArguments:
 class ChatArguments(CommandArguments):
     """The flags of yocto-chat."""
 
+    SHORT: ClassVar[tuple[str, ...]] = (
+        "ckpt", "system_prompt", "template", "temperature", "max_new_tokens", "seed", "threads",
+    )  # fmt: skip
     conversation: ConversationArguments = ConversationArguments()
     # A reply ends by itself or with the window; the limit is for those that would not. Cooler than
     # yocto-sample: an answer needs fewer surprises than a text to be read.

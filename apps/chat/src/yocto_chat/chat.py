@@ -105,8 +105,8 @@ class Chat:
     def status_of(self, message: str) -> list[str]:
         """What to know while a message is typed: how much fits, or does not; whom it goes to."""
         n_tokens = 0 if message.startswith("/") else len(self._size(message))
-        frame = len(self.layout.parts(messages_of(self.conversation.system, (), SHORTEST)).ids)
-        room = self.window - min(self.settings.max_new_tokens, self.window // 2) - frame + 1
+        room = self.window - min(self.settings.max_new_tokens, self.window // 2)
+        room -= self._frame - 1  # the shortest message has one token
         if n_tokens > room:
             return [f"{counted(n_tokens - room, 'token')} too long: the beginning will not be seen"]
         taken = min(self.context_tokens + n_tokens, self.window)
@@ -137,6 +137,7 @@ class Chat:
                 f"for {max(0, size + room - taken)}; shorten it"
             )
         self._tell_unknown(text)
+        self._frame = taken  # by all but the turns
         self.conversation = replace(self.conversation, system=text)
         self.last = None
 

@@ -11,7 +11,7 @@ from yocto_cli.asking import Layout, open_to_ask, read_template
 from yocto_cli.model_arguments import ModelArguments, SamplingArguments
 from yocto_cli.models import replaced_dtype
 from yocto_tokenizers import PLAIN, ChatTemplate, Tokenizer
-from yocto_train import FoundModel, Run, step_of
+from yocto_train import FoundModel
 
 from yocto_chat.conversation import Finish, Prompt
 
@@ -34,7 +34,6 @@ class ChatModel:
     step: int | None = None  # None for a model that comes from elsewhere
     template: ChatTemplate = field(default_factory=lambda: ChatTemplate(PLAIN))
     val_loss: float | None = None  # in nats per token at this step, if it was measured
-    best_step: int | None = None  # the step that the run's `best` points to
     run: Path | None = None
     sha256: str | None = None  # of the weights: it identifies the model in a saved conversation
     weights: str = "float32"  # their type while it writes
@@ -52,7 +51,7 @@ def open_model(
         template: a file with a chat template to use instead of the model's own.
 
     Raises:
-        UsageError: the file cannot be read; or as `ModelArguments.open` does.
+        UsageError: the file cannot be read; or as `models.load_generator` does.
         ChatTemplateError: it, or the model's own, is no template, or one that cannot be used.
     """
     own = None if template is None else read_template(Path(template).expanduser())
@@ -71,12 +70,10 @@ def open_model(
     )
     if checkpoint is None:
         return model
-    best = Run(checkpoint.run).pointed("best")
     return replace(
         model,
         step=checkpoint.step,
         val_loss=checkpoint.val_loss,
-        best_step=step_of(best.name) if best else None,
         run=checkpoint.run,
         sha256=checkpoint.manifest.files["model.safetensors"].sha256,
     )

@@ -5,9 +5,8 @@ A terminal's prompt takes keys while torch is imported and the model is opened b
 
 import os
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -42,7 +41,7 @@ def run(arguments: ChatArguments) -> None:
     message = "" if interactive else read_message(screen)
     if problems := arguments.sampling.problems():
         raise UsageError("; ".join(problems))
-    found = _suited(located(arguments.model.ckpt, arguments.model), arguments.model.ckpt)
+    found = suited(located(arguments.model.ckpt, arguments.model), arguments.model.ckpt)
 
     def opened() -> "ChatModel":
         from yocto_chat.generation import open_model  # noqa: PLC0415 - brings torch in
@@ -64,14 +63,15 @@ def run(arguments: ChatArguments) -> None:
         os._exit(0)  # Python's own way out would wait for what is imported
 
 
-def _suited(found: FoundModel, ckpt: str | None) -> FoundModel:
+def suited(found: FoundModel, ckpt: str | None) -> FoundModel:
     """Of a run that learned prose the step with the lowest loss, unless a step is named.
 
     On held-out conversations the loss rises while the answers get better: of chats it is the last.
     """
-    run = None if found.checkpoint is None else Run(found.checkpoint.run)
-    if run is None or (found.path / TEMPLATE).exists():
+    # What is wrong with newer steps is said with the one that was found.
+    if found.checkpoint is None or found.checkpoint.skipped or (found.path / TEMPLATE).exists():
         return found
+    run = Run(found.checkpoint.run)
     if ckpt is not None and Path(ckpt).resolve() != run.path.resolve():
         return found
     with suppress(CheckpointError):  # then the newest will do
@@ -126,18 +126,8 @@ class Talk:
 
     def _opened(self) -> "Future[ChatModel]":
         """The model, which a thread opens from the first call on."""
-        if self._opening is not None:
-            return self._opening
-        opening = self._opening = Future()
-
-        def work() -> None:
-            try:
-                opening.set_result(self._open())
-            except BaseException as error:  # noqa: BLE001 - it is raised where a model is needed
-                opening.set_exception(error)
-
-        threading.Thread(target=work, daemon=True).start()
-        return opening
+        self._opening = self._opening or ThreadPoolExecutor(1).submit(self._open)
+        return self._opening
 
     def chat(self) -> "Chat":
         """The chat, once the model is open; waits for that."""
@@ -226,9 +216,6 @@ def introduce(chat: "Chat") -> None:
         remarks = [f"A {small}chat model: it answers as its text taught it{made_up}."]
     if (said := chat.layout.default_system) and not chat.conversation.system:
         remarks.append(f"Its template adds a system text, unless you give one: {said}")
-    if model.best_step is not None and model.best_step != model.step:
-        best = f"--ckpt {model.run}/best"
-        remarks.append(f"Its loss was lowest at step {model.best_step}: {best}")
     for remark in (*remarks, "/help lists the commands, Ctrl-D leaves."):
         chat.screen.remark(remark)
 

@@ -130,10 +130,10 @@ def _opened(ckpt: str | None, arguments: EvalArguments) -> "tuple[OpenedModel, T
 
 def _measured(ckpt: str | None, pieces: list[str], arguments: EvalArguments) -> Row:
     """Open a model and measure it."""
+    opened, tokenizer, window = _opened(ckpt, arguments)
     from yocto_model import inference_copy  # noqa: PLC0415 - brings torch in
     from yocto_train import bits_per_byte, evaluate_ids  # noqa: PLC0415
 
-    opened, tokenizer, window = _opened(ckpt, arguments)
     flags, stride = arguments.opening, arguments.stride
     ids, n_bytes, exact = _encoded(tokenizer, pieces, str(opened.path))
     model = inference_copy(opened.model, "float32" if flags.dtype == "auto" else flags.dtype)

@@ -53,12 +53,13 @@ def _main(argv: list[str]) -> int:
     arguments = load(ExportArguments, argv, prog=PROG, description=_DESCRIPTION)
     path, modelfile = _targets(arguments.out_path, force=arguments.force)
     from yocto_data.prep.files import replace_file  # noqa: PLC0415 - brings NumPy in
-    from yocto_model import write_gguf  # noqa: PLC0415 - brings torch in
     from yocto_tokenizers import gguf_fields, template_for  # noqa: PLC0415
 
     from yocto_cli.models import load_model  # noqa: PLC0415
 
     opened, tokenizer = load_model(arguments.ckpt, arguments.opening)
+    from yocto_model import write_gguf  # noqa: PLC0415 - brings torch in
+
     template = template_for(opened.template, tokenizer, pretrained=opened.checkpoint is None)
     fields = gguf_fields(tokenizer)
     if opened.template is not None:  # only what was said, never what is guessed

@@ -18,9 +18,7 @@ from yocto_cli.arguments import flag
 from yocto_cli.command import UsageError
 
 if TYPE_CHECKING:
-    from yocto_model import TextGenerator
     from yocto_tokenizers import Tokenizer
-    from yocto_train import OpenedModel
 
 CKPT_HELP = (
     "a run, a step in it, its latest or best; a Hugging Face folder, a .gguf, nanoGPT's ckpt.pt, "
@@ -113,12 +111,6 @@ class ModelArguments(OpeningFlags):
     """Which model; without flags, the newest run's newest checkpoint."""
 
     ckpt: str | None = flag(None, CKPT_HELP, shown="newest run")
-
-    def open(self, *, ckpt: str | None = None) -> "tuple[OpenedModel, TextGenerator]":
-        """Open what the flags name, or `ckpt`; see `models.load_generator` for what it raises."""
-        from yocto_cli.models import load_generator  # noqa: PLC0415 - not needed to parse flags
-
-        return load_generator(self if ckpt is None else dataclasses.replace(self, ckpt=ckpt))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,8 +52,8 @@ def load_model(
 
     Raises as `load_generator` does.
     """
-    found = ckpt if isinstance(ckpt, FoundModel) else located(ckpt, flags)
     tokenizer = named_tokenizer(flags.tokenizer_path, flags.vocab_path)
+    found = ckpt if isinstance(ckpt, FoundModel) else located(ckpt, flags)
     from yocto_train import place  # noqa: PLC0415 - imports torch
 
     device = place(flags.device, "auto").device

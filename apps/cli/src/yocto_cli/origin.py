@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from yocto_model import GPT, GPTConfig
-from yocto_tokenizers import Tokenizer
-from yocto_train import open_model
+from yocto_tokenizers import Tokenizer, template_for
+from yocto_train import OpenedModel, open_model
 from yocto_train.tune.begin import begun
 
 from yocto_cli.chats import END_OF_TEXT, turn_tokens
@@ -27,25 +27,15 @@ class Origin:
     """What is known of the model; its weights are read when they are needed.
 
     Attributes:
-        path: where it is.
-        name: what its run, folder or file is called.
-        config: its settings, with rows for all ids of the tokenizer.
+        opened: the model as it was found, without weights.
         tokenizer: its own, perhaps with tokens for turns that it has not seen.
         known: ids that it has seen.
-        template: how it is asked, as far as its files say.
-        end_ids: ids that end a text, in addition to the tokenizer's.
-        is_foreign: whether it is no run of ours.
         is_frozen: whether only adapters learn.
     """
 
-    path: Path
-    name: str
-    config: GPTConfig
+    opened: OpenedModel
     tokenizer: Tokenizer
     known: int
-    template: str | None
-    end_ids: tuple[int, ...]
-    is_foreign: bool
     is_frozen: bool
 
     @classmethod
@@ -65,44 +55,47 @@ class Origin:
         opened = open_model(source, tokenizer=named)
         if (tokenizer := opened.tokenizer) is None:
             raise UsageError(f"{opened.path} holds no tokenizer; name it with --tokenizer_path")
-        context = opened.model.config.block_size
-        if given.get("block_size", 0) > context:
-            raise UsageError(
-                f"--block_size {given['block_size']}, but the model's context is {context}"
-            )
+        context, wanted = opened.model.config.block_size, given.get("block_size", 0)
+        if wanted > context:
+            raise UsageError(f"--block_size {wanted}, but the model's context is {context}")
+        opened.model.to("meta")
         return cls(
-            path=opened.path, name=opened.name, config=opened.model.config, tokenizer=tokenizer,
-            known=tokenizer.vocab_size, template=opened.template, end_ids=opened.end_ids,
-            is_foreign=opened.checkpoint is None, is_frozen=bool(given.get("lora_rank")),
+            opened=opened, tokenizer=tokenizer, known=tokenizer.vocab_size,
+            is_frozen=bool(given.get("lora_rank")),
         )  # fmt: skip
+
+    @property
+    def config(self) -> GPTConfig:
+        """The model's settings, with rows for all ids of the tokenizer."""
+        own = self.opened.model.config
+        return own.replace(vocab_size=max(own.vocab_size, self.tokenizer.vocab_size))
+
+    @property
+    def template(self) -> str:
+        """How it is asked."""
+        foreign = self.opened.checkpoint is None
+        return template_for(self.opened.template, self.tokenizer, pretrained=foreign).source
 
     def model(self, config: GPTConfig) -> GPT:
         """The model, in float32, with the dropout of `config`."""
-        model = open_model(self.path, dtype=torch.float32).model
+        model = open_model(self.opened.path, dtype=torch.float32).model
         return begun(model, config, known=self.known, n_ids=self.tokenizer.vocab_size)
 
     def for_template(self, template: str) -> "Origin":
         """The same with the tokens that a template needs, if its tokenizer can get them.
 
         Raises:
-            UsageError: it cannot.
+            UsageError: it cannot, or they could not be learned.
         """
         known = {*self.tokenizer.special_tokens, END_OF_TEXT}  # a model knows the end of a text
         lacking = [name for name in turn_tokens(template) if name not in known]
         if not lacking:
             return self
-        if (add := getattr(self.tokenizer, "with_special_tokens", None)) is None:
-            raise UsageError(
-                f"the {self.tokenizer.kind} tokenizer of {self.path} has no {', '.join(lacking)}, "
-                "and cannot get more; use --template plain"
-            )
+        add, problem = getattr(self.tokenizer, "with_special_tokens", None), ""
+        if add is None:
+            problem = f"the {self.tokenizer.kind} tokenizer of {self.opened.path} cannot get"
         if self.is_frozen:
-            raise UsageError(
-                f"adapters do not learn new tokens such as {lacking[0]}; leave --lora_rank out, or "
-                "use --template plain"
-            )
-        tokenizer: Tokenizer = add(lacking)
-        rows = max(self.config.vocab_size, tokenizer.vocab_size)
-        return dataclasses.replace(
-            self, tokenizer=tokenizer, config=self.config.replace(vocab_size=rows)
-        )
+            problem = "with --lora_rank a model does not learn"
+        if add is None or problem:
+            raise UsageError(f"{problem} new tokens ({', '.join(lacking)}); use --template plain")
+        return dataclasses.replace(self, tokenizer=add(lacking))

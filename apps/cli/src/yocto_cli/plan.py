@@ -18,7 +18,6 @@ from yocto_train import (
     Trainer,
     against_overfitting,
     choose,
-    compile_pays,
     cpu_precision,
     memory_bytes,
     place,
@@ -35,10 +34,10 @@ from yocto_cli.train_settings import (
     settings,
 )
 
-# In a shorter run, compiling saves less time than trying it takes.
-_COMPILE_SECONDS = 600
-_COMPILE_ITERS = 1_000
+_COMPILE_SECONDS = 600  # in a shorter run on a CPU, compiling saves less time than it takes
 _FEWEST_TUNING_STEPS = 10
+_RANK = 16  # of adapters that a plan compares with
+_LARGEST_PART = 0.8  # of the machine's memory
 _SHARE_OF_EVALUATION = 0.02  # of the time, for one evaluation of a large model
 _OF_THE_MODEL = (
     "n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "arch", "preset", "tokenizer",
@@ -139,7 +138,7 @@ def planned(given: Given, data: Data) -> dict[str, Any]:
         return _tuned(data.windowed(given), data)
     has_size = "preset" in given or recipe_name(given) == "gpt2"
     if "max_iters" in given or (minutes is None and has_size):
-        return _with_compile(_with_precision(given, data), data)
+        return _with_precision(given, data)
     free = _is_size_free(given)
     sizes = [size for size in SIZES if free and size["block_size"] < data.shortest] or [{}]
     return _fitted(given, data, sizes, 60 * (DEFAULT_MINUTES if minutes is None else minutes))
@@ -177,12 +176,13 @@ def _tuned(given: dict[str, Any], data: Data) -> dict[str, Any]:
 def _fitted(
     given: Given, data: Data, sizes: Sequence[Mapping[str, Any]], seconds: float
 ) -> dict[str, Any]:
-    """The flags with the size and the steps that fit a time."""
+    """The flags with the size and the steps that fit a time; a long run is compiled."""
+    is_auto = given.get("compile", "auto") == "auto"
 
     def measured(size: Mapping[str, Any]) -> Candidate:
         sized = _with_precision({**size, **given}, data)
         # Compiling itself takes long, so the size is chosen without it.
-        plain = {**sized, "compile": "off"} if _may_compile(sized, data) else sized
+        plain = {**sized, "compile": "off"} if is_auto else sized
         return _measure(plain, size, data)[0]
 
     candidate, iters = choose(seconds, measured, sizes=sizes)
@@ -193,26 +193,21 @@ def _fitted(
     if given.get("dropout", 0) and "dropout" not in flags:  # it takes time, so fewer steps fit
         candidate, iters = choose(seconds, measured, sizes=[candidate.size])
     chosen = _with_precision({**candidate.size, **given, "max_iters": iters}, data)
-    if not _may_compile(chosen, data) or seconds < _worth_trying_from(chosen):
+    is_gpu = place(given["device"], "auto").device.type == "cuda"
+    if not (is_auto and (is_gpu or seconds >= _COMPILE_SECONDS)):
         return chosen
-    compiled, spent = _measured_compiled(chosen, candidate.size, data)
-    if not compile_pays(candidate.seconds_per_step, compiled.seconds_per_step, spent, iters):
+    say("compiling the model, to see how many steps fit; this takes up to a minute")
+    compiled, spent = _measure({**chosen, "compile": "on"}, candidate.size, data)
+    if spent > seconds / 4:
         return {**chosen, "compile": "off"}
     _, iters = choose(seconds - spent, lambda _: compiled, sizes=[candidate.size])
     return {**chosen, "max_iters": iters, "compile": "on"}
 
 
-def described(
-    model: GPTConfig, train: TrainConfig, seconds_per_step: float, *, done: int = 0
-) -> str:
+def described(trainer: Trainer, seconds_per_step: float, *, done: int = 0) -> str:
     """What --plan prints about memory and time, of a run with `done` steps behind it."""
-    needed = memory_bytes(
-        n_parameters=model.n_parameters, n_layer=model.n_layer, n_embd=model.n_embd,
-        n_hidden=model.hidden, vocab_size=model.vocab_size,
-        tokens=train.batch_size // train.accumulate * model.block_size,
-        grad_checkpointing=train.grad_checkpointing,
-    )  # fmt: skip
-    left = max(0, train.max_iters - done)
+    needed = _memory(trainer.model.config, trainer.config, trainer.train_data.block_size)
+    left = max(0, trainer.config.max_iters - done)
     minutes = seconds_per_step * left / 60
     begun = f"left    {left:,} steps after the {done:,} that are done\n" if done else ""
     return (
@@ -220,6 +215,46 @@ def described(
         f"time    {1000 * seconds_per_step:.0f} ms per step on this machine: {minutes:.1f} "
         "minutes, and a few seconds for each evaluation"
     )
+
+
+def _memory(model: GPTConfig, train: TrainConfig, block_size: int) -> int:
+    rows = train.batch_size // train.accumulate
+    half = train.precision not in ("auto", "float32")
+    return memory_bytes(model, train, tokens=rows * block_size, half=half)
+
+
+def compared(given: Given, data: Data) -> str:
+    """What --plan prints about a model that is gone on from: what the time is enough for.
+
+    Args:
+        given: the flags, before they were completed.
+        data: with that model.
+    """
+    rank, lines, fits = given.get("lora_rank") or _RANK, [], True
+    for name, lora_rank in (("all weights", 0), (f"adapters of rank {rank}", rank)):
+        try:
+            flags = planned({**given, "lora_rank": lora_rank}, data)
+        except TrainConfigError as error:
+            lines.append(f"{name}: {error}")
+            continue
+        model, train = data.settings(flags)
+        tokens = train.max_iters * train.batch_size * flags["block_size"]
+        needed = _memory(model, train, flags["block_size"])
+        fits = fits and (lora_rank > 0 or needed < _LARGEST_PART * _memory_of_machine())
+        lines.append(
+            f"{name}: {train.max_iters:,} steps, {tokens:,} tokens "
+            f"({tokens / data.meta.train.tokens:.2g} epochs), about {needed / 2**20:,.0f} MiB"
+        )
+    best = "all weights, which learn more" if fits else f"--lora_rank {rank}, as memory is short"
+    return "\n".join([*(f"choice  {line}" for line in lines), f"best    {best}"])
+
+
+def _memory_of_machine() -> float:
+    """Bytes, or infinite where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def _with_precision(given: Given, data: Data) -> dict[str, Any]:
@@ -230,37 +265,6 @@ def _with_precision(given: Given, data: Data) -> dict[str, Any]:
         return {**given}
     precision, _ = cpu_precision(model.n_embd)
     return {**given, "precision": precision}
-
-
-def _with_compile(given: dict[str, Any], data: Data) -> dict[str, Any]:
-    """The flags with compiling decided, for a run whose steps are given and are many."""
-    iters = data.settings(given)[1].max_iters
-    if iters < _COMPILE_ITERS or not _may_compile(given, data):
-        return given
-    plain, _ = _measure({**given, "compile": "off"}, {}, data, repeats=2)
-    if plain.seconds_per_step * iters < _worth_trying_from(given):
-        return given
-    compiled, spent = _measured_compiled(given, {}, data)
-    pays = compile_pays(plain.seconds_per_step, compiled.seconds_per_step, spent, iters)
-    return {**given, "compile": "on" if pays else "off"}
-
-
-def _may_compile(given: Given, data: Data) -> bool:
-    """Whether to find out if compiling pays."""
-    return data.settings(given)[1].compile == "auto"
-
-
-def _worth_trying_from(given: Given) -> float:
-    """Seconds that a run must last for compiling to be tried; on a GPU it is always tried."""
-    return 0 if place(given["device"], "auto").device.type == "cuda" else _COMPILE_SECONDS
-
-
-def _measured_compiled(
-    given: Given, size: Mapping[str, Any], data: Data
-) -> tuple[Candidate, float]:
-    """The size compiled, and the seconds that compiling takes."""
-    say("finding out whether torch.compile pays; this takes up to a minute")
-    return _measure({**given, "compile": "on"}, size, data)
 
 
 def _measure(

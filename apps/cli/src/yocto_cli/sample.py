@@ -5,7 +5,7 @@ import stat
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -70,7 +70,9 @@ def _main(argv: list[str]) -> int:
         if arguments.model.ckpt or several:
             raise UsageError("--timelapse takes one prompt; leave --ckpt and --num_samples out")
         return _timelapse(arguments, arguments.timelapse, prompts[0], seed)
-    opened, generator = arguments.model.open()
+    from yocto_cli.models import load_generator  # noqa: PLC0415 - not needed to parse flags
+
+    opened, generator = load_generator(arguments.model)
     ids = _introduce(arguments, opened, generator, prompts)
     rows = [row for row in zip(prompts, ids, strict=True) for _ in range(arguments.num_samples)]
     if len(rows) == 1:
@@ -111,7 +113,9 @@ def notes(sampling: SamplingArguments, generator: "TextGenerator", n_prompt: int
 
 
 def _timelapse(arguments: SampleArguments, run: str, prompt: str, seed: int) -> int:
-    from yocto_train import Run, step_of  # noqa: PLC0415 - brings torch in
+    from yocto_train import Run, step_of  # noqa: PLC0415 - only for this
+
+    from yocto_cli.models import load_generator  # noqa: PLC0415 - not needed to parse flags
 
     if not (arguments.prompt or arguments.prompt_file or prompt):
         return _recorded_samples(Run(run))
@@ -119,7 +123,7 @@ def _timelapse(arguments: SampleArguments, run: str, prompt: str, seed: int) -> 
     if not steps:
         raise UsageError(f"no checkpoint in {run}; name the directory of a run")
     for number, directory in enumerate(steps):
-        opened, generator = arguments.model.open(ckpt=str(directory))
+        opened, generator = load_generator(replace(arguments.model, ckpt=str(directory)))
         if number == 0:
             (ids,) = _introduce(arguments, opened, generator, [prompt])
         step, val_loss = step_of(directory.name), opened.checkpoint and opened.checkpoint.val_loss

@@ -18,6 +18,7 @@ Examples:
   {PROG}
   {PROG} --text_path my.txt --minutes 10
   {PROG} --text_path chats.jsonl --tokenizer bpe --vocab_size 1000
+  {PROG} --init_from hf:HuggingFaceTB/SmolLM2-135M --minutes 10 --lora_rank 16
   {PROG} --resume
   {PROG} --list
   {TORCHRUN} --parallel ddp"""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from yocto_data import DataError, DataMeta, ShortDataError
 from yocto_data.prep.sources import CHATS, expand_sources, read_whole
-from yocto_tokenizers import Tokenizer, load_tokenizer, template_for
+from yocto_tokenizers import Tokenizer, load_tokenizer
 
 from yocto_cli.chats import hold_chats, named_template, prepare_conversations
 from yocto_cli.command import UsageError, next_command
@@ -98,13 +98,9 @@ class _Wanted:
         if origin is None:
             named = named_tokenizer(flags.tokenizer_path, flags.vocab_path)
         else:
-            if template is None:
-                foreign = origin.is_foreign
-                own = template_for(origin.template, origin.tokenizer, pretrained=foreign)
-                template = own.source
-            else:
+            if template is not None:
                 origin = origin.for_template(template)
-            named = origin.tokenizer
+            template, named = template or origin.template, origin.tokenizer
         try:
             are_chats = hold_chats(sources, me=flags.me)
         except DataError as error:
@@ -125,7 +121,7 @@ class _Wanted:
             learner(kind, flags.vocab_size)  # raises where they contradict each other
         return cls(
             sources=sources, are_chats=are_chats, kind=kind, tokenizer=named, flags=flags,
-            template=template, model=None if origin is None else origin.name,
+            template=template, model=None if origin is None else origin.opened.name,
         )  # fmt: skip
 
     @property
@@ -248,8 +244,8 @@ def open_data(
             origin = origin.for_template(template)
         if origin.tokenizer.fingerprint() != made_with:
             raise UsageError(
-                f"{data_dir} was not prepared with the tokenizer of {origin.path}; give the text "
-                "itself as --text_path"
+                f"{data_dir} was not prepared with the tokenizer of {origin.opened.path}; give "
+                "the text itself as --text_path"
             )
         return Data(data_dir, meta, origin), origin.tokenizer
     tokenizer = matching_tokenizer(named, own, mode=flags.mode, fingerprint=made_with, where=where)

@@ -20,7 +20,7 @@ from yocto_cli.arguments import dump_toml
 from yocto_cli.chats import ends_of, template_of
 from yocto_cli.command import UsageError, WorkFailedError, describe_error, handling
 from yocto_cli.origin import Origin
-from yocto_cli.plan import check_flags, described, planned
+from yocto_cli.plan import check_flags, compared, described, planned
 from yocto_cli.report.recorder import Recorder, tensorboard
 from yocto_cli.report.summary import About, farewell, resumed, summary
 from yocto_cli.screen.curve import History
@@ -82,9 +82,10 @@ def _train(
     for name in ("train.bin", "val.bin"):
         verify_tokens(data_dir / name)
     if origin is not None and world.is_main:
-        say(f"going on from {origin.path}")
+        say(f"going on from {origin.opened.path}")
+    asked = given
     if resume is None:
-        given = world.on_main(lambda: planned(given, data))
+        given = world.on_main(lambda: planned(asked, data))
     model, config = data.settings(given)
     if config.compile == "on" and world.is_main:
         say("compiling the model; this takes up to a minute")
@@ -97,7 +98,8 @@ def _train(
         template = template_of(data_dir, data.meta, tokenizer)
         ends = ends_of(template, tokenizer)
         if data.origin is not None:
-            template, ends = template or data.origin.template, ends + data.origin.end_ids
+            before = data.origin.opened
+            template, ends = template or before.template, ends + before.end_ids
         trainer = Trainer(
             data.model(model, config.seed), train_data, val_data, config, run=run,
             tokenizer=tokenizer, end_ids=ends, template=template, device=arguments.run.device,
@@ -107,8 +109,11 @@ def _train(
             done = _checkpoint(run, resume).step if resume else 0
             seconds = trainer.time_step()  # by all processes: each step is shared
             if world.is_main:
-                plan = described(model, config, seconds, done=done)
+                plan = described(trainer, seconds, done=done)
                 say(f"{summary(trainer, run, data_dir)}\n{plan}")
+                if data.origin is not None and resume is None:
+                    del trainer  # its memory is needed
+                    say(compared(asked, data))
             return 0
         if data.origin is not None and resume is None:
             trainer.request_evaluation()  # what it was before is worth knowing

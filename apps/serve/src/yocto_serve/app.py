@@ -4,6 +4,8 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
 
 from yocto_cli.arguments import CommandArguments, flag, load
 from yocto_cli.command import UsageError, run_command
@@ -42,6 +44,10 @@ class ServerArguments:
 class ServeArguments(CommandArguments):
     """The flags of yocto-serve."""
 
+    SHORT: ClassVar[tuple[str, ...]] = (
+        "ckpt", "host", "port", "api_key", "auth", "allow_origin", "threads",
+    )  # fmt: skip
+
     server: ServerArguments = ServerArguments()
     model: ModelArguments = field(default_factory=ModelArguments)
 
@@ -54,9 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: list[str]) -> None:
     arguments = load(ServeArguments, argv, prog=PROG, description=DESCRIPTION)
     _check(arguments.server)
+    from yocto_cli.asking import read_template  # noqa: PLC0415 - brings NumPy in
+    from yocto_cli.models import located  # noqa: PLC0415 - the same
+
+    path = arguments.server.template
+    template = None if path is None else read_template(Path(path).expanduser())
+    located(arguments.model.ckpt, arguments.model)
     from yocto_serve.session import run  # noqa: PLC0415 - brings torch in
 
-    run(arguments)
+    run(arguments, template)
 
 
 def _check(server: ServerArguments) -> None:

@@ -71,7 +71,7 @@ class Library:
         run: of the model; None for a model from elsewhere.
 
     Raises:
-        UsageError, TrainError, TokenizerError: as `ModelArguments.open`, from all methods that
+        UsageError, TrainError, TokenizerError: as `models.load_generator`, from all methods that
             open a model.
     """
 

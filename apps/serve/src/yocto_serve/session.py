@@ -4,16 +4,14 @@ import asyncio
 import contextlib
 import logging
 import socket
-from pathlib import Path
 
 import uvicorn
-from yocto_cli.asking import read_template
 from yocto_cli.command import UsageError, next_command
 from yocto_cli.models import model_line
 from yocto_cli.sample import talk
 from yocto_cli.screen.terminal import say
 from yocto_model import ModelError
-from yocto_tokenizers import TokenizerError
+from yocto_tokenizers import ChatTemplate, TokenizerError
 from yocto_train import TrainError
 
 from yocto_serve.app import ServeArguments, ServerArguments, is_loopback
@@ -25,10 +23,9 @@ _SECONDS_TO_END = 10  # for what is drawn when the server is told to stop
 _SECONDS_BETWEEN_LOOKS = 1.0  # at the run
 
 
-def run(arguments: ServeArguments) -> None:
+def run(arguments: ServeArguments, template: ChatTemplate | None) -> None:
     """Serve until a signal ends it, which is raised again."""
-    flags, path = arguments.server, arguments.server.template
-    template = None if path is None else read_template(Path(path).expanduser())
+    flags = arguments.server
     with contextlib.closing(_listening(flags)) as listening:
         library = Library(arguments.model, template=template)
         served = library.served

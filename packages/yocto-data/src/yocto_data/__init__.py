@@ -38,35 +38,12 @@ _MODULES = (
 )  # fmt: skip
 
 __all__ = [
-    "BatchSampler",
-    "CharDataset",
-    "Chat",
-    "ChatBatches",
-    "ChatDataset",
-    "ChatOptions",
-    "DataError",
-    "DataMeta",
-    "DecodingError",
-    "Message",
-    "MissingMetaError",
-    "PrepareOptions",
-    "ShortDataError",
-    "SplitMeta",
-    "TextPart",
-    "TokenDataset",
-    "Tokenizer",
-    "WorkError",
-    "chat_evaluation_batches",
-    "evaluation_batches",
-    "import_nanogpt",
-    "iter_chats",
-    "iter_texts",
-    "load_bin",
-    "prepare",
-    "prepare_chats",
-    "token_dtype",
-    "verify_tokens",
-]
+    "BatchSampler", "CharDataset", "Chat", "ChatBatches", "ChatDataset", "ChatOptions",
+    "DataError", "DataMeta", "DecodingError", "Message", "MissingMetaError", "PrepareOptions",
+    "ShortDataError", "SplitMeta", "TextPart", "TokenDataset", "Tokenizer", "WorkError",
+    "chat_evaluation_batches", "evaluation_batches", "import_nanogpt", "iter_chats",
+    "iter_texts", "load_bin", "prepare", "prepare_chats", "token_dtype", "verify_tokens",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -44,36 +44,13 @@ _MODULES = (
 )  # fmt: skip
 
 __all__ = [
-    "ARCHITECTURES",
-    "GPT",
-    "INFERENCE_KINDS",
-    "Completion",
-    "ConfigError",
-    "GGUFKind",
-    "GPTConfig",
-    "InferenceGPT",
-    "InferenceKind",
-    "InputError",
-    "Job",
-    "KVCache",
-    "ModelConfig",
-    "ModelError",
-    "ModelFileError",
-    "ParameterRoles",
-    "RunningBatch",
-    "SamplingError",
-    "SamplingOptions",
-    "StopFilter",
-    "TextGenerator",
-    "TextStream",
-    "Token",
-    "inference_copy",
-    "read_end_ids",
-    "read_gguf",
-    "read_nanogpt",
-    "window_start",
+    "ARCHITECTURES", "GPT", "INFERENCE_KINDS", "Completion", "ConfigError", "GGUFKind",
+    "GPTConfig", "InferenceGPT", "InferenceKind", "InputError", "Job", "KVCache",
+    "ModelConfig", "ModelError", "ModelFileError", "ParameterRoles", "RunningBatch",
+    "SamplingError", "SamplingOptions", "StopFilter", "TextGenerator", "TextStream", "Token",
+    "inference_copy", "read_end_ids", "read_gguf", "read_nanogpt", "window_start",
     "write_gguf",
-]
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -41,32 +41,12 @@ _MODULES = (
 )  # fmt: skip
 
 __all__ = [
-    "CHATML",
-    "CHAT_TOKENS",
-    "PLAIN",
-    "TURNS",
-    "BaseTokenizer",
-    "CharTokenizer",
-    "CharVocab",
-    "ChatTemplate",
-    "ChatTemplateError",
-    "HuggingFaceTokenizer",
-    "RoundTrip",
-    "Segment",
-    "SentencePieceTokenizer",
-    "StreamDecoder",
-    "Tokenizer",
-    "TokenizerError",
-    "TokenizerFileError",
-    "UnknownCharacterError",
-    "WordLevelTokenizer",
-    "encode_segments",
-    "gguf_fields",
-    "load_tokenizer",
-    "round_trip",
-    "template_for",
-    "tokenizer_from_gguf",
-]
+    "CHATML", "CHAT_TOKENS", "PLAIN", "TURNS", "BaseTokenizer", "CharTokenizer", "CharVocab",
+    "ChatTemplate", "ChatTemplateError", "HuggingFaceTokenizer", "RoundTrip", "Segment",
+    "SentencePieceTokenizer", "StreamDecoder", "Tokenizer", "TokenizerError",
+    "TokenizerFileError", "UnknownCharacterError", "WordLevelTokenizer", "encode_segments",
+    "gguf_fields", "load_tokenizer", "round_trip", "template_for", "tokenizer_from_gguf",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
         Candidate,
         against_overfitting,
         choose,
-        compile_pays,
         memory_bytes,
     )
     from yocto_train.schedules import lr_factor
@@ -67,7 +66,7 @@ __all__ = [
     "Event", "FoundModel", "Muon", "NonFiniteError", "OpenedModel", "Placement", "Recipe", "Run",
     "RunError", "Sampled", "SaveError", "Saved", "Started", "StepDone", "Stopped", "TrainConfig",
     "TrainConfigError", "TrainError", "Trainer", "World", "against_overfitting", "bits_per_byte",
-    "bytes_per_token", "choose", "compile_pays", "cpu_precision", "cross_entropy", "evaluate",
+    "bytes_per_token", "choose", "cpu_precision", "cross_entropy", "evaluate",
     "evaluate_ids", "find_checkpoint", "find_model", "joined", "lr_factor", "make_optimizers",
     "memory_bytes", "open_model", "orthogonalize", "place", "save_checkpoint", "step_of",
     "train_step",

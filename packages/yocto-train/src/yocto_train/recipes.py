@@ -18,7 +18,7 @@ class Recipe:
 # rates, a line up and a line down. docs/finetuning.md says how they were found.
 TUNING: Mapping[str, Any] = {
     "max_iters": 100,
-    "batch_size": 4,
+    "batch_size": 2,
     "sampling": "epoch",
     "optimizer": "adamw",
     "lr": 1e-4,

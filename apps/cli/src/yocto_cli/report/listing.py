@@ -81,9 +81,7 @@ def described(run: Run) -> tuple[float, str, str, str, str]:
         written = checkpoint.directory.stat().st_mtime
         steps = f"{checkpoint.step}{'' if history.max_iters is None else f'/{history.max_iters}'}"
         steps += " steps"
-        is_best = run.pointed("best") in (None, checkpoint.directory)
-        ckpt = run.path if is_best else run.path / "best"
-        command = next_command("yocto-chat", "--ckpt", str(ckpt))
+        command = next_command("yocto-chat", "--ckpt", str(run.path))
         if checkpoint.skipped:
             problem = f"broken, and passed over: {'; '.join(checkpoint.skipped)}"
     return written, run.name, f"{loss:<15}  {size:>8}  {steps:>17}", problem, command

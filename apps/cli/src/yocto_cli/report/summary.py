@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from yocto_data import ChatDataset, TokenDataset
 from yocto_model import ARCHITECTURES, GPTConfig
+from yocto_model.formats.families import family_of
 from yocto_train import Checkpoint, Event, Run, Stopped
 
 from yocto_cli.command import next_command
@@ -26,8 +27,8 @@ _STATES = {
 }
 # Changing these does not change a single bit of a run's weights.
 _HARMLESS = {
-    "log_interval", "eval_interval", "eval_iters", "save_interval", "keep", "patience",
-    "sample_interval", "sample_prompt", "sample_tokens", "save_dtype",
+    "log_interval", "eval_interval", "eval_iters", "eval_whole", "save_interval", "keep",
+    "patience", "sample_interval", "sample_prompt", "sample_tokens", "save_dtype",
 }  # fmt: skip
 # What kind of model it is, said at the end of a run.
 _ANSWERS = (
@@ -49,7 +50,8 @@ def summary(trainer: "Trainer", run: Run, data_dir: Path) -> str:
 
 def _details(trainer: "Trainer", data_dir: Path) -> dict[str, str]:
     model, config = trainer.model.config, trainer.config
-    arch = closest_architecture(model)
+    family = family_of(model)  # of a model from elsewhere, whose settings no table of ours has
+    arch = family if family in ("llama", "qwen2") else closest_architecture(model)
     tokens, parameters = trainer.train_data.n_tokens, model.n_parameters
     epochs = config.max_iters * config.batch_size / trainer.sampler.windows_per_epoch
     learned = sum(weight.numel() for weight in trainer.machine.parameters)
@@ -111,7 +113,7 @@ def report_of(trainer: "Trainer", run: Run, history: History, about: About, even
         unit="character" if is_char else "token", n_parameters=trainer.model.config.n_parameters,
         details=[*_details(trainer, about.data_dir).items(), ("seed", str(trainer.config.seed))],
         commands=[
-            ("Talk to it", next_command("yocto-chat", "--ckpt", _ckpt_for_chat(trainer, run))),
+            ("Talk to it", next_command("yocto-chat", "--ckpt", str(run.path))),
             ("Watch it learn", next_command("yocto-sample", "--timelapse", str(run.path))),
         ],
         config=about.config,
@@ -140,17 +142,10 @@ def farewell(trainer: "Trainer", run: Run, *, stopped: bool) -> str:
         lines.append(f"resume: {next_command('yocto-train', '--resume', str(run.path))}")
     if progress.best_step is not None and progress.best_loss is not None:
         lines.append(f"best validation loss {progress.best_loss:.4f} at step {progress.best_step}")
-    is_chat = isinstance(trainer.train_data, ChatDataset)
-    lines.append(f"what:   {_ANSWERS if is_chat else _CONTINUES}")
-    lines.append(f"talk:   {next_command('yocto-chat', '--ckpt', _ckpt_for_chat(trainer, run))}")
+    if getattr(trainer.tokenizer, "kind", None) != "huggingface":  # that one could speak before
+        is_chat = isinstance(trainer.train_data, ChatDataset)
+        lines.append(f"what:   {_ANSWERS if is_chat else _CONTINUES}")
     if not stopped:
         lines.append(f"next:   {_NEXT}")
+    lines.append(f"talk:   {next_command('yocto-chat', '--ckpt', str(run.path))}")
     return "\n".join(lines)
-
-
-def _ckpt_for_chat(trainer: "Trainer", run: Run) -> str:
-    """The run, whose newest step answers best; its best step if it is to continue texts."""
-    is_last = trainer.progress.best_step in (None, trainer.progress.step)
-    answers = isinstance(trainer.train_data, ChatDataset)
-    use_run = answers or is_last or run.pointed("best") is None
-    return str(run.path if use_run else run.path / "best")

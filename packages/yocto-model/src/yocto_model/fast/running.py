@@ -15,6 +15,8 @@ from yocto_model.cache import KVCache, check_count, make_generators, n_common
 from yocto_model.config import SamplingOptions
 from yocto_model.errors import InputError, SamplingError
 from yocto_model.fast.decoding import OneToken
+from yocto_model.fast.inference import InferenceGPT
+from yocto_model.fast.kernel import MOST_ROWS, FewRows
 from yocto_model.generate import window_start
 from yocto_model.gpt import GPT
 from yocto_model.sampling import next_ids
@@ -123,7 +125,8 @@ class RunningBatch:
         self.model, self.max_rows, self.max_tokens = model, max_rows, max_tokens
         self._texts = TextGenerator(model, tokenizer, end_ids=end_ids)
         self._vocab_size = tokenizer.vocab_size
-        self._one_token = OneToken(model)
+        self._one_token = model.one_token if isinstance(model, InferenceGPT) else OneToken(model)
+        self._most = MOST_ROWS if isinstance(self._one_token, FewRows) else max_rows  # in a call
         self._waiting: deque[Job] = deque()
         self._rows: list[Job] = []  # in the order in which they came
         self._kept: list[_Held] = []  # in the order in which they ended
@@ -192,11 +195,12 @@ class RunningBatch:
             if job.unread == 1 and job in self._rows:
                 self._make_room(job)
         ready = [job for job in self._rows if job.unread == 1]
-        if ready:
+        for first in range(0, len(ready), self._most):
+            jobs = ready[first : first + self._most]
             x = self._one_token(
-                self._tensor(job.window[-1:] for job in ready), *(job.cache for job in ready)
+                self._tensor(job.window[-1:] for job in jobs), *(job.cache for job in jobs)
             )
-            read += zip(ready, self.model.logits(x[:, -1]), strict=True)
+            read += zip(jobs, self.model.logits(x[:, -1]), strict=True)
         # Who had to give up its row after it was read will be read again.
         read = [(job, logits[: self._vocab_size]) for job, logits in read if job in self._rows]
         return [(job, []) for job in ended] + self._draw(read)

@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from yocto_model.config import GPTConfig
+
+from yocto_train.config import TrainConfig
 from yocto_train.errors import TrainConfigError
 
 # Sizes to choose from, small to large; close enough that a machine a little faster or slower, or
@@ -90,14 +93,6 @@ def choose(
     return min(fitting, key=distance)
 
 
-def compile_pays(plain: float, compiled: float, spent: float, iters: int) -> bool:
-    """Whether compiling, which takes `spent` seconds, shortens a run by at least a twentieth.
-
-    `plain` and `compiled` are seconds per step. A smaller gain is not worth different rounding.
-    """
-    return spent + compiled * iters < 0.95 * plain * iters
-
-
 def against_overfitting(epochs: float) -> dict[str, float]:
     """Dropout and weight decay that suit how often each token is seen.
 
@@ -109,22 +104,28 @@ def against_overfitting(epochs: float) -> dict[str, float]:
     return {"dropout": dropout, "weight_decay": 0.1 if epochs > 4 else 0.0}
 
 
-def memory_bytes(
-    *,
-    n_parameters: int,
-    n_layer: int,
-    n_embd: int,
-    n_hidden: int,
-    vocab_size: int,
-    tokens: int,
-    grad_checkpointing: bool = False,
-) -> int:
+def memory_bytes(model: GPTConfig, train: TrainConfig, *, tokens: int, half: bool = False) -> int:
     """Roughly what training takes: weights, gradients, two moments, and activations, in float32.
 
-    `tokens` are rows times context of one micro-batch. With `grad_checkpointing`, only what enters
-    each block is kept, and one block at a time.
+    Of a frozen matrix only the weight counts. With `grad_checkpointing`, only what enters each
+    block is kept, and one block at a time.
+
+    Args:
+        model: the model's settings.
+        train: the training's.
+        tokens: rows times context of one micro-batch.
+        half: whether products, and so frozen matrices, are in half precision.
     """
-    block = 14 * n_embd + 4 * n_hidden
-    blocks = n_layer * n_embd + block if grad_checkpointing else n_layer * block
-    per_token = blocks + 3 * vocab_size
-    return 4 * math.ceil(4 * n_parameters + tokens * per_token)
+    width, hidden, layers = model.n_embd, model.hidden, model.n_layer
+    learned, frozen = model.n_parameters, 0
+    if train.lora_rank:
+        heads = model.n_head * model.head_width
+        qkv = heads + 2 * model.kv_heads * model.head_width
+        up = hidden * (2 if model.activation == "swiglu" else 1)
+        sides = (width, qkv), (heads, width), (width, up), (hidden, width)
+        frozen = model.n_parameters - layers * sum(a * b for a, b in sides) * half // 2
+        learned = train.lora_rank * layers * sum(a + b for a, b in sides)
+    block = 14 * width + 4 * hidden
+    blocks = layers * width + block if train.grad_checkpointing else layers * block
+    per_token = blocks + 3 * model.vocab_size
+    return 4 * math.ceil(4 * learned + frozen + tokens * per_token)
