@@ -115,7 +115,7 @@ def test_b4_b5_an_id_out_of_range(train: Path, refused: Refused, position: int, 
     start = max(position - 4, 0)
     if start:
         assert [0, 1, 2, 3] == dataset[0][0].tolist()  # elsewhere nothing is wrong
-    calls: list[Callable[[], object]] = [partial(load_bin, train), dataset.verify]
+    calls: list[Callable[[], object]] = [partial(load_bin, train), partial(verify_tokens, train)]
     calls += [lambda: dataset[start], partial(dataset.gather, np.array([50, start]))]
     for call in calls:
         assert says in refused(DataError, call)
@@ -127,7 +127,8 @@ def test_b5_far_behind(tmp_path: Path, refused: Refused) -> None:
     tokens[-3] = 9
     tokens.tofile(tmp_path / "a.bin")
     dataset = TokenDataset(tmp_path / "a.bin", 4, dtype="uint16", vocab_size=9)
-    assert f"at position {len(tokens) - 3}," in refused(DataError, dataset.verify)
+    call = partial(dataset.gather, np.array([len(tokens) - 5]))
+    assert f"at position {len(tokens) - 3}," in refused(DataError, call)
 
 
 def test_b6_b7_no_meta(train: Path, says: Says) -> None:
