@@ -197,8 +197,7 @@ def test_b12_another_content(train: Path, refused: Refused) -> None:
     tokens = np.fromfile(train, dtype="<u2")
     tokens[5] ^= 1
     tokens.tofile(train)
-    for call in (TokenDataset(train, 4).verify, partial(verify_tokens, train)):
-        assert "its sha256 is" in refused(DataError, call)
+    assert "its sha256 is" in refused(DataError, partial(verify_tokens, train))
 
 
 def test_k15_truncated_in_place(train: Path, refused: Refused) -> None:
@@ -206,7 +205,7 @@ def test_k15_truncated_in_place(train: Path, refused: Refused) -> None:
     dataset = TokenDataset(train, 4)
     with train.open("rb+") as file:
         file.truncate(100)
-    for call in (lambda: dataset[0], partial(dataset.gather, np.array([0])), dataset.verify):
+    for call in (lambda: dataset[0], partial(dataset.gather, np.array([0]))):
         assert "truncated while in use, from 200 to 100" in refused(DataError, call)
 
 
