@@ -193,7 +193,7 @@ def settings(
     # Defaults that follow the length of the run; a flag still wins.
     interval = max(1, -(-iters // parts), min(iters, _FEWEST_STEPS_BETWEEN))
     derived = {
-        "warmup_iters": min(training["warmup_iters"], iters // 10),
+        "warmup_iters": min(training["warmup_iters"], max(iters, 0) // 10),
         "eval_interval": interval,
         "sample_interval": interval,
         "log_interval": max(1, iters // 100),

@@ -227,7 +227,7 @@ def _record_text(record: Any, field_name: str) -> str:
     if isinstance(record, ValueError):
         raise record
     if not isinstance(record, dict):
-        raise ValueError(f"must be an object with a {shown}")
+        raise ValueError(f"must be an object with a {shown}, found {kind_of(record)}")
     if field_name not in record:
         raise ValueError(f"has no {shown}; pass text_field=NAME for the one with the text")
     return "" if record[field_name] is None else text_of(record[field_name], shown)
