@@ -132,12 +132,13 @@ class Talk:
     def chat(self) -> "Chat":
         """The chat, once the model is open; waits for that."""
         if self._chat is None:
+            model = self._opened().result()
             from yocto_chat.alternatives import choose  # noqa: PLC0415 - slower than the prompt
 
-            self._chat = self._begin(self._opened().result())
+            self._chat = self._begin(model)
             if self._screen.ansi:
                 self._chat.choose = partial(
-                    choose, tokenizer=self._chat.model.tokenizer, unicode=self._screen.unicode
+                    choose, tokenizer=model.tokenizer, unicode=self._screen.unicode
                 )
         return self._chat
 
