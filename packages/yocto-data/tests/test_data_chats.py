@@ -749,7 +749,6 @@ def test_damage_is_noticed(tmp_path: Path, name: str, damage: str) -> None:
     split = tmp_path / "out" / ("train.bin" if name.startswith("train") else "val.bin")
     content = file.read_bytes()
     verify_tokens(split)
-    ChatDataset(split, 64).verify()
     changes = {"flipped": range(0, 8 * len(content), 7), "cut": [len(content) // 2], "gone": [0]}
     for at in changes[damage]:
         if damage == "flipped":

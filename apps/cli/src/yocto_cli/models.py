@@ -67,6 +67,7 @@ def load_model(
 
 def located(ckpt: str | None, flags: OpeningFlags) -> FoundModel:
     """Where a model is; torch, once it is imported, uses the threads that suit its size."""
+    use_threads(flags.threads)  # refuses a wrong number before anything is looked for
     found = find_model(ckpt, root=flags.ckpt_dir)
     use_threads(flags.threads, n_bytes=found.n_bytes)
     return found

@@ -167,8 +167,8 @@ def _tuned(given: dict[str, Any], data: Data) -> dict[str, Any]:
     iters = int(seconds / candidate.seconds_per_step)
     if iters < _FEWEST_TUNING_STEPS:
         raise TrainConfigError(
-            f"a step of this model takes {candidate.seconds_per_step:.1f} s, so the time is too "
-            f"short for {_FEWEST_TUNING_STEPS} steps; give more, or a smaller --batch_size"
+            f"a step of this model takes {1000 * candidate.seconds_per_step:,.0f} ms, so the time "
+            f"is too short for {_FEWEST_TUNING_STEPS} steps; give more, or a smaller --batch_size"
         )
     return {**given, "max_iters": iters}
 
@@ -245,7 +245,7 @@ def compared(given: Given, data: Data) -> str:
             f"{name}: {train.max_iters:,} steps, {tokens:,} tokens "
             f"({tokens / data.meta.train.tokens:.2g} epochs), about {needed / 2**20:,.0f} MiB"
         )
-    best = "all weights, which learn more" if fits else f"--lora_rank {rank}, as memory is short"
+    best = "all weights" if fits else f"--lora_rank {rank}, as memory is short"
     return "\n".join([*(f"choice  {line}" for line in lines), f"best    {best}"])
 
 

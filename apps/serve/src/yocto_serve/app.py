@@ -23,6 +23,8 @@ Examples:
 
 Then open http://127.0.0.1:8000, or point a program at http://127.0.0.1:8000/v1."""
 
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerArguments:
@@ -66,7 +68,7 @@ def _main(argv: list[str]) -> None:
     path = arguments.server.template
     template = None if path is None else read_template(Path(path).expanduser())
     located(arguments.model.ckpt, arguments.model)
-    from yocto_serve.session import run  # noqa: PLC0415 - brings torch in
+    from yocto_serve.session import run  # noqa: PLC0415 - brings uvicorn in
 
     run(arguments, template)
 

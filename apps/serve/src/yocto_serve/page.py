@@ -7,13 +7,15 @@ import time
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
-from yocto_cli.screen.curve import History
 from yocto_train import Run
 
-from yocto_serve.models import Library
+if TYPE_CHECKING:
+    from yocto_cli.screen.curve import History
+
+    from yocto_serve.models import Library
 
 _MOST_POINTS = 300  # of a curve
 _SECONDS_OF_SILENCE = 60  # after which a run that did not say so has stopped, too
@@ -43,7 +45,7 @@ def _hash_of(tag: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def status(library: Library) -> dict[str, Any]:
+def status(library: "Library") -> dict[str, Any]:
     """What is served, and how the run goes on."""
     model, checkpoint = library.served, library.served.opened.checkpoint
     return {
@@ -77,8 +79,10 @@ def _progress(run: Run) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _history(path: Path, _version: object) -> History:
+def _history(path: Path, _version: object) -> "History":
     """The course of a run, as it is in one version of its file."""
+    from yocto_cli.screen.curve import History  # noqa: PLC0415 - brings NumPy in
+
     return History.of(Run(path))
 
 

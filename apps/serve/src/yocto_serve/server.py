@@ -22,6 +22,7 @@ from yocto_tokenizers import TokenizerError
 from yocto_train import TrainError
 
 from yocto_serve import page
+from yocto_serve.app import LOCAL_HOSTS
 from yocto_serve.engine import Engine, Reply, Row
 from yocto_serve.models import Library, Loaded
 from yocto_serve.prompts import chat_prompt, text_prompt
@@ -40,7 +41,6 @@ SECONDS_FOR_BODY = 30.0
 SECONDS_FOR_REPLY = 600.0
 MOST_TOKENS = 4096  # of one text
 _CHAT_ROOM = 400  # what old turns make room for, as in yocto-chat
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
 class Server:

@@ -10,7 +10,7 @@ from yocto_model.cache import KVCache
 from yocto_model.errors import InputError, quoted
 from yocto_model.fast import kernel
 from yocto_model.fast.decoding import OneToken
-from yocto_model.fast.packed import Kind, Packed
+from yocto_model.fast.packed import Kind, Packed, Plain
 from yocto_model.gpt import GPT
 
 InferenceKind = Literal["auto", "float32", "float16", "bfloat16", "int8", "int4"]
@@ -137,7 +137,7 @@ def _copy(model: GPT, kind: Kind, library: ctypes.CDLL | None, reason: str) -> I
         copy.register_buffer(name, buffer.to(model.token_emb.weight.device), persistent=False)
     copy.bytes_per_token = 0
     for name, linear in linears.items():
-        packed = Packed(linear, kind, library)
+        packed = Plain(linear, kind) if library is None else Packed(linear, kind, library)
         copy.set_submodule(name, packed)
         copy.bytes_per_token += packed.n_bytes
     copy.requires_grad_(False).eval()
