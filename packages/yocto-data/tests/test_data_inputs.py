@@ -418,7 +418,7 @@ def test_k16_two_at_once(tmp_path: Path, run: Prepare, refused: Refused) -> None
         ('{"text": "cut', "not valid JSON"),
         ('["a", "list"]', "must be an object with a field 'text'"),
         ('"text"', "must be an object"),
-        ('{"txt": "a"}', "has no field 'text'; pass text_field=NAME"),
+        ('{"txt": "a"}', "has no field 'text', but txt; pass text_field=txt"),
         ('{"text": 5}', "must hold text, found a number"),
         ('{"text": true}', "found true or false"),
         ('{"text": ["a"]}', "found a list"),
