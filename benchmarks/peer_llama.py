@@ -1,4 +1,4 @@
-"""llama.cpp as a peer: a GPT-2 of ours in a GGUF file, run by llama-cpp-python.
+"""llama.cpp as a peer: a model of ours in a GGUF file, run by llama-cpp-python.
 
 `LLAMA=1 uv run nox -s bench -- generation` installs what it needs; that compiles for some minutes.
 """
@@ -11,9 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from yocto_model import GPT
+from yocto_model import GPT, write_gguf
 
-PRECISIONS = {"float32": np.float32, "float16": np.float16}
+PRECISIONS: dict[str, Any] = {
+    "float32": "f32",
+    "float16": "f16",
+    "bfloat16": "bf16",
+    "int8": "q8_0",
+}
 
 
 def llama(model: GPT, precision: str) -> Any:
@@ -24,7 +29,13 @@ def llama(model: GPT, precision: str) -> Any:
         print("peer     llama.cpp skipped: set LLAMA=1 to have llama-cpp-python installed")
         return None
     path = Path(tempfile.mkdtemp()) / f"{precision}.gguf"
-    write_gguf(model, path, PRECISIONS[precision])
+    names = [f"token{number}" for number in range(model.config.vocab_size)]
+    fields = {  # it loads no model without a vocabulary
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": names, "tokenizer.ggml.token_type": [1] * len(names),
+        "tokenizer.ggml.merges": ["t o"],
+    }  # fmt: skip
+    write_gguf(path, model, kind=PRECISIONS[precision], fields=fields, name="random")
     threads = torch.get_num_threads()
     peer = llama_cpp.Llama(
         str(path), n_ctx=model.config.block_size, n_threads=threads, n_threads_batch=threads,
@@ -36,7 +47,7 @@ def llama(model: GPT, precision: str) -> Any:
     pointer = llama_cpp.llama_get_logits_ith(peer.ctx, -1)
     theirs = torch.tensor(np.ctypeslib.as_array(pointer, (model.config.vocab_size,)))
     ours = model(ids[None])[0, -1].detach()
-    assert float((theirs - ours).norm() / ours.norm()) < 0.01, "not the same model"
+    assert float((theirs - ours).norm() / ours.norm()) < 0.05, "not the same model"
     return peer
 
 
@@ -51,43 +62,3 @@ def llama_call(peer: Any, ids: Tensor, n: int) -> Callable[[], object]:
             peer.eval([token])
 
     return call
-
-
-def write_gguf(model: GPT, path: Path, dtype: type) -> None:
-    """The weights under llama.cpp's names; matrices as `dtype`, the rest as float32."""
-    import gguf
-
-    config = model.config
-    writer = gguf.GGUFWriter(str(path), "gpt2")
-    writer.add_block_count(config.n_layer)
-    writer.add_context_length(config.block_size)
-    writer.add_embedding_length(config.n_embd)
-    writer.add_feed_forward_length(config.hidden)
-    writer.add_head_count(config.n_head)
-    writer.add_layer_norm_eps(config.norm_eps)
-    writer.add_tokenizer_model("gpt2")  # it loads no model without a vocabulary
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([f"token{number}" for number in range(config.vocab_size)])
-    writer.add_token_types([gguf.TokenType.NORMAL] * config.vocab_size)
-    writer.add_token_merges(["t o"])
-
-    def add(name: str, weight: Tensor) -> None:
-        kind = dtype if weight.dim() == 2 and name != "position_embd.weight" else np.float32
-        writer.add_tensor(name, weight.detach().float().numpy().astype(kind))
-
-    add("token_embd.weight", model.token_emb.weight)
-    assert model.pos_emb is not None
-    add("position_embd.weight", model.pos_emb.weight)
-    names = {
-        "attn_norm": "ln_1", "attn_qkv": "attn.qkv", "attn_output": "attn.proj", "ffn_norm": "ln_2",
-        "ffn_up": "mlp.up", "ffn_down": "mlp.proj",
-    }  # fmt: skip
-    modules = {f"blk.{layer}.{name}": f"blocks.{layer}.{ours}"
-               for layer in range(config.n_layer) for name, ours in names.items()}  # fmt: skip
-    for name, ours in {**modules, "output_norm": "ln_f"}.items():
-        for part in ("weight", "bias"):
-            add(f"{name}.{part}", model.get_parameter(f"{ours}.{part}"))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()

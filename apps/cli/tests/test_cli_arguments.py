@@ -328,6 +328,7 @@ def test_defaults_give_way_to_the_file_and_the_file_to_flags(
     ("text_path = 2020-01-01", "text_path needs a text in quotes"),
     ('arch = "gpt3"', "a.toml: arch must be one of gpt2, modern"),
     ('stop = "x"', "stop needs a list such as [...]"),
+    pytest.param("a" + ".a" * 30_000 + " = 1", "holds a name of over 100 parts", id="deep"),
     ("stop = [1]", "stop needs a text in quotes"),
     ('resume = "x"', "'resume' belongs on the command line"),
     ('config = "b.toml"', "'config' belongs on the command line"),

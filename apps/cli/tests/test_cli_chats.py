@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from yocto_cli import train
-from yocto_cli.chats import ChatEncoder, turn_tokens
+from yocto_cli.chats import ChatEncoder, hold_chats, turn_tokens
 from yocto_cli.prepare import main
 from yocto_cli.screen.ladder import ladder, ladder_of
 from yocto_cli.screen.terminal import show_marked
@@ -180,7 +180,7 @@ def test_whatsapp(prepared: Any, home: Path) -> None:
     ("--text_path chats.jsonl --show=-1", "--show must be 0 or more"),
     ("--text_path chats.jsonl --vocab_path plain --template turns", "use --template plain"),
     ("--text_path chats.jsonl --vocab_path plain --tokenizer bpe", "kind char; use yocto-prepare"),
-    ("--text_path one.jsonl", "one conversation cannot be shared"),
+    ("--text_path one.jsonl", "one conversation, or a text without any, cannot be"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_nothing_is_written(
     words: str, what: str, refused: Any, home: Path
@@ -337,3 +337,13 @@ def test_the_ladder_counts_what_is_learned(prepared: Any, home: Path) -> None:
     assert ladder_of(*data, vocab_size=60, characters=True) == ladder(
         *ids, vocab_size=60, characters=True
     )
+
+
+def test_chats_behind_many_texts_are_found(home: Path) -> None:
+    """The beginning of each file is looked at, and not of the first alone."""
+    folder = home / "mixed"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"text": "prose"}\n' * 500)
+    assert not hold_chats([str(folder)])
+    (folder / "b.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n')
+    assert hold_chats([str(folder)])

@@ -10,13 +10,14 @@ from typing import Any
 from unittest.mock import Mock, call
 
 import pytest
-from yocto_cli import prepare, train
+from yocto_cli import eval as evaluate
+from yocto_cli import export, prepare, sample, train
 from yocto_cli.arguments import flags_of
 from yocto_cli.command import UsageError
 from yocto_cli.train_data import data_directory, open_data
 from yocto_cli.train_settings import DataFlags, TrainArguments, settings
 from yocto_data import DataMeta
-from yocto_train import RECIPES, Run
+from yocto_train import RECIPES, Run, TrainConfigError
 
 
 def rows_of(run: Path, event: str) -> list[dict[str, Any]]:
@@ -182,6 +183,29 @@ def test_the_plan_of_a_run_to_resume_is_of_what_is_left(training: Any, run: Any)
     done = run(train.main, ["--resume", "--plan", "--max_iters=10"])
     assert "left    6 steps after the 4 that are done\n" in done.out
     assert "left" not in training("--max_iters=4", "--plan").out
+
+
+@pytest.mark.parametrize("main", [sample.main, evaluate.main, export.main])
+def test_a_damaged_checkpoint_is_passed_over_aloud(
+    main: Any, training: Any, run: Any, poem: Path, home: Path
+) -> None:
+    """What opens a run takes its newest sound step, and says what is wrong with others."""
+    assert training("--max_iters=4", "--eval_interval=2", "--run_name=torn").code == 0
+    (home / "checkpoints/torn/step-00000004/model.safetensors").write_bytes(b"torn")
+    words = {
+        export.main: ["checkpoints/torn", "torn.gguf"],
+        evaluate.main: ["--ckpt=checkpoints/torn", f"--text_path={poem}"],
+        sample.main: ["--ckpt=checkpoints/torn", "--max_new_tokens=3"],
+    }[main]
+    done = run(main, words)
+    assert done.code == 0
+    assert "note: passed over: checkpoints/torn/step-00000004/model.safet" in done.out + done.err
+
+
+def test_errors_are_of_settings_that_were_given() -> None:
+    """A default that follows another setting is not blamed for it."""
+    with pytest.raises(TrainConfigError, match=r"^max_iters must be [^;]*$"):
+        settings({"max_iters": -1}, vocab_size=65, shortest_split=10_000)
 
 
 def test_presets_are_recipes() -> None:

@@ -110,6 +110,21 @@ def test_adapters_alone_are_written_at_the_end(tuned: Any, home: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("memory", [10**12, 10**3])
+def test_a_plan_compares_all_weights_with_adapters(
+    memory: int, tuned: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And advises what the memory allows; nothing is trained."""
+    monkeypatch.setattr(plan, "_memory_of_machine", lambda: memory)
+    done = tuned("--plan")
+    assert done.code == 0, done.err
+    assert "all weights: 4 steps, 512 tokens" in done.out
+    assert "adapters of rank 16: 4 steps" in done.out
+    advice = "all weights" if memory > 10**6 else "--lora_rank 16, as memory is short"
+    assert f"best    {advice}" in done.out
+    assert not Path("checkpoints").exists()
+
+
 @pytest.mark.parametrize(("words", "message"), [
     (["--n_layer=2"], "--n_layer is the model's own with --init_from"),
     (["--tokenizer=char"], "--tokenizer is the model's own with --init_from"),

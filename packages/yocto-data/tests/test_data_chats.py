@@ -639,7 +639,7 @@ def test_what_meta_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        ([GOOD], {}, ShortDataError, "one conversation cannot be shared"),
+        ([GOOD], {}, ShortDataError, "one conversation, or a text without any, cannot be"),
         ([], {}, DataError, "no reply to learn from, and no text"),
         ([{"messages": [{"role": "user", "content": "q"}]}] * 5, {}, DataError, "no reply to"),
         ([GOOD] * 5, {"max_bad": 1.5}, DataError, "max_bad must be from 0 to 1, found 1.5"),
@@ -749,7 +749,6 @@ def test_damage_is_noticed(tmp_path: Path, name: str, damage: str) -> None:
     split = tmp_path / "out" / ("train.bin" if name.startswith("train") else "val.bin")
     content = file.read_bytes()
     verify_tokens(split)
-    ChatDataset(split, 64).verify()
     changes = {"flipped": range(0, 8 * len(content), 7), "cut": [len(content) // 2], "gone": [0]}
     for at in changes[damage]:
         if damage == "flipped":

@@ -155,6 +155,10 @@ def test_d4_another_encoding(
     assert re.search(r"a\.txt is not UTF-8 at byte \d+ \(0x", message)
     assert advice in message
     assert ("cp1252" in advice) == ("cp1252" in message)
+    assert "so leave encoding out" in refused(
+        DecodingError, partial(run, file(tmp_path, "\u2a5a \U0001f60d".encode()), encoding="cp1252")
+    )
+    source = file(tmp_path, content)
     other = file(tmp_path, "caf\u00e9".encode(), "b.txt")
     assert "encoding=" not in refused(DecodingError, partial(run, [other, source]))
 
@@ -162,13 +166,26 @@ def test_d4_another_encoding(
 @pytest.mark.property
 @given_by(
     text=st.text(st.characters(min_codepoint=32, max_codepoint=0xFF), min_size=20),
-    order=st.sampled_from(["le", "be"]),
+    kind=st.sampled_from(["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]),
 )
-def test_utf_16_without_a_mark(text: str, order: str) -> None:
-    """It is valid UTF-8, with a NUL beside each letter: it is refused by the name of its kind."""
+def test_wide_text_without_a_mark(text: str, kind: str) -> None:
+    """It is valid UTF-8, with NULs beside each letter: it is refused by the name of its kind."""
     decoder = TextDecoder("a.txt", "utf-8", "strict")
-    with pytest.raises(DataError, match=f"encoding=utf-16-{order}"):
-        decoder.push(text.encode(f"utf-16-{order}"))
+    with pytest.raises(DataError, match=f"encoding={kind}$"):
+        decoder.push(text.encode(kind))
+
+
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [(gzip.compress(b"text", mtime=0), "gzip"), (b"PK\x03\x04\0\1", "zip"), (b"%PDF-1.7\n", "PDF"),
+     (b"version https://git-lfs.github.com/spec/v1\n", "LFS"), (b"PAR1\0", "parquet")],
+)  # fmt: skip
+def test_a_file_that_is_no_text(
+    tmp_path: Path, run: Prepare, refused: Refused, head: bytes, what: str
+) -> None:
+    """What a name hides is told, even where its bytes are valid UTF-8."""
+    message = refused(DataError, partial(run, file(tmp_path, head + b"word " * 99)))
+    assert re.search(f"a.txt is not a text: it looks like .*{what}", message)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
@@ -401,7 +418,7 @@ def test_k16_two_at_once(tmp_path: Path, run: Prepare, refused: Refused) -> None
         ('{"text": "cut', "not valid JSON"),
         ('["a", "list"]', "must be an object with a field 'text'"),
         ('"text"', "must be an object"),
-        ('{"txt": "a"}', "has no field 'text'; pass text_field=NAME"),
+        ('{"txt": "a"}', "has no field 'text', but txt; pass text_field=txt"),
         ('{"text": 5}', "must hold text, found a number"),
         ('{"text": true}', "found true or false"),
         ('{"text": ["a"]}', "found a list"),

@@ -1,6 +1,5 @@
 """Packed matrices and copies of models made of them: how near they are to what was trained."""
 
-import contextlib
 import copy
 import gc
 import threading
@@ -208,13 +207,15 @@ def compiled(fast: InferenceGPT) -> kernel.FewRows:
 def test_a_row_is_the_same_alone_and_beside_others(
     make_model: MakeModel, kind: InferenceKind, config: GPTConfig, seed: int, n: int
 ) -> None:
-    """To the bit, whatever the kind of weights: head, layers and cache."""
+    """To the bit, whatever the kind of weights and however many threads: layers and head."""
     fast = inference_copy(make_model(config, seed).float(), kind)
     few = compiled(fast)
     ids = random_ids(config, n, config.block_size, seed)
     together, alone = [[KVCache(config) for _ in range(n)] for _ in range(2)]
     for token in torch.split(ids, 1, dim=1):
-        logits = fast.logits(few(token, *together))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernel, "n_threads", lambda _: 1 + n % 3)
+            logits = fast.logits(few(token, *together))
         rows = zip(torch.split(token, 1), alone, strict=True)
         assert torch.equal(logits, torch.cat([fast.logits(few(*row)) for row in rows]))
 
@@ -222,14 +223,15 @@ def test_a_row_is_the_same_alone_and_beside_others(
 # --- which kind ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("int8", "bfloat16"), ("int4", "bfloat16"), ("float32", "float32")]
-)
-def test_without_a_compiler_fewer_bits_become_bfloat16(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: InferenceKind, expected: str
+@pytest.mark.parametrize("instead", ["bfloat16", "float32"])
+@pytest.mark.parametrize("kind", kernel.KINDS)
+def test_without_a_compiler_torch_multiplies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: InferenceKind, instead: str
 ) -> None:
-    """That is said, and nothing else fails; nor if the compiler does."""
+    """In bfloat16 where that is fast, else in float32; it is said, also if a compiler fails."""
     monkeypatch.setattr(kernel, "_path", lambda _: tmp_path / "kernel.so")
+    monkeypatch.setattr(inference, "_multiplies_bfloat16", lambda _: instead == "bfloat16")
+    expected = kind if kind == "float32" else instead
     for compiler, said in ((None, "there is no C++ compiler"), ("/bin/false", "compiler failed")):
         monkeypatch.setattr("shutil.which", lambda _, found=compiler: found)
         fast = inference_copy(GPT(GPT2), kind)
@@ -310,10 +312,13 @@ def linear(n_in: int, n_out: int, seed: int, *, bias: bool) -> nn.Linear:
 
 
 def packing(exact: nn.Linear, kind: Kind) -> Packed:
-    """With the kernel, where there is a compiler."""
-    with contextlib.suppress(RuntimeError):
-        return Packed(exact, kind, kernel.load(kind))
-    return Packed(exact, kind)
+    """With its kernel, or the test is skipped."""
+    try:
+        library = kernel.load(kind)
+    except RuntimeError:
+        pytest.skip("needs a C++ compiler")
+    assert library is not None
+    return Packed(exact, kind, library)
 
 
 @pytest.mark.property

@@ -48,6 +48,21 @@ def test_truncation_and_padding_are_off() -> None:
     assert plain.fingerprint() != other.fingerprint()
 
 
+@pytest.mark.property
+@given(st.lists(st.sampled_from("abc"), max_size=9).map(" ".join))
+def test_more_special_tokens_change_no_text(text: str) -> None:
+    """They have ids of their own, and what spells one stays text."""
+    before = HuggingFaceTokenizer(tokenizer_json(), b'{"eos_token": "c"}')
+    after = before.with_special_tokens(["<|user|>", "<|im_end|>"])
+    assert before.encode(text) == after.encode(text)
+    assert ["<|user|>", "<|im_end|>"] == list(after.special_tokens)
+    assert not {*after.special_tokens.values()} & {*before.encode("a b c <|user|>")}
+    assert before.encode("<|user|>") == after.encode("<|user|>")
+    assert before.eos_id == after.eos_id == 5
+    again = HuggingFaceTokenizer.from_bytes(after.to_bytes())
+    assert again.special_tokens == after.special_tokens
+
+
 WORD_PIECE = {"type": "WordPiece", "prefix": "##", "cleanup": True}
 METASPACE = {
     "type": "Metaspace",

@@ -372,7 +372,7 @@ _GROWS = "{% set n = namespace(x='abcd') %}{% for a in range(99) %}{% set n.x = 
 )  # fmt: skip
 def test_a_template_comes_to_an_end(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that loops for ever, or prints a gigabyte, is refused in one line and little memory."""
-    monkeypatch.setattr("yocto_tokenizers.formats.chat_template._MOST_SECONDS", 1.0)
+    monkeypatch.setattr("yocto_tokenizers.formats.sandbox._MOST_SECONDS", 1.0)
     tracemalloc.start()
     try:
         with pytest.raises(ChatTemplateError, match="x refuses these messages"):

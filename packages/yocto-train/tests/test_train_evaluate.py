@@ -12,10 +12,12 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from yocto_data import TokenDataset
 from yocto_model import GPT
 from yocto_tokenizers import CharTokenizer
 from yocto_train import bits_per_byte, bytes_per_token, cross_entropy, evaluate, evaluate_ids
+from yocto_train.scale import losses
 
 MakeModel = Callable[..., GPT]
 MakeData = Callable[..., TokenDataset]
@@ -186,14 +188,35 @@ def test_a_stop_request_ends_it(make_model: MakeModel, tokens_of: MakeData) -> N
     assert model.training
 
 
-def test_the_loss_of_half_precision_is_computed_in_float32() -> None:
-    """Logits of 8 or 11 bits lose the loss's digits only once, in the logits themselves."""
-    logits = torch.randn(1, 5, 100)
-    for dtype in (torch.bfloat16, torch.float16):
-        half = logits.to(dtype)
-        loss = cross_entropy(half, torch.arange(5)[None])
-        assert torch.float32 == loss.dtype
-        assert torch.equal(cross_entropy(half.float(), torch.arange(5)[None]), loss)
+@pytest.mark.property
+@given(
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    n=st.integers(1, 9), n_rows=st.integers(1, 4), seed=st.integers(0, 2**32), wide=st.booleans(),
+)  # fmt: skip
+@example(dtype=torch.bfloat16, n=7, n_rows=3, seed=0, wide=True)
+def test_a_loss_computed_in_parts_is_the_whole_ones(
+    dtype: torch.dtype, n: int, n_rows: int, seed: int, *, wide: bool
+) -> None:
+    """A large vocabulary or half precision: loss and gradient are those of float32 or better."""
+    generator = torch.Generator().manual_seed(seed)
+    v = losses.LARGE if wide else 50
+    logits = (5 * torch.randn(1, n, v, generator=generator)).to(dtype).requires_grad_()
+    targets = torch.randint(v, (1, n), generator=generator)
+    targets[:, 1::3] = -100
+    exact = logits.detach().to(torch.promote_types(dtype, torch.float32)).requires_grad_()
+    expected = F.cross_entropy(exact[0], targets[0], reduction="sum")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "_n_rows", lambda _: n_rows)
+        total = cross_entropy(logits, targets, reduction="sum")
+        torch.autograd.backward(total * 0.5)
+    mean = cross_entropy(logits, targets)
+    torch.autograd.backward(expected * 0.5)
+    assert logits.grad is not None
+    assert exact.grad is not None
+    assert (total.dtype, logits.grad.dtype) == (exact.dtype, dtype)
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(mean, expected / (targets >= 0).sum())
+    torch.testing.assert_close(logits.grad, exact.grad.to(dtype), atol=1e-6, rtol=1e-2)
 
 
 def test_bytes_per_token(data_dir: Path, tokenizer: CharTokenizer) -> None:

@@ -35,6 +35,7 @@ _WANTED = {
 }
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 _LIMIT_BYTES = 1 << 16  # of a configuration file
+_MOST_DOTS = 100  # in a word of it: tomllib takes the square of the parts of a key, and more
 
 
 def flag(
@@ -414,6 +415,8 @@ def _read_toml(path: str, flags: Mapping[str, Flag]) -> dict[str, Any]:
         if Path(path).stat().st_size > _LIMIT_BYTES:
             raise UsageError(f"--config {path} is larger than 64 KiB; name a TOML file")
         text = Path(path).read_bytes().decode("utf-8-sig")
+        if any(word.count(".") > _MOST_DOTS for word in re.findall(r"[\w.\"'-]+", text)):
+            raise UsageError(f"--config {path} holds a name of over {_MOST_DOTS} parts; mend it")
         content = tomllib.loads(text.replace("\r\n", "\n"))
     except OSError as error:
         raise UsageError(f"cannot read --config {path}: {error.strerror}") from error

@@ -190,10 +190,14 @@ def hold_chats(sources: Sequence[str], *, me: str | None = None) -> bool:
     """
     files = expand_sources(sources, CHATS)
     corpus = ChatCorpus(sources=files, options=ChatOptions(me=me))
+    n_texts = 0  # of files of text, which may be any number
     for file in files:
+        n_looked_at = _LOOKED_AT if file.kind != "text" or n_texts < 10 * _LOOKED_AT else 1
         with suppress(DecodingError), closing(corpus.documents_in(file)) as documents:
-            if any(type(each.content) is tuple for each in islice(documents, _LOOKED_AT)):
-                return True
+            for each in islice(documents, n_looked_at):
+                if type(each.content) is tuple:
+                    return True
+                n_texts += file.kind == "text"
     return False
 
 

@@ -1,6 +1,7 @@
 """yocto-eval: how well models predict a text, in figures that can be compared."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -105,9 +106,9 @@ def _read(path: str) -> list[str]:
                 most = f"{_LARGEST_TEXT_BYTES >> 20} MiB"
                 raise UsageError(f"{path} holds more than {most}; give a part")
     except DataError as error:
-        what, _, how = str(error).rpartition("; ")
-        if not how.startswith("pass ") or "encoding=" not in how:
+        if not re.search("pass (encoding|errors)=", str(error)):
             raise
+        what = str(error).partition("; ")[0]
         raise UsageError(f"{what}; convert it to UTF-8") from error
     return pieces
 
@@ -134,6 +135,8 @@ def _measured(ckpt: str | None, pieces: list[str], arguments: EvalArguments) -> 
     from yocto_model import inference_copy  # noqa: PLC0415 - brings torch in
     from yocto_train import bits_per_byte, evaluate_ids  # noqa: PLC0415
 
+    for note in opened.notes:
+        talk(f"note: {note}")
     flags, stride = arguments.opening, arguments.stride
     ids, n_bytes, exact = _encoded(tokenizer, pieces, str(opened.path))
     model = inference_copy(opened.model, "float32" if flags.dtype == "auto" else flags.dtype)

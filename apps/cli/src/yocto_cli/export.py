@@ -60,6 +60,8 @@ def _main(argv: list[str]) -> int:
     opened, tokenizer = load_model(arguments.ckpt, arguments.opening)
     from yocto_model import write_gguf  # noqa: PLC0415 - brings torch in
 
+    for note in opened.notes:
+        say(f"note: {note}")
     template = template_for(opened.template, tokenizer, pretrained=opened.checkpoint is None)
     fields = gguf_fields(tokenizer)
     if opened.template is not None:  # only what was said, never what is guessed

@@ -23,6 +23,7 @@ from yocto_train import (
     place,
 )
 from yocto_train.evaluation import windows_at_once
+from yocto_train.scale.planning import CHAT_TOKENS_PER_PARAMETER, TOKENS_PER_PARAMETER
 
 from yocto_cli.command import UsageError
 from yocto_cli.origin import WINDOW, Origin
@@ -140,7 +141,10 @@ def planned(given: Given, data: Data) -> dict[str, Any]:
     if "max_iters" in given or (minutes is None and has_size):
         return _with_precision(given, data)
     free = _is_size_free(given)
-    sizes = [size for size in SIZES if free and size["block_size"] < data.shortest] or [{}]
+    sizes = [{**size} for size in SIZES if free and size["block_size"] < data.shortest]
+    if data.meta.chats is not None:  # smaller steps are more steps: replies are known earlier
+        sizes = [{**size, "batch_size": size["batch_size"] // 2} for size in sizes]
+    sizes = sizes or [{}]
     return _fitted(given, data, sizes, 60 * (DEFAULT_MINUTES if minutes is None else minutes))
 
 
@@ -167,8 +171,8 @@ def _tuned(given: dict[str, Any], data: Data) -> dict[str, Any]:
     iters = int(seconds / candidate.seconds_per_step)
     if iters < _FEWEST_TUNING_STEPS:
         raise TrainConfigError(
-            f"a step of this model takes {candidate.seconds_per_step:.1f} s, so the time is too "
-            f"short for {_FEWEST_TUNING_STEPS} steps; give more, or a smaller --batch_size"
+            f"a step of this model takes {1000 * candidate.seconds_per_step:,.0f} ms, so the time "
+            f"is too short for {_FEWEST_TUNING_STEPS} steps; give more, or a smaller --batch_size"
         )
     return {**given, "max_iters": iters}
 
@@ -185,7 +189,9 @@ def _fitted(
         plain = {**sized, "compile": "off"} if is_auto else sized
         return _measure(plain, size, data)[0]
 
-    candidate, iters = choose(seconds, measured, sizes=sizes)
+    is_chat = data.meta.chats is not None
+    wanted = CHAT_TOKENS_PER_PARAMETER if is_chat else TOKENS_PER_PARAMETER
+    candidate, iters = choose(seconds, measured, sizes=sizes, wanted=wanted)
     flags = given
     if recipe_name(flags) == "modern":  # nanoGPT's settings have their own
         epochs = iters * candidate.tokens_per_step / data.meta.train.tokens
@@ -245,7 +251,7 @@ def compared(given: Given, data: Data) -> str:
             f"{name}: {train.max_iters:,} steps, {tokens:,} tokens "
             f"({tokens / data.meta.train.tokens:.2g} epochs), about {needed / 2**20:,.0f} MiB"
         )
-    best = "all weights, which learn more" if fits else f"--lora_rank {rank}, as memory is short"
+    best = "all weights" if fits else f"--lora_rank {rank}, as memory is short"
     return "\n".join([*(f"choice  {line}" for line in lines), f"best    {best}"])
 
 

@@ -75,7 +75,7 @@ class DataFlags(TokenizerFlags):
         None, "what to learn from --text_path", shown="char; bpe for chats"
     )
     vocab_size: int | None = flag(
-        None, "the most tokens of word or bpe", shown=f"{VOCAB_SIZE}; 1000 for bpe of chats"
+        None, "the most tokens of word or bpe", shown=f"{VOCAB_SIZE}; 2000 for bpe of chats"
     )
     me: str | None = flag(None, "who of a WhatsApp export is the assistant")
     template: str | None = flag(
@@ -193,7 +193,7 @@ def settings(
     # Defaults that follow the length of the run; a flag still wins.
     interval = max(1, -(-iters // parts), min(iters, _FEWEST_STEPS_BETWEEN))
     derived = {
-        "warmup_iters": min(training["warmup_iters"], iters // 10),
+        "warmup_iters": min(training["warmup_iters"], max(iters, 0) // 10),
         "eval_interval": interval,
         "sample_interval": interval,
         "log_interval": max(1, iters // 100),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.distributed import is_torchelastic_launched
 from yocto_data import verify_tokens
+from yocto_tokenizers import Tokenizer
 from yocto_train import Checkpoint, Run, StepDone, Stopped, Trainer, World, joined
 from yocto_train.runs.opening import tokenizer_note
 from yocto_train.tune.adapter import save_adapter
@@ -20,7 +21,7 @@ from yocto_cli.arguments import dump_toml
 from yocto_cli.chats import ends_of, template_of
 from yocto_cli.command import UsageError, WorkFailedError, describe_error, handling
 from yocto_cli.origin import Origin
-from yocto_cli.plan import check_flags, compared, described, planned
+from yocto_cli.plan import Data, check_flags, compared, described, planned
 from yocto_cli.report.recorder import Recorder, tensorboard
 from yocto_cli.report.summary import About, farewell, resumed, summary
 from yocto_cli.screen.curve import History
@@ -94,17 +95,7 @@ def _train(
         run = Run(world.on_main(lambda: _run_path(arguments.run, data_dir, resume, claims=claims)))
         if claims and world.is_main:  # an empty directory is not left behind
             until_locked.callback(_remove_if_empty, run.path)
-        train_data, val_data = data.open(given)
-        template = template_of(data_dir, data.meta, tokenizer)
-        ends = ends_of(template, tokenizer)
-        if data.origin is not None:
-            before = data.origin.opened
-            template, ends = template or before.template, ends + before.end_ids
-        trainer = Trainer(
-            data.model(model, config.seed), train_data, val_data, config, run=run,
-            tokenizer=tokenizer, end_ids=ends, template=template, device=arguments.run.device,
-            world=world,
-        )  # fmt: skip
+        trainer = _trainer(data, tokenizer, given, run, world)
         if arguments.run.plan:
             done = _checkpoint(run, resume).step if resume else 0
             seconds = trainer.time_step()  # by all processes: each step is shared
@@ -119,15 +110,32 @@ def _train(
             trainer.request_evaluation()  # what it was before is worth knowing
         full = resolved(given, model, config, data_dir=str(data_dir))
         text, board = dump_toml(full), arguments.run.tensorboard
-        return _recorded(
-            trainer, run, data_dir, resume, config=text, for_tensorboard=board,
-            adapter=arguments.run.save_adapter, base=str(given.get("init_from", "")),
-        )  # fmt: skip
+        code = _recorded(trainer, run, data_dir, resume, config=text, for_tensorboard=board)
+        if (adapter := arguments.run.save_adapter) is not None and world.is_main:
+            save_adapter(trainer.model, Path(adapter), base=str(source))
+            say(f"adapters: {adapter}")
+        return code
+
+
+def _trainer(
+    data: Data, tokenizer: Tokenizer, given: dict[str, Any], run: Run, world: World
+) -> Trainer:
+    """The model with its data, how it is asked, and what ends a reply."""
+    model, config = data.settings(given)
+    template = template_of(data.directory, data.meta, tokenizer)
+    ends = ends_of(template, tokenizer)
+    if data.origin is not None:
+        before = data.origin.opened
+        template, ends = template or before.template, ends + before.end_ids
+    return Trainer(
+        data.model(model, config.seed), *data.open(given), config, run=run, tokenizer=tokenizer,
+        end_ids=ends, template=template, device=given["device"], world=world,
+    )  # fmt: skip
 
 
 def _recorded(
     trainer: Trainer, run: Run, data_dir: Path, resume: Path | None, *, config: str,
-    for_tensorboard: bool, adapter: str | None, base: str,
+    for_tensorboard: bool,
 ) -> int:  # fmt: skip
     """Restore the run to resume, say what will happen, and train, as the run's only writer."""
     world = trainer.world
@@ -149,11 +157,7 @@ def _recorded(
                     str(run.path / "tensorboard"), purge_step=step + 1 if step else None
                 )
                 stack.callback(board.close)
-        code = run_to_end(trainer, run, config=config, data_dir=data_dir, board=board)
-        if adapter is not None and world.is_main:
-            save_adapter(trainer.model, Path(adapter), base=base)
-            say(f"adapters: {adapter}")
-        return code
+        return run_to_end(trainer, run, config=config, data_dir=data_dir, board=board)
 
 
 def _checkpoint(run: Run, resume: Path) -> Checkpoint:

@@ -105,14 +105,6 @@ class TokenDataset:
         """The sha256 (hex) of the file, as `meta.json` records it, or else computed."""
         return self._file.record.sha256 if self._file.record else self._file.sha256()
 
-    def require_unchanged(self) -> None:
-        """Refuse a file whose content is no longer what `meta.json` records."""
-        self._file.require_unchanged()
-
-    def verify(self) -> None:
-        """Read the whole file: every id in range, and the sha256 that `meta.json` records."""
-        self._file.verify()
-
     def _pair(self, tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """The exercise: from each token, and those before it, the model predicts the next one."""
         # An id beyond the vocabulary would reach the model as a device-side assertion.

@@ -104,10 +104,10 @@ class TrainConfig:
     )
     log_interval: int = _count(10, "steps between reports", low=1)
     seed: int = setting(1337, "decides batches, dropout and samples", low=0, high=2**63 - 1)
-    lora_rank: int = _count(
-        0,
-        "train adapters of this rank beside frozen matrices (LoRA; Hu et al. 2021); 0: all weights",
-    )
+    lora_rank: int = setting(
+        0, "train adapters of this rank beside frozen matrices (LoRA, Hu et al. 2021); 0: none",
+        low=0, high=4096,
+    )  # fmt: skip
     lora_alpha: float = setting(
         32.0, "what adapters add is multiplied by this over their rank", above=0, high=1e6
     )

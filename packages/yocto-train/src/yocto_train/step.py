@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
-from torch.optim.optimizer import Optimizer
 from yocto_data import BatchSampler
 
 from yocto_train.config import TrainConfig
 from yocto_train.optimizers import set_learning_rates
+from yocto_train.scale import losses
 from yocto_train.scale.machine import Machine
 from yocto_train.schedules import lr_factor, muon_momentum
 
@@ -19,7 +19,7 @@ def train_step(
     config: TrainConfig,
     sampler: BatchSampler,
     machine: Machine,
-    optimizers: Sequence[Optimizer],
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> tuple[float, float]:
     """Make the step that follows `step` finished ones.
 
@@ -81,14 +81,14 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, reduction: str = "mean") -
     """Minus the logarithm of the probability that the model gave to the right token, in nats.
 
     Args:
-        logits: (B, T, vocab_size); in half precision they are converted to float32 first.
+        logits: (B, T, vocab_size); those in half precision are added up in float32.
         targets: int64 (B, T); -100 where nothing is learned, as from what a user says in a chat.
         reduction: "mean" over all targets, or their "sum".
     """
     # A model that knows nothing gives each of V tokens 1/V: a loss of ln V. The logarithm makes the
     # loss of a text the sum over its tokens; it is infinite where the right one has probability 0.
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()  # 8 or 11 bits are too few to add up a whole vocabulary
+    if logits.dtype in (torch.float16, torch.bfloat16) or logits.shape[-1] >= losses.LARGE:
+        return losses.some_at_a_time(logits.flatten(0, 1), targets.reshape(-1), reduction)
     return F.cross_entropy(logits.flatten(0, 1), targets.reshape(-1), reduction=reduction)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from yocto_data import BatchSampler, ChatBatches, ChatDataset, DataError, TokenDataset
+from yocto_data.prep.token_files import TokenFile
 from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import Tokenizer
 
@@ -76,6 +77,7 @@ class Trainer:
         self.world = world or World()
         self.config, self.run_directory, self.tokenizer = config, run, tokenizer
         self.train_data, self.val_data = train_data, val_data
+        self._files = [TokenFile(data.path, dtype=data.dtype) for data in (train_data, val_data)]
         self._end_ids, self._template = end_ids, template
         self.placement = place(self.world.device(device), config.precision)
         check_world(config, self.world, self.placement.autocast)
@@ -355,8 +357,8 @@ class Trainer:
         progress, notes = self.progress, []
         directory = run.step_directory(progress.step)
         if content is not None:
-            for data in (self.train_data, self.val_data):
-                data.require_unchanged()
+            for file in self._files:
+                file.require_unchanged()
             put_aside = save_checkpoint(
                 run.path, *content, tokenizer=self.tokenizer, data=self._fingerprints,
                 val_loss=progress.loss_here, environment=state.environment_of(self.machine),

@@ -146,11 +146,6 @@ class ChatDataset(TokenDataset):
         target = along + np.repeat(np.repeat(shift, per_row), lengths)
         return source, target, firsts
 
-    def require_unchanged(self) -> None:
-        """Refuse tokens, or a mask, that are no longer what `meta.json` records."""
-        super().require_unchanged()
-        self._mask.require_unchanged()
-
     def _bits(self, positions: np.ndarray) -> np.ndarray:
         """Whether the tokens at these positions are learned."""
         self._mask.require_whole()

@@ -91,7 +91,8 @@ def prepare_chats(
     work = Preparation(first, sources, out_dir, tokenizer, force=force, progress=progress)
     if work.found.documents < 2:
         raise ShortDataError(
-            "one conversation cannot be shared between training and validation; use more"
+            "one conversation, or a text without any, cannot be shared between training and "
+            "validation; use more conversations"
         )
     corpus = cast("ChatCorpus", work.corpus)
     corpus.expected = first.records

@@ -39,6 +39,27 @@ def open_regular(path: Path) -> BufferedReader:
     return file
 
 
+# How files begin that are neither texts nor tokens.
+_MARKS = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PK\x03\x04": "a zip archive, as .docx and .epub are",
+    b"\x93NUMPY": "a NumPy array",
+    b"PAR1": "parquet",
+    b"%PDF-": "a PDF",
+    b"\x89PNG": "a picture",
+    b"SQLite format 3\0": "a database",
+    b"version https://git-lfs": "a Git LFS pointer",
+}
+
+
+def foreign_format(head: bytes) -> str | None:
+    """What the first bytes of a file look like; None if they are none of the usual formats."""
+    return next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+
+
 def sha256_of(file: BufferedReader) -> str:
     """The sha256 (hex) of an open file, from its beginning."""
     file.seek(0)
@@ -174,6 +195,8 @@ def locked(path: Path, owner: str) -> Iterator[None]:
     try:
         lock = filelock.FileLock(path, timeout=0, is_singleton=False).acquire()
     except filelock.Timeout as error:
+        if not path.exists():  # it could not be made, which is no reason to wait
+            raise OSError(errno.EACCES, "no lock file can be made there", str(path)) from error
         holder = ""
         with suppress(OSError):
             holder = note.read_text("utf-8", "replace")[:200]

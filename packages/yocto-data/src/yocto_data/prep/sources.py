@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from yocto_data.errors import DataError, DecodingError, WorkError, shorten, usable
-from yocto_data.prep.files import open_regular
+from yocto_data.prep.files import foreign_format, open_regular
 from yocto_data.prep.meta import SourceMeta
 from yocto_data.prep.remote import Address, RemoteFile, addresses, is_address, optional
 
@@ -45,6 +45,7 @@ _NOT_FOR_FILES = {"unicode_escape", "raw_unicode_escape", "idna", "punycode", "u
 _BOM = "\ufeff"
 _LOOKED_AT = 4096  # bytes, to tell what encoding a file has
 _LEAST_WIDE_BYTES = 16
+_WIDE = {"x0x0": "utf-16-le", "0x0x": "utf-16-be", "x000": "utf-32-le", "000x": "utf-32-be"}
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,11 @@ def _paths(text: str, endings: tuple[str, ...]) -> list[Path]:
 
 def _files_of(path: Path, endings: tuple[str, ...]) -> list[Path]:
     if not path.is_dir():
+        if path.exists() and not path.is_file():
+            raise DataError(
+                f"{shorten(path)} is not a regular file; texts are read more than once, so write "
+                "what it gives into a file"
+            )
         return [path]
     files = [file for file in _walk(path) if file.name.lower().endswith(endings)]
     if not files:
@@ -385,10 +391,14 @@ class TextDecoder:
                 f"{self._where} begins with a {name.upper()} byte order mark, so it is not "
                 f"{self._encoding}; pass encoding={name}"
             )
-        if not wide and not name and (order := _zeros_between(data[:_LOOKED_AT])):
+        if looks_like := foreign_format(data):
             raise DataError(
-                f"{self._where} has a zero byte beside each character, as UTF-16 has; pass "
-                f"encoding=utf-16-{order}"
+                f"{self._where} is not a text: it looks like {looks_like}; give what is in it"
+            )
+        if not wide and not name and (kind := _zeros_between(data[:_LOOKED_AT])):
+            raise DataError(
+                f"{self._where} has zero bytes beside each character, as {kind.upper()} has; pass "
+                f"encoding={kind}"
             )
         # The codec without a byte order in its name takes the mark away itself.
         self.bom_dropped = bool(name) and self._encoding in {"utf-16", "utf-32"}
@@ -408,6 +418,9 @@ class TextDecoder:
         data = error.object
         fits = data.decode(self._encoding, "replace")
         n_wrong = fits.count("\ufffd")
+        with contextlib.suppress(UnicodeDecodeError):
+            if data.decode():
+                return "it is UTF-8, so leave encoding out"
         if cut and "end of data" in error.reason:
             return "the file ends inside a character; copy it again, or pass errors=ignore"
         if not self._is_ascii or sum(character > "\x7f" for character in fits) > 2 * n_wrong:
@@ -422,9 +435,10 @@ class TextDecoder:
         return "pass encoding=NAME with its own, or convert it to UTF-8"
 
 
-def _zeros_between(data: bytes) -> Literal["le", "be"] | None:
-    """The order of bytes of UTF-16 without a mark: in most scripts every other byte is zero."""
+def _zeros_between(data: bytes) -> str | None:
+    """The encoding of wide text without a mark: most bytes at the same places of four are zero."""
     if len(data) < _LEAST_WIDE_BYTES:
         return None
-    even, odd = (data[i::2].count(0) / len(data[i::2]) for i in (0, 1))
-    return "le" if odd > 0.5 > 10 * even else "be" if even > 0.5 > 10 * odd else None
+    shares = [data[i::4].count(0) / len(data[i::4]) for i in range(4)]
+    zeros = "".join("0" if share > 0.5 else "x" for share in shares if not 0.05 < share <= 0.5)
+    return _WIDE.get(zeros)

@@ -19,7 +19,7 @@ _CONTROLS = bytes(c for c in range(32) if c not in b"\t\n\r") + b"\x7f"
 # with a space but not hold one inside.
 _BEFORE_SPACE = re.compile(r"(?<=\S) ")
 _AFTER_NEWLINE = re.compile(r"(?<=\n)\S")
-_C1 = re.compile("[\x80-\x9f]")  # control characters, too: bytes that were no Latin-1
+_C1 = re.compile("[\x80-\x9f\ufeff]")  # and marks within a text, where files were joined
 _MOST_RANKED = 4096  # documents among which a choice can be made; so many need none
 _TOLERANCE = 0.25  # of the smaller split: by how much whole documents may miss what was asked for
 

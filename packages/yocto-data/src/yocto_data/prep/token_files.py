@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, cast
 import numpy as np
 
 from yocto_data.errors import DataError, MissingMetaError, shorten, usable, writing
-from yocto_data.prep.files import open_regular
+from yocto_data.prep import files
 from yocto_data.prep.meta import TEMPLATE_NAME, DataMeta, SplitMeta, token_dtype
 
 if TYPE_CHECKING:
@@ -22,13 +22,6 @@ DtypeLike = str | np.dtype[np.unsignedinteger]
 
 _BLOCK_TOKENS = 1 << 20
 _HEAD_BYTES = 512
-_MAGIC = (
-    (b"\x1f\x8b", "gzip"),
-    (b"PK\x03\x04", "a zip archive"),
-    (b"\x93NUMPY", "a NumPy array"),
-    (b"%PDF", "a PDF"),
-    (b"version https://git-lfs", "a Git LFS pointer"),
-)
 _TEXT_CONTROLS = frozenset("\t\n\r\f\x1b")
 
 
@@ -69,7 +62,7 @@ class MappedFile:
         self, path: Path, dtype: np.dtype[Any], size: int | None, sha256: str | None
     ) -> None:
         self.path, self.dtype, self._recorded = path, dtype, sha256
-        with usable(path), open_regular(path) as file:
+        with usable(path), files.open_regular(path) as file:
             self._size_bytes = file.seek(0, 2)
             status = os.fstat(file.fileno())
             self._inode, self._time_ns = status.st_ino, status.st_mtime_ns
@@ -252,9 +245,8 @@ def _foreign_format(head: bytes) -> str | None:
     file of characters every second byte is 0, and in a larger vocabulary a control byte or a
     broken sequence turns up within a few ids.
     """
-    for magic, name in _MAGIC:
-        if head.startswith(magic):
-            return name
+    if (name := files.foreign_format(head)) is not None:
+        return name
     if head.lstrip()[:1] == b"<" and b"<html" in head.lower():
         return "HTML"
     try:  # a character may be cut at the end, which an incremental decoder lets pass

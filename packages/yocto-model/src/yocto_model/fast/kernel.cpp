@@ -23,20 +23,23 @@
 #define BFLOAT16 2
 #define INT8 3
 #define INT4 4
+constexpr int BITS = KIND == FLOAT32 ? 32 : KIND == INT8 ? 8 : KIND == INT4 ? 4 : 16;
 enum { LAYERNORM, RMSNORM };
 enum { GELU, GELU_TANH, SWIGLU };
 
 constexpr int WIDTH = 16;  // numbers in a vector; the compiler splits it where registers are shorter
 constexpr int STEP = 2 * WIDTH;  // inputs are padded with zeros to a multiple of this
 typedef float Vector __attribute__((vector_size(4 * WIDTH)));
+typedef float Eight __attribute__((vector_size(32)));
+typedef float Four __attribute__((vector_size(16)));
 typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
 typedef uint16_t Halves __attribute__((vector_size(2 * WIDTH)));
 typedef int8_t Bytes __attribute__((vector_size(WIDTH)));
 
 extern "C" {
-struct Matrix {  // (out, in); in is padded
+struct Matrix {  // (out / 4, in / 32, 4, 32), padded
     const char* weight;
-    const uint32_t* groups;  // int4: scale and least weight of 32 weights, bfloat16 each
+    const int32_t* groups;  // int4: scale and least weight of 32 weights, bfloat16 each
     const float* scale;  // int8: of each output
     const float* bias;
     int64_t out, in;
@@ -75,11 +78,11 @@ static inline T read(const S* from) {
 }
 
 static inline float sum(Vector v) {
-    float t[WIDTH];
-    memcpy(t, &v, sizeof v);
-    for (int i = 0; i < 8; i++) t[i] += t[i + 8];
-    for (int i = 0; i < 4; i++) t[i] += t[i + 4];
-    return (t[0] + t[2]) + (t[1] + t[3]);
+    struct { Eight low, high; } halves = read<decltype(halves)>(&v);
+    Eight half = halves.low + halves.high;
+    struct { Four low, high; } quarters = read<decltype(quarters)>(&half);
+    Four quarter = quarters.low + quarters.high;
+    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
 }
 
 static float dot(const float* a, const float* b, int64_t n) {
@@ -97,7 +100,8 @@ static inline float exp_of(float x) {
     t = t < -126 ? -126 : t;
     int32_t whole = (int32_t)(t - 0.5f);
     float f = (t - (float)whole) * 0.693147181f;
-    float y = 1 + f * (1 + f * (1 / 2.f + f * (1 / 6.f + f * (1 / 24.f + f * (1 / 120.f + f / 720)))));
+    float y = 1 / 6.f + f * (1 / 24.f + f * (1 / 120.f + f / 720));
+    y = 1 + f * (1 + f * (1 / 2.f + f * y));
     int32_t bits = read<int32_t>(&y) + (whole << 23);
     return read<float>(&bits);
 }
@@ -131,81 +135,79 @@ static inline Ints widened(Bytes b) { return __builtin_convertvector(b, Ints); }
 static inline Ints widened(Halves h) { return __builtin_convertvector(h, Ints); }
 #endif
 
-static inline Vector from_bfloat16(const char* at) { return (Vector)(widened(read<Halves>(at)) << 16); }
-
-static inline Vector from_bytes(Bytes b) { return __builtin_convertvector(widened(b), Vector); }
-
-// Weights i to i + 32 of an output's row, i a multiple of 32.
-static inline void weights(const Matrix& m, int64_t row, int64_t i, Vector& a, Vector& b) {
+// Step `at` of a matrix: 32 weights of an output. Those of four outputs alternate, so that memory is
+// read in its own order while the numbers that all four are multiplied by are at hand.
+static inline void weights(const Matrix& m, int64_t at, Vector& a, Vector& b) {
+    const char* from = m.weight + at * STEP * BITS / 8;
 #if KIND == FLOAT32
-    const char* at = m.weight + (row * m.in + i) * 4;
-    a = read<Vector>(at), b = read<Vector>(at + 4 * WIDTH);
+    a = read<Vector>(from), b = read<Vector>(from + 4 * WIDTH);
 #elif KIND == BFLOAT16
-    const char* at = m.weight + (row * m.in + i) * 2;
-    a = from_bfloat16(at), b = from_bfloat16(at + 2 * WIDTH);
+    a = (Vector)(widened(read<Halves>(from)) << 16);
+    b = (Vector)(widened(read<Halves>(from + 2 * WIDTH)) << 16);
 #elif KIND == FLOAT16
     // The bits of a half moved to where a float has them are the number times 2^-112.
-    const char* at = m.weight + (row * m.in + i) * 2;
     for (Vector* v : {&a, &b}) {
-        Ints bits = widened(read<Halves>(at));
+        Ints bits = widened(read<Halves>(from));
         *v = (Vector)(((bits & 0x7fff) << 13) | ((bits & 0x8000) << 16)) * 0x1p112f;
-        at += 2 * WIDTH;
+        from += 2 * WIDTH;
     }
 #elif KIND == INT8
-    const char* at = m.weight + row * m.in + i;
-    a = from_bytes(read<Bytes>(at)), b = from_bytes(read<Bytes>(at + WIDTH));
+    a = __builtin_convertvector(widened(read<Bytes>(from)), Vector);
+    b = __builtin_convertvector(widened(read<Bytes>(from + WIDTH)), Vector);
 #else
-    Bytes both = read<Bytes>(m.weight + (row * m.in + i) / 2);
-    uint32_t group = m.groups[(row * m.in + i) / STEP];
-    uint32_t high = group & 0xffff0000, low = group << 16;
-    float scale = read<float>(&high), least = read<float>(&low);
-    a = from_bytes(both & 15) * scale + least;
-    b = from_bytes((Bytes)((both >> 4) & 15)) * scale + least;
+    Ints both = widened(read<Bytes>(from)), group = Ints{} + m.groups[at];
+    Vector scale = (Vector)(group & (int32_t)0xffff0000), least = (Vector)(group << 16);
+    a = __builtin_convertvector(both & 15, Vector) * scale + least;
+    b = __builtin_convertvector((both >> 4) & 15, Vector) * scale + least;
 #endif
 }
 
 // --- products --------------------------------------------------------------------------------
 
-// R outputs of N rows: each weight is read and converted once, and is multiplied by N numbers.
-template <int R, int N>
-static void tile(const Matrix& m, int64_t out, const float* x, int64_t xs, float* y, int64_t ys, bool add) {
-    Vector sums[R][N] = {};
+constexpr int TOGETHER = 4;  // outputs; a matrix has a multiple of this, the last ones being zero
+
+// Outputs `out` to `out + 4` of N rows: each weight is read and converted once.
+template <int N>
+static void tile(const Matrix& m, int64_t out, const float* x, int64_t xs, float* y, int64_t ys,
+                 bool add) {
+    // Two sums side by side, since an addition waits for the one before.
+    Vector sums[TOGETHER][N][2] = {};
+    int64_t steps = m.in / STEP, at = out * steps;
     for (int64_t i = 0; i < m.in; i += STEP) {
-        Vector xa[N], xb[N], a, b;
+        Vector numbers[N][2], a, b;
         for (int n = 0; n < N; n++) {
-            xa[n] = read<Vector>(x + n * xs + i);
-            xb[n] = read<Vector>(x + n * xs + i + WIDTH);
+            numbers[n][0] = read<Vector>(x + n * xs + i);
+            numbers[n][1] = read<Vector>(x + n * xs + i + WIDTH);
         }
-        for (int r = 0; r < R; r++) {
-            weights(m, out + r, i, a, b);
+        for (int o = 0; o < TOGETHER; o++) {
+            weights(m, at++, a, b);
             for (int n = 0; n < N; n++) {
-                sums[r][n] += a * xa[n];
-                sums[r][n] += b * xb[n];
+                sums[o][n][0] += a * numbers[n][0];
+                sums[o][n][1] += b * numbers[n][1];
             }
         }
     }
-    for (int r = 0; r < R; r++)
+    float totals[TOGETHER][N];
+    for (int o = 0; o < TOGETHER; o++)
+        for (int n = 0; n < N; n++) totals[o][n] = sum(sums[o][n][0] + sums[o][n][1]);
+    for (int o = 0; o < TOGETHER && out + o < m.out; o++)
         for (int n = 0; n < N; n++) {
             // As one operation, or each instance of this template might round differently.
-            float scale = m.scale ? m.scale[out + r] : 1, bias = m.bias ? m.bias[out + r] : 0;
-            float value = std::fma(sum(sums[r][n]), scale, bias);
-            float& target = y[n * ys + out + r];
+            float scale = m.scale ? m.scale[out + o] : 1, bias = m.bias ? m.bias[out + o] : 0;
+            float value = std::fma(totals[o][n], scale, bias);
+            float& target = y[n * ys + out + o];
             target = add ? target + value : value;
         }
 }
 
-template <int R>
-static void some_rows(const Matrix& m, int64_t out, const float* x, int64_t xs, int n, float* y, int64_t ys, bool add) {
-    for (; n >= 4; n -= 4, x += 4 * xs, y += 4 * ys) tile<R, 4>(m, out, x, xs, y, ys, add);
-    if (n == 3) tile<R, 3>(m, out, x, xs, y, ys, add);
-    if (n == 2) tile<R, 2>(m, out, x, xs, y, ys, add);
-    if (n == 1) tile<R, 1>(m, out, x, xs, y, ys, add);
-}
-
-// y (n, out) = x (n, in) W^T + bias, or += : outputs `begin` to `end`.
-static void product(const Matrix& m, int64_t begin, int64_t end, const float* x, int64_t xs, int n, float* y, int64_t ys, bool add = false) {
-    for (; begin + 4 <= end; begin += 4) some_rows<4>(m, begin, x, xs, n, y, ys, add);
-    for (; begin < end; begin++) some_rows<1>(m, begin, x, xs, n, y, ys, add);
+// y (n, out) = x (n, in) W^T + bias, or += : outputs `begin` to `end`, `begin` a multiple of 4.
+static void product(const Matrix& m, int64_t begin, int64_t end, const float* x, int64_t xs, int n,
+                    float* y, int64_t ys, bool add = false) {
+    for (; begin < end; begin += TOGETHER) {
+        int r = 0;
+        for (; r + 2 <= n; r += 2) tile<2>(m, begin, x + r * xs, xs, y + r * ys, ys, add);
+        if (r < n) tile<1>(m, begin, x + r * xs, xs, y + r * ys, ys, add);
+    }
 }
 
 // --- threads ---------------------------------------------------------------------------------
@@ -263,7 +265,8 @@ static Range share(int64_t count, const Team& team, int part, int64_t unit = 4) 
 
 static int64_t padded(int64_t n) { return (n + STEP - 1) / STEP * STEP; }
 
-static void normalise(int64_t kind, float eps, const Norm& norm, const float* x, int64_t n, float* y) {
+static void normalise(int64_t kind, float eps, const Norm& norm, const float* x, int64_t n,
+                      float* y) {
     float mean = 0;
     if (kind == LAYERNORM) {
         for (int64_t i = 0; i < n; i++) mean += x[i];
@@ -271,17 +274,18 @@ static void normalise(int64_t kind, float eps, const Norm& norm, const float* x,
     }
     for (int64_t i = 0; i < n; i++) y[i] = x[i] - mean;
     float scale = 1 / std::sqrt(dot(y, y, n) / n + eps);
-    for (int64_t i = 0; i < n; i++) y[i] = y[i] * scale * norm.gain[i] + (norm.bias ? norm.bias[i] : 0);
+    for (int64_t i = 0; i < n; i++) y[i] *= scale * norm.gain[i];
+    for (int64_t i = 0; norm.bias && i < n; i++) y[i] += norm.bias[i];
 }
 
-static void activate(int64_t kind, float* x, const float* value, int64_t n) {
+static void activate(int64_t kind, const float* x, const float* value, int64_t n, float* y) {
     if (kind == SWIGLU)
-        for (int64_t i = 0; i < n; i++) x[i] = x[i] * sigmoid(x[i]) * value[i];
+        for (int64_t i = 0; i < n; i++) y[i] = x[i] * sigmoid(x[i]) * value[i];
     else if (kind == GELU_TANH)  // (1 + tanh z) / 2 is sigmoid(2 z)
         for (int64_t i = 0; i < n; i++)
-            x[i] *= sigmoid(1.59576912f * (x[i] + 0.044715f * x[i] * x[i] * x[i]));
+            y[i] = x[i] * sigmoid(1.59576912f * (x[i] + 0.044715f * x[i] * x[i] * x[i]));
     else
-        for (int64_t i = 0; i < n; i++) x[i] *= 0.5f * (1 + std::erf(x[i] * 0.707106781f));
+        for (int64_t i = 0; i < n; i++) y[i] = x[i] * 0.5f * (1 + std::erf(x[i] * 0.707106781f));
 }
 
 // The norm and rotation of a head of queries or keys, in place.
@@ -295,7 +299,8 @@ static void turn(const Model& m, const Norm& norm, int64_t position, float* x, f
 }
 
 // What a query finds among the keys and values of its row; both lie (S, D).
-static void attend(const Model& m, const Row& row, const float* q, const float* keys, float* scores, float* y) {
+static void attend(const Model& m, const Row& row, const float* q, const float* keys, float* scores,
+                   float* y) {
     const float* values = keys + row.next_values;
     int64_t D = m.D, S = row.place + 1;
     float scale = 1 / std::sqrt((float)D), largest = -INFINITY, total = 0;
@@ -318,6 +323,7 @@ extern "C" {
 void layers(const Model* model, const Row* rows, int n, float* x, int threads) {
     const Model& m = *model;
     int64_t C = m.C, H = m.H, K = m.K, D = m.D, M = m.M, E = (H + 2 * K) * D;
+    int64_t U = m.activation == SWIGLU ? 2 * M : M;  // gate and value side by side
     int64_t cs = padded(C), hs = padded(H * D), ms = padded(M), longest = 0;
     for (int r = 0; r < n; r++) longest = rows[r].place >= longest ? rows[r].place + 1 : longest;
     for (int64_t i = 0; i < n * C; i++) {
@@ -325,7 +331,7 @@ void layers(const Model* model, const Row* rows, int n, float* x, int threads) {
         x[i] = m.tokens[row.token * C + i % C];
         if (m.positions) x[i] += m.positions[row.position * C + i % C];
     }
-    std::vector<float> heads(n * E), found(n * hs), hidden(n * ms), values(n * M);
+    std::vector<float> heads(n * E), found(n * hs), hidden(n * ms), wide(n * U);
     together(threads, [&](Team& team, int part) {
         std::vector<float> normed(n * cs), scores(longest + D);
         float* spare = scores.data() + longest;
@@ -346,7 +352,8 @@ void layers(const Model* model, const Row* rows, int n, float* x, int threads) {
                 turn(m, h < H ? layer.q_norm : layer.k_norm, rows[r].position, head, spare);
                 if (h < H) continue;
                 const Row& row = rows[r];
-                float* key = row.cache + l * row.next_layer + (h - H) * row.next_head + row.place * D;
+                float* key = row.cache + l * row.next_layer + (h - H) * row.next_head;
+                key += row.place * D;
                 memcpy(key, head, D * sizeof(float));
                 memcpy(key + row.next_values, head + K * D, D * sizeof(float));
             }
@@ -356,20 +363,23 @@ void layers(const Model* model, const Row* rows, int n, float* x, int threads) {
                 int64_t r = i / H, h = i % H;
                 const Row& row = rows[r];
                 const float* keys = row.cache + l * row.next_layer + h / (H / K) * row.next_head;
-                attend(m, row, heads.data() + r * E + h * D, keys, scores.data(), found.data() + r * hs + h * D);
+                float* to = found.data() + r * hs + h * D;
+                attend(m, row, heads.data() + r * E + h * D, keys, scores.data(), to);
             }
             team.meet();
             own = share(C, team, part);
             product(layer.proj, own.begin, own.end, found.data(), hs, n, x, C, true);
             team.meet();
             norm(layer.ln_2);
+            own = share(U, team, part);
+            product(layer.up, own.begin, own.end, normed.data(), cs, n, wide.data(), U);
+            team.meet();
             own = share(M, team, part);
-            product(layer.up, own.begin, own.end, normed.data(), cs, n, hidden.data(), ms);
-            if (m.activation == SWIGLU) {  // the second half of the outputs are the values
-                product(layer.up, M + own.begin, M + own.end, normed.data(), cs, n, values.data() - M, M);
+            for (int r = 0; r < n; r++) {
+                const float* gate = wide.data() + r * U + own.begin;
+                float* to = hidden.data() + r * ms + own.begin;
+                activate(m.activation, gate, gate + M, own.end - own.begin, to);
             }
-            for (int r = 0; r < n; r++)
-                activate(m.activation, hidden.data() + r * ms + own.begin, values.data() + r * M + own.begin, own.end - own.begin);
             team.meet();
             own = share(C, team, part);
             product(layer.down, own.begin, own.end, hidden.data(), ms, n, x, C, true);
@@ -386,7 +396,8 @@ void layers(const Model* model, const Row* rows, int n, float* x, int threads) {
 // y (n, out) = x (n, width) W^T + bias.
 void linear(const Matrix* m, const float* x, int64_t width, int n, float* y, int threads) {
     std::vector<float> rows(n * m->in);
-    for (int r = 0; r < n; r++) memcpy(rows.data() + r * m->in, x + r * width, width * sizeof(float));
+    for (int r = 0; r < n; r++)
+        memcpy(rows.data() + r * m->in, x + r * width, width * sizeof(float));
     together(threads, [&](Team& team, int part) {
         Range own = share(m->out, team, part);
         product(*m, own.begin, own.end, rows.data(), m->in, n, y, m->out);

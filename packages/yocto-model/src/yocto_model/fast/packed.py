@@ -17,8 +17,28 @@ from yocto_model.fast import kernel
 Kind = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 
 
+class Plain(nn.Module):
+    """In place of a trained `nn.Linear` where there is no kernel: as torch multiplies.
+
+    Float32 (..., in) -> (..., out), without a gradient. With kind "bfloat16" the activations are
+    rounded as well, which torch needs to be fast.
+    """
+
+    def __init__(self, linear: nn.Linear, kind: Kind) -> None:
+        super().__init__()
+        self.dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
+        # Plain attributes: looking up a buffer takes as long as a small operation.
+        self.weight = linear.weight.detach().to(self.dtype, copy=True)
+        bias: Tensor | None = linear.bias
+        self.bias = None if bias is None else bias.detach().to(self.dtype, copy=True)
+        self.n_bytes = self.weight.nbytes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self.dtype), self.weight, self.bias).float()
+
+
 class Packed(nn.Module):
-    """In place of a trained `nn.Linear`: float32 (..., in) -> (..., out), without a gradient.
+    """In place of a trained `nn.Linear` on a CPU: float32 (..., in) -> (..., out), no gradient.
 
     Kinds: float32; float16 and bfloat16; int8, with a scale per output, by which its largest
     magnitude becomes 127; int4, with scale and least weight of each 32 in bfloat16.
@@ -26,37 +46,43 @@ class Packed(nn.Module):
     Args:
         linear: what it replaces.
         kind: how weights are rounded.
-        library: the compiled kernel for this kind, for a few rows. Without, torch multiplies.
+        library: the compiled kernel for this kind.
 
     Attributes:
         n_bytes: how many bytes are read when all weights are read once.
     """
 
-    def __init__(self, linear: nn.Linear, kind: Kind, library: ctypes.CDLL | None = None) -> None:
+    def __init__(self, linear: nn.Linear, kind: Kind, library: ctypes.CDLL) -> None:
         super().__init__()
-        self.kind, self._library = kind, library
+        self._library = library
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        # Plain attributes: looking up a buffer takes as long as a small operation.
-        self.scale: Tensor | None = None
-        self.groups: Tensor | None = None
         bias: Tensor | None = linear.bias
         self.bias = None if bias is None else bias.detach().float().clone()
-        weight = F.pad(linear.weight.detach().float(), (0, -self.in_features % kernel.STEP))
+        self.scale: Tensor | None = None
+        self.groups: Tensor | None = None
+        weight = linear.weight.detach().float()
         if kind == "int8":
             self.scale = weight.abs().amax(dim=1).clamp(min=1e-30) / 127  # (out,)
-            self.weight = (weight / self.scale[:, None]).round_().to(torch.int8)
-        elif kind == "int4":
-            self.weight, self.groups = _four_bits(weight)
+            weight = (weight / self.scale[:, None]).round_()
+        padding = (0, -self.in_features % kernel.STEP, 0, -self.out_features % kernel.OUTPUTS)
+        # Steps of some outputs alternate: (out / OUTPUTS, in / STEP, OUTPUTS, STEP).
+        weight = F.pad(weight, padding)
+        parts = weight.view(-1, kernel.OUTPUTS, weight.shape[1] // kernel.STEP, kernel.STEP)
+        parts = parts.transpose(1, 2)
+        if kind == "int4":
+            self.weight, self.groups = _four_bits(parts)
         else:
-            self.weight = weight.to(getattr(torch, kind)).clone()
-        parts = (self.weight, self.scale, self.groups)
-        self.n_bytes = sum(part.nbytes for part in parts if part is not None)
+            self.weight = parts.to(getattr(torch, kind)).clone(
+                memory_format=torch.contiguous_format
+            )
+        stored = (self.weight, self.scale, self.groups)
+        self.n_bytes = sum(part.nbytes for part in stored if part is not None)
         self._matrix = kernel.matrix(self)
 
     def forward(self, x: Tensor) -> Tensor:
         n = x.numel() // self.in_features
-        if self._library is None or not 0 < n <= kernel.MOST_ROWS:
-            return self._many(x)
+        if not 0 < n <= kernel.MOST_ROWS:
+            return F.linear(x, self.restored(), self.bias)
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], self.out_features)
         self._library.linear(
@@ -66,38 +92,30 @@ class Packed(nn.Module):
         )  # fmt: skip
         return y
 
-    def _many(self, x: Tensor) -> Tensor:
-        if self.kind == "bfloat16" and self._library is None:  # the only fast way, then
-            y = F.linear(x.bfloat16(), self.weight[:, : self.in_features]).float()
-            return y if self.bias is None else y.add_(self.bias)
-        return F.linear(x, self.restored(), self.bias)
-
     def __deepcopy__(self, _: object) -> "Packed":
         return self  # nothing in it ever changes
 
     def restored(self) -> Tensor:
         """The weights as they were rounded, float32 (out, in)."""
-        weight = self.weight
+        steps = self.weight
         if self.groups is not None:
-            scale = (self.groups & -65536).view(torch.float32)[..., None]  # (out, groups, 1)
+            scale = (self.groups & -65536).view(torch.float32)[..., None]
             least = (self.groups << 16).view(torch.float32)[..., None]
-            both = torch.cat((weight & 15, weight >> 4), dim=2)  # (out, groups, 32)
-            weight = (both * scale + least).flatten(1)
-        elif self.scale is not None:
-            weight = weight * self.scale[:, None]
-        return weight.float()[:, : self.in_features]
+            steps = torch.cat((steps & 15, steps >> 4), dim=3) * scale + least
+        weight = steps.transpose(1, 2).reshape(-1, steps.shape[1] * kernel.STEP).float()
+        weight = weight[: self.out_features, : self.in_features]
+        return weight if self.scale is None else weight * self.scale[:, None]
 
 
-def _four_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Float32 (out, in) as uint8 (out, groups, 16) and int32 (out, groups).
+def _four_bits(steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Float32 (..., 32) as uint8 (..., 16) and int32 (...).
 
-    A byte holds weights i and i + 16 of its group; the upper half of a group's int32 is its scale,
+    A byte holds weights i and i + 16 of its step; the upper half of an int32 is the step's scale,
     the lower its least weight.
     """
-    parts = weight.view(len(weight), -1, kernel.STEP)
-    least = parts.amin(dim=2).bfloat16()
-    scale = ((parts.amax(dim=2) - least.float()) / 15).clamp(min=1e-30).bfloat16()
-    steps = (parts - least.float()[..., None]) / scale.float()[..., None]
-    low, high = steps.round().clamp(0, 15).to(torch.uint8).chunk(2, dim=2)
+    least = steps.amin(dim=-1).bfloat16()
+    scale = ((steps.amax(dim=-1) - least.float()) / 15).clamp(min=1e-30).bfloat16()
+    numbers = (steps - least.float()[..., None]) / scale.float()[..., None]
+    low, high = numbers.round().clamp(0, 15).to(torch.uint8).chunk(2, dim=-1)
     bits = [half.view(torch.int16).int() for half in (scale, least)]
-    return low | high << 4, (bits[0] << 16) | (bits[1] & 0xFFFF)
+    return (low | high << 4).contiguous(), ((bits[0] << 16) | (bits[1] & 0xFFFF)).contiguous()

@@ -112,7 +112,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
         return [text[len(one) : len(text) - len(two) + len(one)].encode() for text in texts]
 
     def with_special_tokens(self, names: Sequence[str]) -> "HuggingFaceTokenizer":
-        """The same tokenizer with more special tokens, whose ids follow the others."""
+        """The same with more special tokens; their ids follow the others, or fill holes."""
         larger = _open(self._content, self.file_name)
         larger.add_special_tokens(list(names))
         return HuggingFaceTokenizer(larger.to_str().encode(), self._config)

@@ -184,7 +184,7 @@ def _open_checkpoint(checkpoint: Checkpoint, **options: Any) -> OpenedModel:
             checkpoint=checkpoint,
             end_ids=yocto_model.read_end_ids(checkpoint.directory),
             template=template_in(checkpoint.directory),
-            notes=checkpoint.skipped,
+            notes=tuple(f"passed over: {problem}" for problem in checkpoint.skipped),
         )
 
 
