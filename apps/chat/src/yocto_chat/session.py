@@ -41,12 +41,17 @@ def run(arguments: ChatArguments) -> None:
     message = "" if interactive else read_message(screen)
     if problems := arguments.sampling.problems():
         raise UsageError("; ".join(problems))
+    template = None
+    if (path := arguments.conversation.template) is not None:
+        from yocto_cli.asking import read_template  # noqa: PLC0415 - brings NumPy in
+
+        template = read_template(Path(path).expanduser())
     found = suited(located(arguments.model.ckpt, arguments.model), arguments.model.ckpt)
 
     def opened() -> "ChatModel":
         from yocto_chat.generation import open_model  # noqa: PLC0415 - brings torch in
 
-        return open_model(arguments.model, found, template=arguments.conversation.template)
+        return open_model(arguments.model, found, template=template)
 
     def begun(model: "ChatModel") -> "Chat":
         chat = chat_with(model, arguments, screen)
