@@ -140,6 +140,7 @@ def _recorded_samples(run: "Run") -> int:
     history = History.of(run)
     if not history.samples:
         raise UsageError(f"no samples in {run.path}; give a --prompt for its checkpoints")
+    talk("what it wrote while it learned; with --prompt, its checkpoints continue that")
     for sample in history.samples:
         loss = history.evaluations.get(sample.step)
         print(f"--- step {sample.step}" + ("" if loss is None else f", val loss {loss:.3f}"))
