@@ -180,7 +180,7 @@ OUT_OF_RANGE = [
     ("--ckpt={runs}/char --device=tpu", "is not available; choose from cpu"),
     ("--ckpt={runs}/char --prompt=a --prompt_file=b", "use only one of --prompt and"),
     ("--ckpt={runs}/char --prompt_file={runs}/none", "No such file"),
-    ("--ckpt={runs}/char --prompt_file={runs}", "not a regular file"),
+    ("--ckpt={runs}/char --prompt_file={runs}", "Is a directory"),
     ("--ckpt={runs}/char --timelapse={runs}/char", "leave --ckpt and --num_samples out"),
     ("--timelapse={runs}", "no samples in"),
     ("--timelapse={runs} --prompt=we", "no checkpoint in"),
