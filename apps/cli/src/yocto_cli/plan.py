@@ -23,6 +23,7 @@ from yocto_train import (
     place,
 )
 from yocto_train.evaluation import windows_at_once
+from yocto_train.scale.planning import CHAT_TOKENS_PER_PARAMETER, TOKENS_PER_PARAMETER
 
 from yocto_cli.command import UsageError
 from yocto_cli.origin import WINDOW, Origin
@@ -140,7 +141,10 @@ def planned(given: Given, data: Data) -> dict[str, Any]:
     if "max_iters" in given or (minutes is None and has_size):
         return _with_precision(given, data)
     free = _is_size_free(given)
-    sizes = [size for size in SIZES if free and size["block_size"] < data.shortest] or [{}]
+    sizes = [{**size} for size in SIZES if free and size["block_size"] < data.shortest]
+    if data.meta.chats is not None:  # smaller steps are more steps: replies are known earlier
+        sizes = [{**size, "batch_size": size["batch_size"] // 2} for size in sizes]
+    sizes = sizes or [{}]
     return _fitted(given, data, sizes, 60 * (DEFAULT_MINUTES if minutes is None else minutes))
 
 
@@ -185,7 +189,9 @@ def _fitted(
         plain = {**sized, "compile": "off"} if is_auto else sized
         return _measure(plain, size, data)[0]
 
-    candidate, iters = choose(seconds, measured, sizes=sizes)
+    is_chat = data.meta.chats is not None
+    wanted = CHAT_TOKENS_PER_PARAMETER if is_chat else TOKENS_PER_PARAMETER
+    candidate, iters = choose(seconds, measured, sizes=sizes, wanted=wanted)
     flags = given
     if recipe_name(flags) == "modern":  # nanoGPT's settings have their own
         epochs = iters * candidate.tokens_per_step / data.meta.train.tokens

@@ -75,7 +75,7 @@ class DataFlags(TokenizerFlags):
         None, "what to learn from --text_path", shown="char; bpe for chats"
     )
     vocab_size: int | None = flag(
-        None, "the most tokens of word or bpe", shown=f"{VOCAB_SIZE}; 1000 for bpe of chats"
+        None, "the most tokens of word or bpe", shown=f"{VOCAB_SIZE}; 2000 for bpe of chats"
     )
     me: str | None = flag(None, "who of a WhatsApp export is the assistant")
     template: str | None = flag(

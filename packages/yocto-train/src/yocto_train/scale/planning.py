@@ -30,6 +30,8 @@ SIZES: Sequence[Mapping[str, Any]] = (
     {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 512, "batch_size": 32},
 )
 TOKENS_PER_PARAMETER = 3.0
+# Of conversations, whose replies are to be known by heart: that takes weights.
+CHAT_TOKENS_PER_PARAMETER = 1.2
 _MIN_ITERS = 50
 
 
@@ -59,14 +61,16 @@ def choose(
     *,
     sizes: Sequence[Mapping[str, Any]] = SIZES,
     evaluations: int = 8,
+    wanted: float = TOKENS_PER_PARAMETER,
 ) -> tuple[Candidate, int]:
-    """The size whose tokens per parameter come nearest to three in the time, and its steps.
+    """The size whose tokens per parameter come nearest to what is wanted, and its steps.
 
     Args:
         seconds: the budget, for steps and evaluations.
         measure: times a size on this machine; called from the smallest on, until one is too large.
         sizes: from small to large.
         evaluations: how many there will be.
+        wanted: tokens per parameter, over the whole time.
 
     Raises:
         TrainConfigError: not even the smallest size makes 50 steps in the time.
@@ -78,7 +82,7 @@ def choose(
         if iters < _MIN_ITERS:
             break
         fitting.append((candidate, iters))
-        if candidate.tokens_per_parameter(iters) < TOKENS_PER_PARAMETER:
+        if candidate.tokens_per_parameter(iters) < wanted:
             break  # larger ones would be further off
     if not fitting:
         raise TrainConfigError(
@@ -88,7 +92,7 @@ def choose(
 
     def distance(fit: tuple[Candidate, int]) -> float:
         candidate, iters = fit
-        return abs(math.log(candidate.tokens_per_parameter(iters) / TOKENS_PER_PARAMETER))
+        return abs(math.log(candidate.tokens_per_parameter(iters) / wanted))
 
     return min(fitting, key=distance)
 
@@ -127,5 +131,5 @@ def memory_bytes(model: GPTConfig, train: TrainConfig, *, tokens: int, half: boo
         learned = train.lora_rank * layers * sum(a + b for a, b in sides)
     block = 14 * width + 4 * hidden
     blocks = layers * width + block if train.grad_checkpointing else layers * block
-    per_token = blocks + 3 * model.vocab_size
+    per_token = blocks + (1 if half else 3) * model.vocab_size  # logits, and their gradient
     return 4 * math.ceil(4 * learned + frozen + tokens * per_token)
