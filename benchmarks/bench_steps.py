@@ -2,6 +2,8 @@
 
 NANOGPT=... uv run nox -s bench -- steps
 
+NANOGPT may be left out: then only the last table, against transformers, has a peer.
+
 Ours runs in the precision that it chooses for this CPU, in the same with compiled blocks, and in
 float32; nanoGPT in float32, not compiled. A last line tells how much of a step is neither forward,
 backward nor optimizer, and how much of that is the clipping of gradients, which nanoGPT does as
@@ -9,12 +11,18 @@ well.
 """
 
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from common import machine, prepared, trainer, vocab_size
 from peer import Peer, nanogpt
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+from yocto_model import GPT, GPTConfig
 from yocto_train import RECIPES, Trainer, cpu_precision, step
 
 SHAPES = {
@@ -98,6 +106,63 @@ def main() -> None:
         print(
             f"  outside forward, backward and optimizer: {100 * rest:.1f} % of a step, of which "
             f"clipping the gradients {100 * clipping:.1f} %",
+            flush=True,
+        )
+    real_vocabulary()
+
+
+def real_vocabulary() -> None:
+    """The same weights at SmolLM2-135M's shape, 4 x 256, all trained: ours and transformers'."""
+    try:
+        import transformers
+    except ImportError:
+        print("peer     transformers skipped: it is not installed")
+        return
+    config = GPTConfig(
+        vocab_size=49_152, block_size=2_048, n_layer=30, n_head=9, n_kv_head=3, n_embd=576,
+        n_hidden=1_536, norm="rmsnorm", positions="rotary", activation="swiglu", bias=False,
+    )  # fmt: skip
+    model = GPT(config)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(folder)
+        peer = transformers.AutoModelForCausalLM.from_pretrained(folder).train()
+    ids = torch.randint(config.vocab_size, (4, 257))
+    x, y = ids[:, :-1], ids[:, 1:].contiguous()
+
+    def stepper(call: Callable[[Tensor], Tensor], module: torch.nn.Module, half: bool) -> Any:
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=True)
+
+        def one() -> None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                logits = call(x)
+            loss = step.cross_entropy if module is model else F.cross_entropy
+            rows = (logits, y) if module is model else (logits.float().flatten(0, 1), y.flatten())
+            loss(*rows).backward()  # type: ignore[operator] # either
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return one
+
+    calls = {
+        f"{name} {kind}": stepper(call, module, kind == "bfloat16")
+        for kind in ("float32", "bfloat16")
+        for name, call, module in (
+            ("yocto", model.train(), model), ("transformers", lambda x: peer(x).logits, peer),
+        )
+    }  # fmt: skip
+    least = dict.fromkeys(calls, float("inf"))
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            begun = time.perf_counter()
+            call()
+            least[name] = min(least[name], time.perf_counter() - begun)
+    theirs = min(least["transformers float32"], least["transformers bfloat16"])
+    print("135M, 49,152 ids, context 256, batch 4, all weights trained")
+    for name, seconds in least.items():
+        ratio = theirs / seconds
+        print(
+            f"  {name:22}{ids[:, 1:].numel() / seconds:9,.0f} tokens/s, ratio {ratio:.2f}",
             flush=True,
         )
 

@@ -158,7 +158,7 @@ NO_FLOATS = ("nan", "1e400", "1_0", "abc")
     *((f"--lr={text}", "--lr needs a finite number") for text in NO_FLOATS),
     ("--print_completion=fish", "--print_completion invalid choice"),
     ("--config nowhere.toml", "cannot read --config nowhere.toml: No such file"),
-    ("--config .", "is not a regular file"),
+    ("--config .", "cannot read --config .: Is a directory; name a TOML file"),
     ("--config a\x00b", "--config a␀b"),
 ])  # fmt: skip
 def test_a_bad_command_line_gets_one_line_that_helps(

@@ -114,7 +114,10 @@ def test_several_sources_a_tokenizer_and_a_toml_file(run: Any, poem: Path, tmp_p
     ("char --out_dir={tmp}/o --text_path={tmp}/latin.txt", "at byte 3"),
     ("char --out_dir={tmp}/o --text_path={tmp}/latin.txt", "pass --encoding=cp1252"),
     ("word --out_dir={tmp}/o --text_path={tmp}/dna.txt", "suits characters or pieces"),
-    ("char --out_dir={tmp}/o --text_path={tmp}/bad.jsonl --text_field=x", "--text_field=NAME"),
+    (
+        "char --out_dir={tmp}/o --text_path={tmp}/bad.jsonl --text_field=x",
+        "no field 'x', but text; pass --text_field=text",
+    ),
     ("char --out_dir={tmp}/o --text_path={tmp}/utf16.txt", "byte order mark"),
     ("char --out_dir={tmp}/o --text_path={tmp}/tiny.txt", "split"),
     ("char --out_dir={tmp}/o --text_path={tmp}/a.json", ".jsonl"),

@@ -177,7 +177,7 @@ def test_wide_text_without_a_mark(text: str, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("head", "what"),
-    [(gzip.compress(b"text"), "gzip"), (b"PK\x03\x04\0\1", "zip"), (b"%PDF-1.7\n", "PDF"),
+    [(gzip.compress(b"text", mtime=0), "gzip"), (b"PK\x03\x04\0\1", "zip"), (b"%PDF-1.7\n", "PDF"),
      (b"version https://git-lfs.github.com/spec/v1\n", "LFS"), (b"PAR1\0", "parquet")],
 )  # fmt: skip
 def test_a_file_that_is_no_text(
@@ -418,7 +418,7 @@ def test_k16_two_at_once(tmp_path: Path, run: Prepare, refused: Refused) -> None
         ('{"text": "cut', "not valid JSON"),
         ('["a", "list"]', "must be an object with a field 'text'"),
         ('"text"', "must be an object"),
-        ('{"txt": "a"}', "has no field 'text'; pass text_field=NAME"),
+        ('{"txt": "a"}', "has no field 'text', but txt; pass text_field=txt"),
         ('{"text": 5}', "must hold text, found a number"),
         ('{"text": true}', "found true or false"),
         ('{"text": ["a"]}', "found a list"),

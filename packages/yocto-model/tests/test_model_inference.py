@@ -223,14 +223,15 @@ def test_a_row_is_the_same_alone_and_beside_others(
 # --- which kind ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("int8", "bfloat16"), ("int4", "bfloat16"), ("float32", "float32")]
-)
-def test_without_a_compiler_fewer_bits_become_bfloat16(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: InferenceKind, expected: str
+@pytest.mark.parametrize("instead", ["bfloat16", "float32"])
+@pytest.mark.parametrize("kind", kernel.KINDS)
+def test_without_a_compiler_torch_multiplies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: InferenceKind, instead: str
 ) -> None:
-    """That is said, and nothing else fails; nor if the compiler does."""
+    """In bfloat16 where that is fast, else in float32; it is said, also if a compiler fails."""
     monkeypatch.setattr(kernel, "_path", lambda _: tmp_path / "kernel.so")
+    monkeypatch.setattr(inference, "_multiplies_bfloat16", lambda _: instead == "bfloat16")
+    expected = kind if kind == "float32" else instead
     for compiler, said in ((None, "there is no C++ compiler"), ("/bin/false", "compiler failed")):
         monkeypatch.setattr("shutil.which", lambda _, found=compiler: found)
         fast = inference_copy(GPT(GPT2), kind)

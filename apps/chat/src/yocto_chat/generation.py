@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import yocto_model
-from yocto_cli.asking import Layout, open_to_ask, read_template
+from yocto_cli.asking import Layout, open_to_ask
 from yocto_cli.model_arguments import ModelArguments, SamplingArguments
 from yocto_cli.models import replaced_dtype
 from yocto_tokenizers import PLAIN, ChatTemplate, Tokenizer
@@ -41,21 +41,20 @@ class ChatModel:
 
 
 def open_model(
-    named: ModelArguments, found: FoundModel | None = None, *, template: str | None = None
+    named: ModelArguments, found: FoundModel, *, template: ChatTemplate | None = None
 ) -> ChatModel:
     """The model that the flags name.
 
     Args:
         named: the flags.
-        found: what they name, if it has been found already.
-        template: a file with a chat template to use instead of the model's own.
+        found: what they name.
+        template: to use instead of the model's own.
 
     Raises:
-        UsageError: the file cannot be read; or as `models.load_generator` does.
-        ChatTemplateError: it, or the model's own, is no template, or one that cannot be used.
+        UsageError, TrainError, TokenizerError: as `models.load_generator`.
+        ChatTemplateError: the template is none, or one that cannot be used.
     """
-    own = None if template is None else read_template(Path(template).expanduser())
-    opened, generator, chosen = open_to_ask(named, found, template=own)
+    opened, generator, chosen = open_to_ask(named, found, template=template)
     checkpoint = opened.checkpoint
     replaced = replaced_dtype(named.dtype, generator)
     model = ChatModel(

@@ -41,12 +41,17 @@ def run(arguments: ChatArguments) -> None:
     message = "" if interactive else read_message(screen)
     if problems := arguments.sampling.problems():
         raise UsageError("; ".join(problems))
+    template = None
+    if (path := arguments.conversation.template) is not None:
+        from yocto_cli.asking import read_template  # noqa: PLC0415 - brings NumPy in
+
+        template = read_template(Path(path).expanduser())
     found = suited(located(arguments.model.ckpt, arguments.model), arguments.model.ckpt)
 
     def opened() -> "ChatModel":
         from yocto_chat.generation import open_model  # noqa: PLC0415 - brings torch in
 
-        return open_model(arguments.model, found, template=arguments.conversation.template)
+        return open_model(arguments.model, found, template=template)
 
     def begun(model: "ChatModel") -> "Chat":
         chat = chat_with(model, arguments, screen)
@@ -132,12 +137,13 @@ class Talk:
     def chat(self) -> "Chat":
         """The chat, once the model is open; waits for that."""
         if self._chat is None:
+            model = self._opened().result()
             from yocto_chat.alternatives import choose  # noqa: PLC0415 - slower than the prompt
 
-            self._chat = self._begin(self._opened().result())
+            self._chat = self._begin(model)
             if self._screen.ansi:
                 self._chat.choose = partial(
-                    choose, tokenizer=self._chat.model.tokenizer, unicode=self._screen.unicode
+                    choose, tokenizer=model.tokenizer, unicode=self._screen.unicode
                 )
         return self._chat
 

@@ -409,17 +409,19 @@ def _as_argparse(word: str, flags: Mapping[str, Flag]) -> str:
 
 def _read_toml(path: str, flags: Mapping[str, Flag]) -> dict[str, Any]:
     """The values that a file gives to flags; its section headers are ignored."""
+    from yocto_data.prep.files import open_regular  # noqa: PLC0415 - only for this
+
     try:
-        if Path(path).exists() and not Path(path).is_file():  # a FIFO would block
-            raise UsageError(f"--config {path} is not a regular file; name a TOML file")
-        if Path(path).stat().st_size > _LIMIT_BYTES:
+        with open_regular(Path(path)) as file:
+            text = file.read(_LIMIT_BYTES + 1).decode("utf-8-sig")
+        if len(text) > _LIMIT_BYTES:
             raise UsageError(f"--config {path} is larger than 64 KiB; name a TOML file")
-        text = Path(path).read_bytes().decode("utf-8-sig")
         if any(word.count(".") > _MOST_DOTS for word in re.findall(r"[\w.\"'-]+", text)):
             raise UsageError(f"--config {path} holds a name of over {_MOST_DOTS} parts; mend it")
         content = tomllib.loads(text.replace("\r\n", "\n"))
     except OSError as error:
-        raise UsageError(f"cannot read --config {path}: {error.strerror}") from error
+        why = f"{error.strerror}; name a TOML file"
+        raise UsageError(f"cannot read --config {path}: {why}") from error
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a NUL in the path
         raise UsageError(f"--config {path} is not valid TOML: {error}") from error
     values: dict[str, Any] = {}

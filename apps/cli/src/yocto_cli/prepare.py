@@ -351,12 +351,14 @@ def notes_on(meta: "DataMeta", tokenizer: "Tokenizer", sources: Sequence[str]) -
     assert text is not None  # noqa: S101 - it was prepared, not imported
     assert options is not None  # noqa: S101 - the same
     left = list(map(str, passed_over(sources, TEXTS if meta.chats is None else CHATS)))
+    # What Latin-1 has at 0x80 to 0x9F nobody means.
+    western = "; --encoding cp1252 may be right" if text.encoding == "iso8859-1" else ""
     found = (
         (len(left), "file", f"of another kind left out, such as {''.join(left[:1])}"),
         (text.empty_documents, "empty text", "passed over"),
         (text.boms_dropped, "byte order mark", "dropped"),
         (text.replaced, "place", f"not in {text.encoding}, handled as --errors {text.errors}"),
-        (text.control_characters, "control character", "kept"),
+        (text.control_characters, "control character", f"kept{western}"),
         (text.unsafe_cuts, "cut", "in the middle of long words, where tokens may differ"),
     )
     lines += (f"note: {counted(n, what)} {end}" for n, what, end in found if n)
@@ -369,7 +371,8 @@ def notes_on(meta: "DataMeta", tokenizer: "Tokenizer", sources: Sequence[str]) -
         if options.split_by == "position":
             lines.append("note: whole ones would not make the share for validation: one is cut")
     share = meta.val.tokens / (meta.train.tokens + meta.val.tokens)
-    if not 0.6 < share / options.val_ratio < 1.4:  # tokens, where it was said of characters
+    # Tokens, where it was said of characters.
+    if options.split_by == "documents" and not 0.6 < share / options.val_ratio < 1.4:
         lines.append(
             f"note: {share:.1%} is for validation, not {options.val_ratio:.1%}: what belongs "
             "together is not cut"

@@ -140,6 +140,7 @@ def _recorded_samples(run: "Run") -> int:
     history = History.of(run)
     if not history.samples:
         raise UsageError(f"no samples in {run.path}; give a --prompt for its checkpoints")
+    talk("what it wrote while it learned; with --prompt, its checkpoints continue that")
     for sample in history.samples:
         loss = history.evaluations.get(sample.step)
         print(f"--- step {sample.step}" + ("" if loss is None else f", val loss {loss:.3f}"))
@@ -249,14 +250,15 @@ def _stdin_has_text() -> bool:
 
 
 def _read_file(path: str) -> bytes:
+    from yocto_data.prep.files import open_regular  # noqa: PLC0415 - only for this
+
     try:
-        if Path(path).exists() and not Path(path).is_file():  # a FIFO would block
-            raise UsageError(f"--prompt_file {path} is not a regular file; name a text")
-        with Path(path).open("rb") as file:
+        with open_regular(Path(path)) as file:
             return file.read(_LIMIT_PROMPT_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"cannot read --prompt_file {path}: {reason}; check the path") from error
+    except OSError as error:
+        raise UsageError(
+            f"cannot read --prompt_file {path}: {error.strerror}; check the path"
+        ) from error
 
 
 def _text_of(content: bytes, where: str) -> str:

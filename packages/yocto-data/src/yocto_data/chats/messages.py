@@ -97,6 +97,8 @@ def alternating(messages: Iterable[Message]) -> Chat:
 
 def worded(chat: Chat) -> list[Chat]:
     """A conversation as it stands, and for each other wording one that ends with its reply."""
+    if not any(message.wordings for message in chat):
+        return [chat]
     plain = tuple(message._replace(wordings=()) for message in chat)
     return [plain] + [
         (*plain[:i], plain[i]._replace(content=wording), plain[i + 1])

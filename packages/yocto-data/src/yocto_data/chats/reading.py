@@ -121,7 +121,7 @@ class ChatCorpus(Corpus):
                     self.drop(str(error), f"{source.path.name}, {part}")
                     continue
                 for content in contents:
-                    if isinstance(content, TextPart):
+                    if isinstance(content, TextPart) or not any("\r" in m.content for m in content):
                         yield content, part
                     else:
                         ends = self.line_ends

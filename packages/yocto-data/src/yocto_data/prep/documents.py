@@ -229,7 +229,11 @@ def _record_text(record: Any, field_name: str) -> str:
     if not isinstance(record, dict):
         raise ValueError(f"must be an object with a {shown}, found {kind_of(record)}")
     if field_name not in record:
-        raise ValueError(f"has no {shown}; pass text_field=NAME for the one with the text")
+        texts = [key for key, value in record.items() if isinstance(value, str)]
+        name = texts[0] if len(texts) == 1 else "NAME"
+        raise ValueError(
+            f"has no {shown}, but {shorten(', '.join(record))}; pass text_field={name}"
+        )
     return "" if record[field_name] is None else text_of(record[field_name], shown)
 
 

@@ -75,7 +75,7 @@ def inference_copy(model: GPT, kind: InferenceKind = "auto") -> InferenceGPT:
             by about 2e-4, 2e-3, 4e-3 and 3e-2 of a weight. "auto" takes float32 for a small model,
             else bfloat16 if that changes no weight, else float16. Without a compiler or on another
             device, bfloat16 takes the place of float16 and fewer bits, rounding activations as
-            well; `reason` says why.
+            well, or float32 where a processor has no such products; `reason` says why.
 
     Raises:
         InputError: an unknown kind, or the model is an inference copy or has no weights.
@@ -115,10 +115,17 @@ def _choose(model: GPT, kind: InferenceKind) -> tuple[Kind, ctypes.CDLL | None, 
         # A small model is as fast as its reader without: for the next time will do.
         library = kernel.load(kind, wait=not (small and kind == "float32"))
     except RuntimeError as error:
-        if kind not in {"float32", "bfloat16"}:
+        instead: Kind = "bfloat16" if _multiplies_bfloat16(weights[0].device) else "float32"
+        if kind not in {"float32", instead}:
             failures.append(f"{kind}: {error}")
-            kind = "bfloat16"
+            kind = instead
     return kind, library, "; ".join(failures) or reason
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether that is fast there: a processor without such products takes many times as long."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type != "cpu" or any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 def _copy(model: GPT, kind: Kind, library: ctypes.CDLL | None, reason: str) -> InferenceGPT:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 KINDS = ("float32", "float16", "bfloat16", "int8", "int4")  # in the order of kernel.cpp
 STEP, OUTPUTS = 32, 4  # a matrix has multiples of so many inputs and outputs
-MOST_ROWS = 16  # for more, torch's products, which are made for many rows, are faster
+MOST_ROWS = 32  # for more, the products of torch, made for many rows, are faster
 _BYTES_PER_THREAD = 4_000_000  # of weights; for fewer, a thread costs more than it brings
 _SOURCE = Path(__file__).with_name("kernel.cpp")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC",

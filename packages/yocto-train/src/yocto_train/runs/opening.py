@@ -7,10 +7,10 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import yocto_model  # which imports torch when a model is asked for
 import yocto_tokenizers
@@ -56,7 +56,6 @@ _ENDS = {
 # What normalizers of tokenizers change.
 _PROBE = 'Aa Éé e\u0301 \ufb01 \u2460\t  "x"\u00a0\u2581\u3000\r\n\n b'
 _LARGEST_TEXT_BYTES = 8 << 20  # of a template, or of the settings of a tokenizer
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +108,10 @@ def find_model(source: str | Path | None = None, *, root: str | Path = "checkpoi
         with reading(source):
             if (found := _find_foreign(str(source))) is not None:
                 return found
-    checkpoint = find_checkpoint(source, root=root)
+    return _found(find_checkpoint(source, root=root))
+
+
+def _found(checkpoint: Checkpoint) -> FoundModel:
     return FoundModel(path=checkpoint.directory, name=checkpoint.run.name, checkpoint=checkpoint)
 
 
@@ -177,11 +179,9 @@ def _open_checkpoint(checkpoint: Checkpoint, **options: Any) -> OpenedModel:
     has_tokenizer = checkpoint.manifest.tokenizer is not None
     with reading(checkpoint.directory):
         return OpenedModel(
+            **vars(_found(checkpoint)),
             tokenizer=checkpoint.load_tokenizer() if has_tokenizer else None,
             model=checkpoint.load_model(**options),
-            name=checkpoint.run.name,
-            path=checkpoint.directory,
-            checkpoint=checkpoint,
             end_ids=yocto_model.read_end_ids(checkpoint.directory),
             template=template_in(checkpoint.directory),
             notes=tuple(f"passed over: {problem}" for problem in checkpoint.skipped),
@@ -414,14 +414,9 @@ def find_checkpoint(
     Raises:
         CheckpointError: nothing exists there, or it is not a sound checkpoint.
     """
-    return _again(lambda: _find(path, root))
-
-
-def _again(read: Callable[[], T]) -> T:
-    """Read, and once more if that fails: a training that goes on may prune what is being read."""
     with contextlib.suppress(CheckpointError):
-        return read()
-    return read()
+        return _find(path, root)
+    return _find(path, root)  # a training that goes on may have pruned what was being read
 
 
 def _find(path: str | Path | None, root: str | Path) -> Checkpoint:

@@ -52,5 +52,5 @@ def _exact(logits: Tensor) -> Tensor:
 
 
 def _n_rows(logits: Tensor) -> int:
-    """As many as stay in a CPU's caches (8 MB), or keep a GPU busy."""
-    return max(1, (2**21 if logits.device.type == "cpu" else 2**26) // logits.shape[1])
+    """As many as stay in a CPU's caches (4 MB), or keep a GPU busy."""
+    return max(1, (2**20 if logits.device.type == "cpu" else 2**26) // logits.shape[1])

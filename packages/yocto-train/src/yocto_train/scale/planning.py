@@ -131,5 +131,5 @@ def memory_bytes(model: GPTConfig, train: TrainConfig, *, tokens: int, half: boo
         learned = train.lora_rank * layers * sum(a + b for a, b in sides)
     block = 14 * width + 4 * hidden
     blocks = layers * width + block if train.grad_checkpointing else layers * block
-    per_token = blocks + 3 * model.vocab_size
+    per_token = blocks + (1 if half else 3) * model.vocab_size  # logits, and their gradient
     return 4 * math.ceil(4 * learned + frozen + tokens * per_token)
