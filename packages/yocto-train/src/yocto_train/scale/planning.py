@@ -31,7 +31,7 @@ SIZES: Sequence[Mapping[str, Any]] = (
 )
 TOKENS_PER_PARAMETER = 3.0
 # Of conversations, whose replies are to be known by heart: that takes weights.
-CHAT_TOKENS_PER_PARAMETER = 1.2
+CHAT_TOKENS_PER_PARAMETER = 2.0
 _MIN_ITERS = 50
 
 
