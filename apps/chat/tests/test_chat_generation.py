@@ -69,7 +69,7 @@ def test_a_reply_that_is_cut_shows_no_torn_stop_string(
 @pytest.mark.property
 @given(
     script=st.lists(st.text("ab \nUé😀", max_size=4), max_size=12),
-    room=st.integers(0, 12),
+    room=st.integers(1, 12),
     before=st.sampled_from(["", "x"]),
 )
 def test_what_is_shown_is_cut_from_the_tokens_texts(

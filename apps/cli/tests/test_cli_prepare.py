@@ -122,7 +122,7 @@ def test_several_sources_a_tokenizer_and_a_toml_file(run: Any, poem: Path, tmp_p
     ("char --out_dir={tmp}/o --text_path={tmp}/tiny.txt", "split"),
     ("char --out_dir={tmp}/o --text_path={tmp}/a.json", ".jsonl"),
     ("char --out_dir={tmp}/o --text_path={tmp}/bad.jsonl", "line 2"),
-    ("char --out_dir={tmp}/full --text_path={tmp}/poem.txt", "give --force"),
+    ("char --out_dir={tmp}/full --text_path={tmp}/poem.txt", "is never replaced"),
     ("char --out_dir={tmp}/poem.txt --text_path={tmp}/poem.txt", "poem.txt"),
     ("char --out_dir={tmp}/poem.txt/x --text_path={tmp}/poem.txt", "poem.txt"),
     ("char --out_dir=/ --text_path={tmp}/poem.txt", "/"),

@@ -91,12 +91,12 @@ def test_numpy_ids_are_taken_where_offered(prepared: Prepared) -> None:
 
 
 @pytest.mark.parametrize(
-    ("documents", "eos_id", "expected"), [(2, 7, 7), (1, 7, None), (2, None, None)]
+    ("documents", "eos_id", "expected"), [(2, 7, 7), (1, 7, None), (2, None, 10), (1, None, None)]
 )
 def test_the_separator_by_default(
     prepared: Prepared, documents: int, eos_id: int | None, expected: int | None
 ) -> None:
-    """`auto` is the tokenizer's eos_id, where it has one and there is something to part."""
+    """`auto` is the tokenizer's eos_id, or a line end, where there is something to part."""
     texts = ["some words", "more words"][:documents]
     meta, train, val = prepared(texts, tokenizer=namespace_tokenizer(eos_id=eos_id))
     assert expected == (meta.separator.id if meta.separator else None)
@@ -160,7 +160,8 @@ def test_ids_of_several_types(prepared: Prepared) -> None:
 
     texts = ["one", "two", "-", "three", "four", "--", "five"]
     tokenizer = namespace_tokenizer(encode_to_numpy=encode_to_numpy)
-    _, train, val = prepared(texts, tokenizer=tokenizer, split_by="position", val_ratio=0.1)
+    options: dict[str, Any] = {"split_by": "position", "val_ratio": 0.1, "separator": None}
+    _, train, val = prepared(texts, tokenizer=tokenizer, **options)
     assert list(b"onetwothreefourfive") == train + val
 
 

@@ -314,7 +314,7 @@ KEY = struct.pack("<Q", 1) + b"k"
         (header(version=1), "version 1"),
         (header(version=4), "version 4"),
         (header(version=3 << 24), "another byte order"),
-        (header(), "holds a None"),
+        (header(), "has the architecture None"),
         (header(fields=2**63), "ends within its header"),
         (header(tensors=2**63), "ends within its header"),
         (header(fields=1, more=struct.pack("<Q", 2**63)), "ends within its header"),

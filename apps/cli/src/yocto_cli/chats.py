@@ -215,7 +215,7 @@ def prepare_conversations(
     workers: int = 1,
     **options: Any,
 ) -> tuple[DataMeta, Tokenizer]:
-    """Learn a tokenizer from what is said, and encode it; call `check_target` first.
+    """Learn a tokenizer from what is said, and encode it.
 
     Args:
         sources: files, directories or globs.

@@ -101,7 +101,7 @@ class OpeningFlags(TokenizerFlags):
     ckpt_dir: str = flag("checkpoints", "the directory that holds the runs")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1 or mps")
     dtype: Literal["auto", "float32", "float16", "bfloat16", "int8", "int4"] = flag(
-        "auto", "type of the weights; auto is float32, or the fastest type for a large model"
+        "auto", "type of the weights; auto is float32, or one of 16 bits for a large model"
     )
     threads: int = flag(0, "processor threads that compute", shown="by the model's size")
 

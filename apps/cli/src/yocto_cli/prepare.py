@@ -34,7 +34,8 @@ LEARNING = "learning the vocabulary"
 ENCODING = "encoding"
 _SAMPLE_CHARACTERS = 1_000_000  # on which a named tokenizer is tried
 READING = ("encoding", "errors", "keep_cr")  # options that say how files are read
-_OPTIONS = (*READING, "val_ratio", "seed", "force")
+_CHECKED = (*READING, "val_ratio", "seed")  # before anything is read
+_OPTIONS = (*_CHECKED, "force")
 KINDS: dict[Kind, tuple[str, ...]] = {
     "char": ("char",), "word": ("word",), "bpe": ("sentencepiece", "huggingface"),
 }  # fmt: skip
@@ -176,6 +177,7 @@ def in_flags(message: str) -> str:
     # What a tokenizer does with unknown characters is not a flag: here they stay an error.
     message = re.sub(r', or encode with errors="replace".*', "", message)
     names = "|".join(field.name for cls in COMMANDS.values() for field in fields(cls))
+    message = re.sub(rf"^({names}) must", r"--\1 must", message)
     message = re.sub(rf"(?<!-)\b({names})=True\b", r"--\1", message)
     message = re.sub(rf"(?<!-)\b({names})=", r"--\1=", message)
     return re.sub(rf"\b(use|pass|lower|with) ({names})\b(?!=)", r"\1 --\2", message)
@@ -186,11 +188,14 @@ def in_flags(message: str) -> str:
 
 def prepare_files(command: str, arguments: "CharArguments | ChatArguments") -> None:
     """yocto-prepare char, word, bpe and chat."""
+    from yocto_data.prep.directory import check_target, resolve_target  # noqa: PLC0415 - NumPy
+
     if not arguments.text_path:
         raise UsageError("--text_path is empty; name a text file, a directory or a glob")
     if arguments.workers < 0:
         raise UsageError(f"--workers must be 0 (one per core) or more, not {arguments.workers}")
-    check_target(arguments.out_dir, val_ratio=arguments.val_ratio, force=arguments.force)
+    # Before a vocabulary is learned.
+    check_target(resolve_target(arguments.out_dir), force=arguments.force)
     named = _named_tokenizer(command, arguments)
     options = {name: getattr(arguments, name) for name in _OPTIONS}
     options["workers"] = arguments.workers or os.cpu_count() or 1
@@ -308,8 +313,9 @@ def kind_of(tokenizer: "Tokenizer") -> Kind:
 def import_files(arguments: ImportArguments) -> None:
     """yocto-prepare import."""
     from yocto_data import import_nanogpt  # noqa: PLC0415 - brings NumPy in
+    from yocto_data.prep.directory import check_target, resolve_target  # noqa: PLC0415 - the same
 
-    check_target(arguments.out_dir, force=arguments.force)
+    check_target(resolve_target(arguments.out_dir), force=arguments.force)
     tokenizer = named_tokenizer(arguments.tokenizer_path, arguments.vocab_path)
     vocab_size = arguments.vocab_size
     if vocab_size is None:
@@ -408,7 +414,7 @@ def prepare_texts(
     progress: Progress = lambda *_: None,
     **options: Any,
 ) -> "tuple[DataMeta, Tokenizer]":
-    """Learn a tokenizer from texts, and encode them with it; call `check_target` first.
+    """Learn a tokenizer from texts, and encode them with it.
 
     Args:
         sources: files, directories or globs.
@@ -426,7 +432,7 @@ def prepare_texts(
     from yocto_data.prep.sources import expand_sources  # noqa: PLC0415 - the same
 
     if tokenizer is None:
-        reading = {n: options[n] for n in (*READING, "text_field") if n in options}
+        reading = {n: options[n] for n in (*_CHECKED, "text_field") if n in options}
         files = expand_sources(sources)
         # A line end tells documents apart, even if none of them holds one.
         between = ("\n",) if len(files) > 1 or files[0].kind == "jsonl" else ()
@@ -437,25 +443,6 @@ def prepare_texts(
         progress(ENCODING, done, total)
 
     return prepare(sources, out_dir, tokenizer=tokenizer, progress=told, **options), tokenizer
-
-
-def check_target(out_dir: str | Path, *, force: bool, val_ratio: float = 0.1) -> None:
-    """Refuse at once, before a vocabulary is learned, what yocto-data would refuse at the end.
-
-    Raises:
-        UsageError: the directory is not empty, or `val_ratio` is out of range.
-    """
-    if not 0 < val_ratio < 1:
-        raise UsageError(f"--val_ratio must be above 0 and below 1, not {val_ratio}")
-    if str(out_dir).startswith("~"):
-        raise UsageError(f"the shell did not expand {out_dir}; write $HOME instead of ~")
-    occupied = False
-    with contextlib.suppress(OSError, ValueError), os.scandir(out_dir) as entries:
-        occupied = not force and any(entries)
-    if occupied:
-        raise UsageError(
-            f"{out_dir} is not empty; give --force to replace data in it, or another --out_dir"
-        )
 
 
 def watched(

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from yocto_data import DataError, DataMeta, ShortDataError
+from yocto_data.prep.directory import check_target, resolve_target
 from yocto_data.prep.sources import CHATS, expand_sources, read_whole
 from yocto_tokenizers import Tokenizer, load_tokenizer
 
@@ -22,7 +23,6 @@ from yocto_cli.plan import Data
 from yocto_cli.prepare import (
     KINDS,
     Kind,
-    check_target,
     in_flags,
     kind_of,
     learner,
@@ -162,8 +162,8 @@ class _Wanted:
     def prepare(self, directory: Path) -> None:
         """Make it."""
         ratio = _VAL_RATIO if self.flags.val_ratio is None else self.flags.val_ratio
-        check_target(directory, force=False, val_ratio=ratio)
         try:
+            check_target(resolve_target(directory), force=False)
             meta, tokenizer = self._prepared(directory, ratio)
         except ShortDataError as error:
             raise UsageError(

@@ -145,7 +145,7 @@ def farewell(trainer: "Trainer", run: Run, *, stopped: bool) -> str:
     if getattr(trainer.tokenizer, "kind", None) != "huggingface":  # that one could speak before
         is_chat = isinstance(trainer.train_data, ChatDataset)
         lines.append(f"what:   {_ANSWERS if is_chat else _CONTINUES}")
-    if not stopped:
-        lines.append(f"next:   {_NEXT}")
+        if not stopped:
+            lines.append(f"next:   {_NEXT}")
     lines.append(f"talk:   {next_command('yocto-chat', '--ckpt', str(run.path))}")
     return "\n".join(lines)

@@ -34,6 +34,8 @@ def resolve_target(out_dir: str | os.PathLike[str]) -> Path:
     text = os.fspath(out_dir)
     if "\0" in text:
         raise DataError(f"cannot write {shorten(text)}: the path holds a NUL character")
+    if text.startswith("~"):
+        raise DataError(f"the shell did not expand {shorten(text)}; write $HOME instead of ~")
     target = Path(os.path.realpath(text))
     if not text or not target.name:
         raise DataError(f"cannot write data to '{text}'; name a new directory")

@@ -169,7 +169,8 @@ class Preparation:
             several = self.found.documents > 1
             separator = getattr(self.tokenizer, "eos_id", None) if several else None
             if separator is None and several and by_line_end:
-                with suppress(ValueError, LookupError):  # a vocabulary without a line end
+                # A vocabulary without a line end, or whatever else any object may raise.
+                with suppress(ValueError, LookupError, TypeError, RuntimeError):
                     (separator,) = self.tokenizer.encode("\n")
         if separator is None:
             return None

@@ -61,11 +61,10 @@ class Source:
         return shorten(self.path if self.address is None else self.address.url)
 
     @property
-    def kind(self) -> Literal["text", "jsonl", "json", "parquet"]:
-        """What it holds, by its name."""
-        name = self.path.name.lower().removesuffix(self.compression)
-        kinds: tuple[Literal["jsonl", "json", "parquet"], ...] = ("jsonl", "json", "parquet")
-        return next((kind for kind in kinds if name.endswith(f".{kind}")), "text")
+    def kind(self) -> str:
+        """What it holds, by its name: `jsonl`, `json`, `parquet`, or `text`."""
+        ending = Path(self.path.name.lower().removesuffix(self.compression)).suffix[1:]
+        return ending if ending in ("jsonl", "json", "parquet") else "text"
 
     @property
     def compression(self) -> str:

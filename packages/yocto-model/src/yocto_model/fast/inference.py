@@ -114,6 +114,8 @@ def _choose(model: GPT, kind: InferenceKind) -> tuple[Kind, ctypes.CDLL | None, 
             raise RuntimeError("the model is not on a CPU")
         # A small model is as fast as its reader without: for the next time will do.
         library = kernel.load(kind, wait=not (small and kind == "float32"))
+        if kind == "int4":
+            kernel.load("int8")  # for the head, see `_copy`
     except RuntimeError as error:
         instead: Kind = "bfloat16" if _multiplies_bfloat16(weights[0].device) else "float32"
         if kind not in {"float32", instead}:
@@ -144,7 +146,10 @@ def _copy(model: GPT, kind: Kind, library: ctypes.CDLL | None, reason: str) -> I
         copy.register_buffer(name, buffer.to(model.token_emb.weight.device), persistent=False)
     copy.bytes_per_token = 0
     for name, linear in linears.items():
-        packed = Plain(linear, kind) if library is None else Packed(linear, kind, library)
+        # Each logit feels what rounds the head, so it keeps 8 bits beside matrices of 4.
+        packing: Kind = "int8" if kind == "int4" and name == "head" else kind
+        found = library if packing == kind else kernel.load(packing)
+        packed = Plain(linear, kind) if found is None else Packed(linear, packing, found)
         copy.set_submodule(name, packed)
         copy.bytes_per_token += packed.n_bytes
     copy.requires_grad_(False).eval()

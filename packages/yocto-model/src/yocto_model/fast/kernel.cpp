@@ -3,8 +3,8 @@
 // For one token a matrix is read once and used once, so what counts is how few bytes a weight takes
 // and that nothing else is waited for. Weights stay rounded in memory (KIND says how) and become
 // float32 in registers, where everything is computed: no activation is rounded, and a row has the
-// same result, to the bit, alone or beside others. All threads walk through all layers together,
-// and meet at a barrier where one needs what the others made. layers.py says what is computed.
+// same result, to the bit, alone or beside others. All threads go through all layers together, and
+// wait where one needs what the others made. layers.py says what is computed.
 //
 // Letters as there, but that n rows (a token each) take the place of B and T.
 
@@ -27,7 +27,7 @@ constexpr int BITS = KIND == FLOAT32 ? 32 : KIND == INT8 ? 8 : KIND == INT4 ? 4 
 enum { LAYERNORM, RMSNORM };
 enum { GELU, GELU_TANH, SWIGLU };
 
-constexpr int WIDTH = 16;  // numbers in a vector; the compiler splits it where registers are shorter
+constexpr int WIDTH = 16;  // numbers in a vector; compilers split it for shorter registers
 constexpr int STEP = 2 * WIDTH;  // inputs are padded with zeros to a multiple of this
 typedef float Vector __attribute__((vector_size(4 * WIDTH)));
 typedef float Eight __attribute__((vector_size(32)));
@@ -135,8 +135,8 @@ static inline Ints widened(Bytes b) { return __builtin_convertvector(b, Ints); }
 static inline Ints widened(Halves h) { return __builtin_convertvector(h, Ints); }
 #endif
 
-// Step `at` of a matrix: 32 weights of an output. Those of four outputs alternate, so that memory is
-// read in its own order while the numbers that all four are multiplied by are at hand.
+// Step `at` of a matrix: 32 weights of an output. Those of four outputs alternate, so that memory
+// is read in its own order while the numbers that all four are multiplied by are at hand.
 static inline void weights(const Matrix& m, int64_t at, Vector& a, Vector& b) {
     const char* from = m.weight + at * STEP * BITS / 8;
 #if KIND == FLOAT32
@@ -212,53 +212,49 @@ static void product(const Matrix& m, int64_t begin, int64_t end, const float* x,
 
 // --- threads ---------------------------------------------------------------------------------
 
-struct Team {
-    int size;
-    std::atomic<int> arrived{0}, round{0};
+extern "C" int omp_get_num_threads();
 
-    void meet() {
-        if (size == 1) return;
-        int now = round.load();
-        if (arrived.fetch_add(1) + 1 == size) {
-            arrived = 0;
-            round.store(now + 1);
-            return;
+// Threads that go through the same phases. Who is free takes the next part of a phase, and all go
+// on when all parts are done; so one that the system holds up, as others compute on this machine,
+// too, does not hold up the rest unless it has a part at hand.
+class Team {
+  public:
+    int size = 1;
+
+    explicit Team(int n_phases) : taken(n_phases), done(n_phases) {}
+
+    // Calls work(begin, end) for parts of `count` things that begin at multiples of `unit`.
+    template <class Work>
+    void share(int phase, int64_t count, int64_t unit, Work work) {
+        int64_t units = (count + unit - 1) / unit, parts = size > 1 ? PARTS * size : 1;
+        int64_t length = (units + parts - 1) / parts * unit;
+        int n = (int)((count + length - 1) / length);
+        for (int i; (i = taken[phase]++) < n; done[phase]++) {
+            int64_t end = (i + 1) * length;
+            work(i * length, end < count ? end : count);
         }
-        // Whoever shares the processor with others gives it back before long.
-        for (int spins = 0; round.load(std::memory_order_acquire) == now; spins++)
+        for (int spins = 0; done[phase] < n; spins++)
             if (spins > 10000) std::this_thread::yield();
     }
+
+  private:
+    static constexpr int PARTS = 4;
+    std::vector<std::atomic<int>> taken, done;
 };
 
-extern "C" int omp_get_num_threads();
-extern "C" int omp_get_thread_num();
-
-// Calls work(team, part) on several threads.
+// Calls work() on each thread of a team.
 template <class Work>
-static void together(int threads, Work work) {
+static void together(Team& team, int threads, Work work) {
 #ifdef _OPENMP
-    Team team{threads};
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp single
         team.size = omp_get_num_threads();
-        work(team, omp_get_thread_num());
+        work();
     }
 #else
-    Team team{1};
-    work(team, 0);
+    work();
 #endif
-}
-
-struct Range {
-    int64_t begin, end;
-};
-
-// A thread's part of `count` things, in multiples of `unit`.
-static Range share(int64_t count, const Team& team, int part, int64_t unit = 4) {
-    int64_t units = (count + unit - 1) / unit;
-    int64_t begin = units * part / team.size * unit, end = units * (part + 1) / team.size * unit;
-    return {begin, end < count ? end : count};
 }
 
 // --- the model -------------------------------------------------------------------------------
@@ -331,66 +327,64 @@ void layers(const Model* model, const Row* rows, int n, float* x, int threads) {
         x[i] = m.tokens[row.token * C + i % C];
         if (m.positions) x[i] += m.positions[row.position * C + i % C];
     }
-    std::vector<float> heads(n * E), found(n * hs), hidden(n * ms), wide(n * U);
-    together(threads, [&](Team& team, int part) {
-        std::vector<float> normed(n * cs), scores(longest + D);
+    std::vector<float> heads(n * E), found(n * hs), wide(n * U);
+    Team team(6 * m.n_layer);
+    together(team, threads, [&] {
+        std::vector<float> normed(n * cs), hidden(n * ms), scores(longest + D);
         float* spare = scores.data() + longest;
-        for (int64_t l = 0; l < m.n_layer; l++) {
+        auto norm = [&](const Norm& ln) {  // by each thread for itself: cheaper than to wait
+            for (int r = 0; r < n; r++)
+                normalise(m.norm, m.eps, ln, x + r * C, C, normed.data() + r * cs);
+        };
+        for (int l = 0, phase = 0; l < m.n_layer; l++) {
             const Layer& layer = m.layers[l];
-            auto norm = [&](const Norm& ln) {  // by each thread for itself: cheaper than to meet
-                for (int r = 0; r < n; r++)
-                    normalise(m.norm, m.eps, ln, x + r * C, C, normed.data() + r * cs);
-            };
             norm(layer.ln_1);
-            Range own = share(E, team, part);
-            product(layer.qkv, own.begin, own.end, normed.data(), cs, n, heads.data(), E);
-            team.meet();
-            own = share(n * (H + K), team, part, 1);
-            for (int64_t i = own.begin; i < own.end; i++) {
-                int64_t r = i / (H + K), h = i % (H + K);
-                float* head = heads.data() + r * E + h * D;
-                turn(m, h < H ? layer.q_norm : layer.k_norm, rows[r].position, head, spare);
-                if (h < H) continue;
-                const Row& row = rows[r];
-                float* key = row.cache + l * row.next_layer + (h - H) * row.next_head;
-                key += row.place * D;
-                memcpy(key, head, D * sizeof(float));
-                memcpy(key + row.next_values, head + K * D, D * sizeof(float));
-            }
-            team.meet();
-            own = share(n * H, team, part, 1);
-            for (int64_t i = own.begin; i < own.end; i++) {
-                int64_t r = i / H, h = i % H;
-                const Row& row = rows[r];
-                const float* keys = row.cache + l * row.next_layer + h / (H / K) * row.next_head;
-                float* to = found.data() + r * hs + h * D;
-                attend(m, row, heads.data() + r * E + h * D, keys, scores.data(), to);
-            }
-            team.meet();
-            own = share(C, team, part);
-            product(layer.proj, own.begin, own.end, found.data(), hs, n, x, C, true);
-            team.meet();
+            team.share(phase++, E, TOGETHER, [&](int64_t begin, int64_t end) {
+                product(layer.qkv, begin, end, normed.data(), cs, n, heads.data(), E);
+            });
+            team.share(phase++, n * (H + K), 1, [&](int64_t i, int64_t end) {
+                for (; i < end; i++) {
+                    int64_t r = i / (H + K), h = i % (H + K);
+                    float* head = heads.data() + r * E + h * D;
+                    turn(m, h < H ? layer.q_norm : layer.k_norm, rows[r].position, head, spare);
+                    if (h < H) continue;
+                    const Row& row = rows[r];
+                    float* key = row.cache + l * row.next_layer + (h - H) * row.next_head;
+                    key += row.place * D;
+                    memcpy(key, head, D * sizeof(float));
+                    memcpy(key + row.next_values, head + K * D, D * sizeof(float));
+                }
+            });
+            team.share(phase++, n * H, 1, [&](int64_t i, int64_t end) {
+                for (; i < end; i++) {
+                    int64_t r = i / H, h = i % H, head = h / (H / K);
+                    const float* q = heads.data() + r * E + h * D;
+                    const float* keys = rows[r].cache + l * rows[r].next_layer;
+                    keys += head * rows[r].next_head;
+                    attend(m, rows[r], q, keys, scores.data(), found.data() + r * hs + h * D);
+                }
+            });
+            team.share(phase++, C, TOGETHER, [&](int64_t begin, int64_t end) {
+                product(layer.proj, begin, end, found.data(), hs, n, x, C, true);
+            });
             norm(layer.ln_2);
-            own = share(U, team, part);
-            product(layer.up, own.begin, own.end, normed.data(), cs, n, wide.data(), U);
-            team.meet();
-            own = share(M, team, part);
+            team.share(phase++, U, TOGETHER, [&](int64_t begin, int64_t end) {
+                product(layer.up, begin, end, normed.data(), cs, n, wide.data(), U);
+            });
             for (int r = 0; r < n; r++) {
-                const float* gate = wide.data() + r * U + own.begin;
-                float* to = hidden.data() + r * ms + own.begin;
-                activate(m.activation, gate, gate + M, own.end - own.begin, to);
+                const float* gate = wide.data() + r * U;
+                activate(m.activation, gate, gate + M, M, hidden.data() + r * ms);
             }
-            team.meet();
-            own = share(C, team, part);
-            product(layer.down, own.begin, own.end, hidden.data(), ms, n, x, C, true);
-            team.meet();
-        }
-        Range own = share(n, team, part, 1);
-        for (int64_t r = own.begin; r < own.end; r++) {
-            normalise(m.norm, m.eps, m.ln_f, x + r * C, C, normed.data());
-            memcpy(x + r * C, normed.data(), C * sizeof(float));
+            team.share(phase++, C, TOGETHER, [&](int64_t begin, int64_t end) {
+                product(layer.down, begin, end, hidden.data(), ms, n, x, C, true);
+            });
         }
     });
+    std::vector<float> normed(C);
+    for (int r = 0; r < n; r++) {
+        normalise(m.norm, m.eps, m.ln_f, x + r * C, C, normed.data());
+        memcpy(x + r * C, normed.data(), C * sizeof(float));
+    }
 }
 
 // y (n, out) = x (n, width) W^T + bias.
@@ -398,9 +392,11 @@ void linear(const Matrix* m, const float* x, int64_t width, int n, float* y, int
     std::vector<float> rows(n * m->in);
     for (int r = 0; r < n; r++)
         memcpy(rows.data() + r * m->in, x + r * width, width * sizeof(float));
-    together(threads, [&](Team& team, int part) {
-        Range own = share(m->out, team, part);
-        product(*m, own.begin, own.end, rows.data(), m->in, n, y, m->out);
+    Team team(1);
+    together(team, threads, [&] {
+        team.share(0, m->out, TOGETHER, [&](int64_t begin, int64_t end) {
+            product(*m, begin, end, rows.data(), m->in, n, y, m->out);
+        });
     });
 }
 }
