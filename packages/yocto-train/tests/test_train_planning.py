@@ -84,8 +84,10 @@ def test_a_busy_moment_moves_the_choice_by_one_size_at_most(
 
 
 @property_test
-@given(SECONDS, SPEEDS)
-def test_the_nearest_to_three_tokens_per_parameter(seconds: float, speed: float) -> None:
+@given(SECONDS, SPEEDS, st.sampled_from([3.0, planning.CHAT_TOKENS_PER_PARAMETER]))
+def test_the_nearest_to_the_wanted_tokens_per_parameter(
+    seconds: float, speed: float, wanted: float
+) -> None:
     """No size that makes enough steps comes nearer to the rule."""
 
     def distance(candidate: Candidate) -> float:
@@ -93,11 +95,11 @@ def test_the_nearest_to_three_tokens_per_parameter(seconds: float, speed: float)
         if iters < 50:
             return math.inf
         tokens = candidate.tokens_per_parameter(iters)
-        return abs(math.log(tokens / planning.TOKENS_PER_PARAMETER))
+        return abs(math.log(tokens / wanted))
 
     candidates = [machine(speed)(size) for size in SIZES]
     try:
-        chosen, _ = choose(seconds, machine(speed))
+        chosen, _ = choose(seconds, machine(speed), wanted=wanted)
     except TrainConfigError:
         return
     assert distance(chosen) <= min(map(distance, candidates)) * 1.000001
