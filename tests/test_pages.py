@@ -63,11 +63,12 @@ def test_commands(page: Path, tmp_path: Path, command: Command) -> None:
     chats, text = ((ROOT / "data" / f"{n}.txt").read_text() for n in ("philosophy", "essays"))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "philosophy.txt").write_text(chats[:20_000])
-    (tmp_path / "my.txt").write_text(text[20_000:40_000] + "Once\n")
+    prose = (ROOT / "data" / "essays.txt").read_text()
+    (tmp_path / "my.txt").write_text(prose[:20_000] + "Once\n")
     chat = '{"prompt": "What is 1 plus 1?", "completion": "It is 2."}\n'
     (tmp_path / "chats.jsonl").write_text(chat * 99)
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "one.txt").write_text(text[40_000:60_000] + "Once\n")
+    (tmp_path / "texts" / "one.txt").write_text(prose[20_000:40_000] + "Once\n")
     for words in commands(page):
         name, *arguments = small(words)
         stdin = "Hello!" if name == "yocto-chat" else None
