@@ -16,6 +16,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from yocto_chat.app import ChatArguments
 from yocto_chat.chat import Chat
 from yocto_chat.generation import ChatModel, open_model
 from yocto_chat.screen import Screen
+from yocto_chat.session import suited
 from yocto_cli.model_arguments import ModelArguments, SamplingArguments
 from yocto_data import TextPart, iter_chats
 from yocto_model import GPT, GPTConfig, TextGenerator, TextStream
@@ -92,7 +94,7 @@ def judge() -> Callable[[str, str], bool]:
 def keep_to_the_question(ckpt: str) -> None:
     """Ask everything with five seeds, and say the rates."""
     is_on_topic, defaults = judge(), ChatArguments().sampling
-    model = open_model(ModelArguments(ckpt=ckpt), find_model(ckpt))
+    model = open_model(ModelArguments(ckpt=ckpt), suited(find_model(Path(ckpt)), ckpt))
     lines = QUESTIONS.read_text(encoding="utf-8").splitlines()
     rows = [line.split("\t") for line in lines if not line.startswith("#")]
     print(f"chat     {model.name}, {model.n_parameters / 1e6:.2f}M parameters, {len(rows)} topics")

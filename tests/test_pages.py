@@ -64,7 +64,7 @@ def test_commands(page: Path, tmp_path: Path, command: Command) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "philosophy.txt").write_text(chats[:20_000])
     prose = (ROOT / "data" / "essays.txt").read_text()
-    (tmp_path / "my.txt").write_text(prose[:20_000] + "Once\n")
+    (tmp_path / "my.txt").write_text(prose[:20_000] + "1 plus 1? It is 2: Once\n")
     chat = '{"prompt": "What is 1 plus 1?", "completion": "It is 2."}\n'
     (tmp_path / "chats.jsonl").write_text(chat * 99)
     (tmp_path / "texts").mkdir()

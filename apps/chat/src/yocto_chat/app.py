@@ -45,7 +45,7 @@ class ChatArguments(CommandArguments):
     # A reply ends by itself or with the window; the limit is for those that would not. Cooler than
     # yocto-sample: an answer needs fewer surprises than a text to be read.
     sampling: SamplingArguments = field(
-        default_factory=lambda: SamplingArguments(max_new_tokens=400, temperature=0.6)
+        default_factory=lambda: SamplingArguments(max_new_tokens=400, temperature=0.2)
     )
     model: ModelArguments = field(default_factory=ModelArguments)
 
