@@ -43,7 +43,7 @@ class ChatArguments(CommandArguments):
     )  # fmt: skip
     conversation: ConversationArguments = ConversationArguments()
     # A reply ends by itself or with the window; the limit is for those that would not. Cooler than
-    # yocto-sample: an answer needs fewer surprises than a text to be read.
+    # yocto-sample: of what a small model knows by heart, the likeliest is mostly the right answer.
     sampling: SamplingArguments = field(
         default_factory=lambda: SamplingArguments(max_new_tokens=400, temperature=0.2)
     )
