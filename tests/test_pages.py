@@ -60,10 +60,9 @@ WITH_SNIPPETS = [page for page in PAGES if blocks(page, "python")]
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
 def test_commands(page: Path, tmp_path: Path, command: Command) -> None:
     """Each `uv run yocto-...` of the page ends with exit code 0."""
-    chats, text = ((ROOT / "data" / f"{n}.txt").read_text() for n in ("philosophy", "essays"))
+    chats, prose = ((ROOT / "data" / f"{n}.txt").read_text() for n in ("philosophy", "essays"))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "philosophy.txt").write_text(chats[:20_000])
-    prose = (ROOT / "data" / "essays.txt").read_text()
     (tmp_path / "my.txt").write_text(prose[:20_000] + "1 plus 1? It is 2: Once\n")
     chat = '{"prompt": "What is 1 plus 1?", "completion": "It is 2."}\n'
     (tmp_path / "chats.jsonl").write_text(chat * 99)

@@ -142,10 +142,8 @@ def planned(given: Given, data: Data) -> dict[str, Any]:
         return _with_precision(given, data)
     free = _is_size_free(given)
     sizes = [{**size} for size in SIZES if free and size["block_size"] < data.shortest]
-    if data.meta.chats is not None:  # smaller steps are more steps: replies are known earlier
-        sizes = [{**size, "batch_size": size["batch_size"] // 2} for size in sizes]
-    sizes = sizes or [{}]
-    return _fitted(given, data, sizes, 60 * (DEFAULT_MINUTES if minutes is None else minutes))
+    seconds = 60 * (DEFAULT_MINUTES if minutes is None else minutes)
+    return _fitted(given, data, sizes or [{}], seconds)
 
 
 def _tuned(given: dict[str, Any], data: Data) -> dict[str, Any]:
