@@ -14,7 +14,7 @@ Talk with a trained model: the newest one, unless a flag names another.
 
 Examples:
   {PROG}
-  {PROG} --ckpt checkpoints/philosophy-char --temperature 0.6
+  {PROG} --ckpt checkpoints/philosophy-bpe --temperature 0.6
   echo "What is courage?" | {PROG} --seed 7"""
 
 MAX_MESSAGE_CHARACTERS = 100_000

@@ -18,7 +18,7 @@ a flag names another. While its run trains, each new checkpoint is taken up.
 
 Examples:
   {PROG}
-  {PROG} --ckpt checkpoints/philosophy-char/best --port 8080
+  {PROG} --ckpt checkpoints/philosophy-bpe --port 8080
   {PROG} --host 0.0.0.0 --api_key "a long secret"
 
 Then open http://127.0.0.1:8000, or point a program at http://127.0.0.1:8000/v1."""
