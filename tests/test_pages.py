@@ -102,7 +102,7 @@ def test_snippets(page: Path, tmp_path: Path) -> None:
     )
     assert "assert" in checked
     (tmp_path / "data").mkdir()
-    shutil.copy(ROOT / "data" / "philosophy.txt", tmp_path / "data")
+    shutil.copy(ROOT / "data" / "essays.txt", tmp_path / "data")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", checked],
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600,
