@@ -1,4 +1,4 @@
-"""data/philosophy.txt and data/essays.txt keep what their README promises."""
+"""The texts in data/ keep what their README promises."""
 
 import collections
 import lzma
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(scope="module", params=["philosophy.txt", "essays.txt"])
+@pytest.fixture(scope="module", params=["philosophy.txt", "conversations.txt", "essays.txt"])
 def corpus(root: Path, request: pytest.FixtureRequest) -> str:
     return read(root, request.param)
 
@@ -24,9 +24,14 @@ def blocks(corpus: str) -> list[list[str]]:
     return [block.split("\n") for block in corpus.strip("\n").split("\n\n")]
 
 
-def questions(block: list[str]) -> list[str]:
-    """How a conversation may begin: its first line, and the other wordings below it."""
-    return [block[0].removeprefix("User: "), *(x[4:] for x in block if x.startswith("Or: "))]
+def wordings(block: list[str]) -> list[str]:
+    """What else the user may say in a conversation, at any turn."""
+    return [line.removeprefix("Or: ") for line in block if line.startswith("Or: ")]
+
+
+def bare(text: str) -> str:
+    """Its letters and digits, which tell wordings apart."""
+    return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
 def test_size_and_characters(corpus: str) -> None:
@@ -40,11 +45,12 @@ def test_size_and_characters(corpus: str) -> None:
     assert not re.search(r"[ ]+$|  |\n\n\n", corpus, re.MULTILINE)
 
 
-def test_turns_have_the_format_of_the_chat(root: Path) -> None:
-    """User and Assistant alternate, one turn a line; other wordings stand below the first one."""
-    for block in blocks(read(root, "philosophy.txt")):
+@pytest.mark.parametrize("name", ["philosophy.txt", "conversations.txt"])
+def test_turns_have_the_format_of_the_chat(root: Path, name: str) -> None:
+    """User and Assistant alternate, one turn a line; other wordings stand below the user's."""
+    for block in blocks(read(root, name)):
         speakers = "".join(line[0] for line in block)
-        assert re.fullmatch("UO*A(UA)*", speakers), block[0]
+        assert re.fullmatch("(UO*A)+", speakers), block[0]
         assert all(re.fullmatch("(User|Or|Assistant): .+", line) for line in block), block[0]
 
 
@@ -57,11 +63,11 @@ def test_essays_have_one_paragraph_a_line(root: Path) -> None:
 
 def test_no_question_is_asked_twice(root: Path) -> None:
     """Other wordings differ from each other, and from what conversations begin with."""
-    asked = [questions(block) for block in blocks(read(root, "philosophy.txt"))]
-    plain = [[re.sub(r"[^a-z0-9]", "", q.lower()) for q in each] for each in asked]
-    firsts = {each[0] for each in plain}
-    others = [other for each in plain for other in each[1:]]
-    assert len(set(others)) == len(others) >= 4 * len(plain)
+    conversations = blocks(read(root, "philosophy.txt"))
+    firsts = {bare(block[0].removeprefix("User: ")) for block in conversations}
+    others = [bare(wording) for block in conversations for wording in wordings(block)]
+    assert len(firsts) == len(conversations)
+    assert len(set(others)) == len(others) >= 10 * len(conversations)
     assert firsts.isdisjoint(others)
 
 
@@ -91,17 +97,18 @@ def test_it_is_varied(corpus: str) -> None:
 def test_readme_states_the_true_figures(root: Path) -> None:
     """Every figure of data/README.md is what counting gives."""
     readme = (root / "data" / "README.md").read_text()
-    chats, essays = read(root, "philosophy.txt"), read(root, "essays.txt")
-    conversations = blocks(chats)
-    asked = [questions(block) for block in conversations]
-    figures = {
-        "conversations": (len(conversations), None),
-        "turns": (sum(map(len, conversations)) - sum(map(len, asked)) + len(asked), None),
-        "other wordings of their first questions": (sum(map(len, asked)) - len(asked), None),
-        "paragraphs": (None, len(blocks(essays))),
-        "bytes": (len(chats.encode()), len(essays.encode())),
-        "distinct characters": (len(set(chats)), len(set(essays))),
-    }
-    for name, figure in figures.items():
-        cells = ["" if number is None else f"{number:,}" for number in figure]
+    figures: dict[str, list[int | None]] = collections.defaultdict(list)
+    for name in ("philosophy.txt", "conversations.txt", "essays.txt"):
+        text = read(root, name)
+        parts = blocks(text)
+        is_prose = name == "essays.txt"
+        others = sum(len(wordings(part)) for part in parts)
+        figures["conversations"].append(None if is_prose else len(parts))
+        figures["turns"].append(None if is_prose else sum(map(len, parts)) - others)
+        figures["other wordings of what the user says"].append(None if is_prose else others)
+        figures["paragraphs"].append(len(parts) if is_prose else None)
+        figures["bytes"].append(len(text.encode()))
+        figures["distinct characters"].append(len(set(text)))
+    for name, numbers in figures.items():
+        cells = ["" if number is None else f"{number:,}" for number in numbers]
         assert f"| {name} | {' | '.join(cells)} |" in readme

@@ -34,7 +34,7 @@ from yocto_cli.train_settings import DEFAULT_TEXT, DataFlags
 
 _SHORTEST_CONTEXT = 8
 _VAL_RATIO = 0.1
-_CHAT_VOCAB_SIZE = 2_000  # so that most words of a question are whole
+_CHAT_VOCAB_SIZE = 4_000  # so that nearly all words of a question are whole
 _UNITS = {"char": "at character level", "word": "in words", "bpe": "in pieces of words"}
 
 
