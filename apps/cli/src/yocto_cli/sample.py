@@ -35,8 +35,8 @@ class SampleArguments(CommandArguments):
     """The flags of yocto-sample."""
 
     SHORT: ClassVar[tuple[str, ...]] = (
-        "prompt", "prompt_file", "num_samples", "timelapse", "temperature", "top_k", "top_p",
-        "max_new_tokens", "stop", "seed", "ckpt",
+        "prompt", "num_samples", "timelapse", "temperature", "top_k", "max_new_tokens", "stop",
+        "seed", "ckpt",
     )  # fmt: skip
 
     prompt: tuple[str, ...] = flag(
@@ -44,7 +44,7 @@ class SampleArguments(CommandArguments):
         shown="stdin, or else a new line", escapes=True,
     )  # fmt: skip
     prompt_file: str | None = flag(None, "a file that holds the prompt")
-    num_samples: int = flag(1, "texts per prompt, each with the next seed, parted by ---")
+    num_samples: int = flag(1, "texts per prompt; each has the next seed, and --- stands between")
     echo: bool = flag(True, "print the prompt in front of its continuation")
     timelapse: str | None = flag(
         None, "what a run wrote while it learned; with a prompt, what its checkpoints write"

@@ -117,7 +117,7 @@ class RunFlags:
         None, "a run or step to continue; by itself, the newest", bare="latest", in_files=False
     )
     plan: bool = flag(False, "only print the plan: size, time, memory", in_files=False)
-    list: bool = flag(False, "only list the runs in --ckpt_dir, and unused data", in_files=False)
+    list: bool = flag(False, "only list the runs, and data that none uses", in_files=False)
     remove_unused_data: bool = flag(
         False, "only remove the data in data/ that no run in --ckpt_dir uses", in_files=False
     )
@@ -137,9 +137,8 @@ class TrainArguments(CommandArguments):
     """Train a model on a text and save it; all flags may be left out."""
 
     SHORT: ClassVar[tuple[str, ...]] = (
-        "text_path", "tokenizer", "vocab_size", "data_dir", "n_layer", "n_head", "n_embd",
-        "block_size", "minutes", "max_iters", "batch_size", "lr", "run_name", "resume", "plan",
-        "list",
+        "text_path", "tokenizer", "init_from", "minutes", "max_iters", "n_layer", "n_embd",
+        "block_size", "resume", "plan", "list",
     )  # fmt: skip
 
     data: DataFlags = DataFlags()
