@@ -48,7 +48,7 @@ def finish(words: Sequence[str | Path], **options: object) -> "subprocess.Comple
     ("prepare --help", 0), ("prepare bpe --help", 0), ("prepare chr", 2),
     ("prepare char --text_pth x", 2), ("train --help", 0), ("train --max_itrs 5", 2),
     ("sample --help", 0), ("sample --temprature 1", 2), ("sample --config nowhere.toml", 2),
-    ("sample --prompt_file nowhere.txt", 2), ("eval --help", 0), ("eval --strid 1", 2),
+    ("eval --help", 0), ("eval --strid 1", 2),
     ("export --help", 0), ("export a b.bin", 2),
 ])  # fmt: skip
 def test_help_and_typing_errors_import_nothing_heavy(words: str, exit_code: int) -> None:
