@@ -23,7 +23,7 @@ from yocto_cli.command import UsageError, WorkFailedError, describe_error, handl
 from yocto_cli.origin import Origin
 from yocto_cli.plan import Data, check_flags, compared, described, planned
 from yocto_cli.report.recorder import Recorder, tensorboard
-from yocto_cli.report.summary import About, farewell, resumed, summary
+from yocto_cli.report.summary import farewell, resumed, summary
 from yocto_cli.screen.curve import History
 from yocto_cli.screen.display import Display, LinePrinter, make_display
 from yocto_cli.screen.ladder import ladder_of
@@ -187,8 +187,9 @@ def run_to_end(
     is_char = getattr(trainer.tokenizer, "kind", None) == "char"
     datasets = trainer.train_data, trainer.val_data
     baselines = ladder_of(*datasets, vocab_size=vocab_size, characters=is_char)
-    about = About(config=config, data_dir=data_dir, baselines=baselines)
-    recorder = Recorder(trainer, run, history, about, board)
+    recorder = Recorder(
+        trainer, run, history, config=config, data_dir=data_dir, baselines=baselines, board=board
+    )
     display: Display = LinePrinter()
     if trainer.world.size == 1:
         display = make_display(trainer, run, history=history, baselines=baselines)

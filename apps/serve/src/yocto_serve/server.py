@@ -33,8 +33,7 @@ from yocto_serve.protocol import (
     CompletionRequest,
     parsed,
 )
-from yocto_serve.replies import Writer, event
-from yocto_serve.scoring import scored
+from yocto_serve.replies import Writer, event, scored
 
 LARGEST_BODY_BYTES = 4 << 20
 SECONDS_FOR_BODY = 30.0
