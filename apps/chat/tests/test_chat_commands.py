@@ -149,7 +149,7 @@ def test_save_and_load(talk: Any) -> None:
 def test_stats_and_tokens(talk: Any) -> None:
     """Model, context and speed; the text in tokens, unknown characters named."""
     talk.do("/stats")
-    assert "test-run step 7, 1,234 parameters" in talk.shown
+    assert "test-run step 7" in talk.shown
     talk.do("/tokens a\u263ab")
     assert "2 tokens · 1.00 characters per token · unknown: '☺'\n" in talk.shown
     talk.do("/tokens")

@@ -319,9 +319,8 @@ def stats(chat: Chat, _text: str) -> None:
     """Model, context, speed and settings."""
     model, last = chat.model, chat.last
     drawn = counted(chat.tokens_drawn, "token")
-    step = "" if model.step is None else f" step {model.step}"
     rows = [
-        ("model", f"{model.name}{step}, {model.n_parameters:,} parameters"),
+        ("model", model.line),
         ("asked by", model.template.name),
         ("context", f"{chat.context_tokens} of {chat.window} tokens"),
         ("turns", f"{len(chat.conversation.turns)}, {drawn} drawn"),

@@ -208,15 +208,7 @@ class Talk:
 def introduce(chat: "Chat") -> None:
     """The first lines of a conversation: who is speaking, and what to expect."""
     model = chat.model
-    parts = [
-        model.name,
-        "" if model.step is None else f"step {model.step}",
-        f"{model.n_parameters / 1e6:.2f}M parameters",
-        "" if model.val_loss is None else f"val {model.val_loss:.3f}",
-        f"window {chat.window}" + f" of {model.block_size}" * (chat.window < model.block_size),
-        "" if model.weights == "float32" else f"{model.weights} weights",
-    ]
-    chat.screen.summary(*filter(None, parts))
+    chat.screen.remark(model.line)
     is_small = model.n_parameters < _SMALL_PARAMETERS
     small, made_up = ("small ", ", and makes things up") if is_small else ("", "")
     remarks = [f"A {small}plain-text model: it continues a dialogue{made_up}."]

@@ -224,15 +224,9 @@ def resolved(
         shape = {"dropout": model.dropout}
     values = {**shape, **train.to_dict(), **given}
     known = {name: value for name, value in values.items() if name in flags_of(TrainArguments)}
-    prepared = {
-        "text_path": (),
-        "tokenizer": None,
-        "vocab_size": None,
-        "me": None,
-        "template": None,
-    }
-    own = {**prepared, "data_dir": data_dir, "run_name": None}
-    return replaced(TrainArguments(), {**known, **own})
+    # What prepared the data is in them.
+    unset = dict.fromkeys(("tokenizer", "vocab_size", "me", "template", "run_name"))
+    return replaced(TrainArguments(), {**known, **unset, "text_path": (), "data_dir": data_dir})
 
 
 def run_directory(path: Path) -> Path:
