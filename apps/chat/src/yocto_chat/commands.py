@@ -40,7 +40,7 @@ BARE = ("exit", "quit", "help")
 _GROUPS = {
     "replies": "retry continue alts compare",
     "turns": "edit undo reset",
-    "settings": "set system",
+    "setup": "set system",
     "files": "save load good",
     "inside": "stats probs tokens memorised",
     "session": "help exit",
@@ -154,12 +154,12 @@ def show_help(chat: Chat, text: str) -> None:
         shown = "  ".join(find(name).synopsis for name in names.split())
         chat.screen.styled([(title, BOLD), (gap + shown, "")])
     chat.screen.remark(
-        f"/help retry explains a command, Tab completes it; {', '.join(BARE)} need no slash. "
+        f"/help retry explains a command; {', '.join(BARE)} need no slash. "
         f"/{', /'.join(SHORTCUTS)} are short for /set."
     )
     chat.screen.remark(
-        'Enter sends; Alt-Enter, a \\ at the end, or """ begin a new line. Ctrl-C stops a reply, '
-        "Ctrl-R searches, Ctrl-X Ctrl-E opens an editor. // begins a message with a slash."
+        'Enter sends, Tab completes; Alt-Enter, a \\ at the end, or """ begin a new line. '
+        "Ctrl-C stops a reply, Ctrl-R searches, Ctrl-X Ctrl-E opens an editor."
     )
 
 
@@ -344,7 +344,7 @@ def tokens(chat: Chat, text: str) -> None:
     chat.screen.summary(*view.summary())
 
 
-@Command("probs", usage="[on|off]", completions=("on", "off"))
+@Command("probs", usage="on|off", completions=("on", "off"))
 def probabilities(chat: Chat, text: str) -> None:
     """Tint replies by how likely each token was."""
     if text not in ("", "on", "off"):
@@ -371,7 +371,7 @@ def alternatives(chat: Chat, _text: str) -> None:
         chat.swap(*choice)
 
 
-@Command("compare", usage="t1 t2 ...", needs=needs_turn)
+@Command("compare", usage="t1 t2", needs=needs_turn)
 def compare(chat: Chat, text: str) -> None:
     """Answer at several temperatures, side by side."""
     values = text.split()
