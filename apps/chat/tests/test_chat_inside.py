@@ -55,7 +55,7 @@ def test_the_training_text_is_found_through_the_run(trained: Any) -> None:
     [
         (None, "cannot be found: cannot read"),
         ("not toml", "cannot be found: "),
-        ("", "does not name the training data"),
+        ("", "does not name the data that this model"),
         ('data_dir = "/nowhere"', "the training text cannot be read"),
     ],
 )
@@ -69,5 +69,5 @@ def test_data_that_is_not_there(trained: Any, config: str | None, reason: str) -
 
 def test_data_of_another_model_is_refused(trained: Any) -> None:
     """A data directory that was prepared anew with another alphabet is not searched."""
-    with pytest.raises(UsageError, match="is not what this model was trained on"):
+    with pytest.raises(UsageError, match="holds other data now than this model was trained on"):
         training_text(replace(trained, tokenizer=CharTokenizer("xyz")))

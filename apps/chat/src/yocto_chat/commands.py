@@ -57,13 +57,13 @@ Need = Callable[[Chat], str | None]
 
 def needs_turn(chat: Chat) -> str | None:
     """Needs a message."""
-    return None if chat.conversation.turns else "there is no message yet"
+    return None if chat.conversation.turns else "there is no message yet; say something first"
 
 
 def needs_reply(chat: Chat) -> str | None:
     """Needs a reply to the last message."""
     turns = chat.conversation.turns
-    return None if turns and turns[-1].answered else "there is no reply yet"
+    return None if turns and turns[-1].answered else "there is no reply yet; say something first"
 
 
 def needs_alternatives(chat: Chat) -> str | None:
@@ -133,7 +133,7 @@ def act(chat: Chat, line: str) -> None:
     if reason := command.needs(chat):
         raise UsageError(f"/{command.name}: {reason}")
     if rest and not command.usage:
-        raise UsageError(f"/{command.name} takes nothing after it")
+        raise UsageError(f"/{command.name} takes nothing after it; leave that out")
     command.handler(chat, rest)
 
 
@@ -299,7 +299,9 @@ def keep(chat: Chat, text: str) -> None:
 def load(chat: Chat, text: str) -> None:
     """Go on with a conversation that was saved."""
     if not text:
-        raise UsageError("usage: /load file")
+        raise UsageError(
+            "/load needs the name of a file that /save wrote, as in /load chat-001.jsonl"
+        )
     found = transcript.load(Path(text).expanduser())
     chat.resume(found.conversation)
     chat.settings = found.settings
@@ -350,7 +352,9 @@ def probabilities(chat: Chat, text: str) -> None:
     if text not in ("", "on", "off"):
         raise UsageError("usage: /probs on|off")
     if text == "on" and not chat.screen.ansi:
-        raise UsageError("this terminal cannot show tints")
+        raise UsageError(
+            "this terminal cannot show tints; it needs one that obeys escape sequences"
+        )
     chat.tinted = text == "on" if text else chat.tinted
     chat.screen.notice(f"probabilities are {'on' if chat.tinted else 'off'}")
     if not chat.tinted:

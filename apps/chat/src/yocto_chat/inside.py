@@ -110,19 +110,23 @@ def training_text(model: ChatModel) -> str:
         UsageError: the run does not say, or the data is gone, or differs.
     """
     if model.run is None:
-        raise UsageError("this model does not say what it was trained on")
+        raise UsageError(
+            "only a run of yocto-train says what its model was trained on, and this is none"
+        )
     config = model.run / "config.toml"
     try:
         named = load(TrainArguments, ["--config", str(config)], prog="yocto-train").data.data_dir
     except UsageError as error:
         raise UsageError(f"the training text cannot be found: {error}") from error
     if not named:
-        raise UsageError(f"{config} does not name the training data")
+        raise UsageError(f"{config} does not name the data that this model was trained on")
     data_dir = Path(named).expanduser()
     try:
         meta = DataMeta.load(data_dir)
         if meta.tokenizer.fingerprint != model.tokenizer.fingerprint():
-            raise UsageError(f"{data_dir} is not what this model was trained on")
+            raise UsageError(
+                f"{data_dir} holds other data now than this model was trained on; put that back"
+            )
         if meta.train.tokens > _MOST_SEARCHED_TOKENS:
             raise UsageError(
                 f"the training text is too long to search: {meta.train.tokens:,} tokens"

@@ -241,18 +241,15 @@ def load_one_of(
         UsageError: the first word names no command, or as `load` raises it.
         SystemExit: 0, after help or the version.
     """
-    root = _Parser(prog=prog, usage=f"{prog} COMMAND [--flag VALUE ...]")
-    added = root.add_subparsers(title="commands", metavar="COMMAND", prog=prog)
-    parsers = {}
-    for name, cls in commands.items():
-        about = (cls.__doc__ or "").strip().partition("\n")[0]
-        text = f"{about}\n\n{example.format(name)}".strip()
-        parsers[name] = added.add_parser(name, cls=cls, help=about, description=text)
     first = argv[0] if argv else ""
+    about = {name: (cls.__doc__ or "").strip().partition("\n")[0] for name, cls in commands.items()}
     if first in commands:
-        return first, parsers[first].load(commands[first], argv[1:])
-    if first.startswith(("-h", "--help", "--version")):
-        root.load(CommandArguments, [first])  # prints, and exits
+        text = f"{about[first]}\n\n{example.format(first)}".strip()
+        cls = commands[first]
+        return first, load(cls, argv[1:], prog=f"{prog} {first}", description=text)
+    if first in ("-h", "--help", "--version"):
+        lines = "\n".join(f"    {name:8}{text}" for name, text in about.items())
+        load(CommandArguments, [first], prog=f"{prog} COMMAND", description=f"commands:\n{lines}")
     is_word = first and not first.startswith("-")
     what = f"unknown command {first!r}" if is_word else "the first word must name a command"
     hint = suggestion(first, commands) or f"; choose {', '.join(commands)}"
@@ -262,14 +259,16 @@ def load_one_of(
 class _Parser(argparse.ArgumentParser):
     """An ArgumentParser with the flags of a dataclass."""
 
-    def __init__(self, cls: type = CommandArguments, **options: Any) -> None:
+    def __init__(self, cls: type, *, prog: str, description: str) -> None:
         self.flags = flags_of(cls)
         own = [n for n, f in self.flags.items() if not f.group and n not in ("config", "debug")]
         self.short = [n for n in self.flags if n in (getattr(cls, "SHORT", ()) or own)]
         self._words = [f for f in self.flags.values() if f.notes.get("word")]
         words = [f.notes["word"] for f in self._words]
         super().__init__(
-            **{"usage": " ".join(["%(prog)s", *words, "[--flag VALUE ...]"]), **options},
+            prog=prog,
+            description=description,
+            usage=" ".join(["%(prog)s", *words, "[--flag VALUE ...]"]),
             formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=30),
             allow_abbrev=False,
             exit_on_error=False,
@@ -399,7 +398,7 @@ def _read_toml(path: str, flags: Mapping[str, Flag]) -> dict[str, Any]:
         if len(text) > _LIMIT_BYTES:
             raise UsageError(f"--config {path} is larger than 64 KiB; name a TOML file")
         if any(word.count(".") > _MOST_DOTS for word in re.findall(r"[\w.\"'-]+", text)):
-            raise UsageError(f"--config {path} holds a name of over {_MOST_DOTS} parts; mend it")
+            raise UsageError(f"--config {path} holds a name of over {_MOST_DOTS} parts; shorten it")
         content = tomllib.loads(text.replace("\r\n", "\n"))
     except OSError as error:
         why = f"{error.strerror}; name a TOML file"

@@ -74,7 +74,7 @@ def described(run: Run) -> tuple[float, str, str, str, str]:
     the run's files is taken for granted.
     """
     history = History.of(run)
-    loss = f"val loss {min(history.evaluations.values()):.4f}" if history.evaluations else ""
+    loss = f"val {min(history.evaluations.values()):.3f}" if history.evaluations else ""
     size = "" if history.n_parameters is None else f"{history.n_parameters / 1e6:.2f}M"
     written, steps, problem, command = run.path.stat().st_mtime, "no checkpoint", "", ""
     try:
@@ -89,7 +89,7 @@ def described(run: Run) -> tuple[float, str, str, str, str]:
         command = next_command("yocto-chat", "--ckpt", str(run.path))
         if checkpoint.skipped:
             problem = f"broken, and passed over: {'; '.join(checkpoint.skipped)}"
-    return written, run.name, f"{loss:<15}  {size:>8}  {steps:>17}", problem, command
+    return written, run.name, f"{loss:<9}  {size:>6}  {steps:>13}", problem, command
 
 
 def _runs_in(root: Path) -> list[Run]:
@@ -122,17 +122,16 @@ def _unused_data(runs: list[Run]) -> tuple[list[Path], str | None]:
     A run that has saved nothing yet, or whose files are damaged, names its data by the path. Where
     one does not even do that, no data is known to be unused; what is wrong is returned instead.
     """
-    used = set[str | Path]()
-    for run in runs:
+    directories, used = [path.parent for path in _DATA.glob("*/meta.json")], set[str | Path]()
+    for run in runs if directories else ():
         if not (own := _data_of(run)):
             return [], f"{run.path} does not say what it was trained on"
         used |= own
     found = []
-    for path in sorted(_DATA.glob("*/meta.json")):
+    for directory in sorted(directories):
         with contextlib.suppress(DataError):
-            train = DataMeta.load(path.parent).train.sha256
-            if not used & {train, path.parent.resolve()}:
-                found.append(path.parent)
+            if not used & {DataMeta.load(directory).train.sha256, directory.resolve()}:
+                found.append(directory)
     return found, None
 
 

@@ -23,12 +23,12 @@ _HARMLESS = {
 }  # fmt: skip
 # What kind of model it is, said at the end of a run.
 _ANSWERS = (
-    "it knows the replies of its conversations by heart, and chooses one by your words; asked "
-    "in words unlike those, it may miss (/memorised in the chat shows what is by heart)"
+    "it answers with what it learned by heart from its conversations, so ask in their words "
+    "(/memorised in the chat shows what is by heart)"
 )
-_CONTINUES = "it goes on as its text does; it does not answer questions"
+_CONTINUES = "it continues a text in the manner of its own; it does not answer questions"
 _NEXT = (
-    "--minutes 20 learns longer; --text_path takes your own texts or chats; "
+    "--minutes 20 trains longer; --text_path takes your own texts or chats; "
     "--init_from goes on from a model that already speaks"
 )
 
