@@ -53,10 +53,8 @@ def test_the_training_text_is_found_through_the_run(trained: Any) -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (None, "cannot be found: cannot read"),
-        ("not toml", "cannot be found: "),
-        ("", "does not name the data that this model"),
-        ('data_dir = "/nowhere"', "the training text cannot be read"),
+        *((config, "does not name the data") for config in (None, "not toml", "")),
+        ('[data]\ndata_dir = "/nowhere"', "the training text cannot be read"),
     ],
 )
 def test_data_that_is_not_there(trained: Any, config: str | None, reason: str) -> None:

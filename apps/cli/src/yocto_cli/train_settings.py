@@ -4,6 +4,7 @@ Flags for fields of GPTConfig and TrainConfig take name, type and help from thos
 """
 
 import dataclasses
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,3 +233,12 @@ def resolved(
 def run_directory(path: Path) -> Path:
     """The run that a path means: the path itself, or its parent if it is a step."""
     return path if (path / "config.toml").is_file() else path.parent
+
+
+def data_directory_of(run: Path) -> Path | None:
+    """Where the data of a run was, says its config.toml; None if that does not say."""
+    try:
+        config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+        return Path(config["data"]["data_dir"]).expanduser()
+    except (OSError, ValueError, LookupError, TypeError):
+        return None

@@ -6,7 +6,6 @@ Without torch, so that it is there at once.
 import contextlib
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 from yocto_data import DataError, DataMeta
@@ -18,6 +17,7 @@ from yocto_train.runs.run import Run
 from yocto_cli.command import UsageError, next_command
 from yocto_cli.screen.curve import History
 from yocto_cli.screen.terminal import dim, duration, one_line, say, visible
+from yocto_cli.train_settings import data_directory_of
 
 _MARKS = ("config.toml", "metrics.jsonl", "latest")  # every run has at least one of these
 _DATA = Path("data")  # where yocto-train prepares texts
@@ -141,7 +141,6 @@ def _data_of(run: Run) -> set[str | Path]:
     for step in run.steps() if _has_steps(run) else ():
         with contextlib.suppress(CheckpointError):
             found.update(Manifest.read(step).data.values())
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        config = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
-        found.add(Path(config["data"]["data_dir"]).resolve())
+    if directory := data_directory_of(run.path):
+        found.add(directory.resolve())
     return found
