@@ -220,7 +220,7 @@ def test_help_comes_from_the_dataclass(capsys: Any) -> None:
     shown = printed(capsys, lambda: load(Example, ["--help"], prog="x", description=text))
     for part in (
         text, "--n_layer INT", "How many layers. (default: 5)", "\nmodel:\n", "--no_history",
-        "Keep 100% of it. (default: on)", "Seed. (default: a new one)", "--arch {gpt2,modern}",
+        "turn off: Keep 100% of it.", "Seed. (default: a new one)", "--arch {gpt2,modern}",
     ):  # fmt: skip
         assert part in shown
     root = printed(capsys, lambda: load_one_of(COMMANDS, ["--help"], prog="x"))

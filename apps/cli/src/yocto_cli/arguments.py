@@ -269,7 +269,7 @@ class _Parser(argparse.ArgumentParser):
             prog=prog,
             description=description,
             usage=" ".join(["%(prog)s", *words, "[--flag VALUE ...]"]),
-            formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=30),
+            formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
             allow_abbrev=False,
             exit_on_error=False,
             add_help=False,
@@ -345,16 +345,18 @@ class _Version(argparse.Action):
 def _add(group: Any, each: Flag) -> None:
     shown, default = each.notes.get("shown"), each.default
     if shown is None and default is not False and default not in (None, REQUIRED, (), ""):
-        shown = "on" if default is True else str(default)
+        shown = str(default)
     about = each.notes.get("help", "").replace("%", "%%")
-    about += " (required)" if default is REQUIRED else f" (default: {shown})" if shown else ""
-    options = dict[str, Any](help=about, dest=each.name, default=argparse.SUPPRESS)
+    options = dict[str, Any](dest=each.name, default=argparse.SUPPRESS)
     if each.type is bool:  # help names the one that changes something
-        negated = {**options, "help": argparse.SUPPRESS}
-        on, off = (negated, options) if default is True else (options, negated)
-        group.add_argument(f"--{each.name}", action="store_true", **on)
-        group.add_argument(f"--no_{each.name}", action="store_false", **off)
+        on, off = about, argparse.SUPPRESS
+        if shown == "True":
+            on, off = off, f"turn off: {about}"
+        group.add_argument(f"--{each.name}", action="store_true", help=on, **options)
+        group.add_argument(f"--no_{each.name}", action="store_false", help=off, **options)
         return
+    brief = "" if not shown else f" ({shown})" if "by " in shown else f" (default: {shown})"
+    options["help"] = about + (" (required)" if default is REQUIRED else brief)
     metavar = {int: "INT", float: "FLOAT"}.get(each.type, "TEXT")
     options |= {"choices": each.choices} if each.choices else {"metavar": metavar}
     options["type"] = partial(_typed, each)
