@@ -197,6 +197,7 @@ def test_data_that_was_moved_is_found_again(training: Any, run: Any, home: Path)
     assert (moved.code, "after step 2" in moved.out) == (0, True), moved.err
     other = run(train.main, ["--resume", "--max_iters=6", "--data_dir=data/two"])
     assert other.code == 2
+    assert "say with --data_dir where the data is that it was trained on" in other.err
 
 
 def test_the_plan_of_a_run_to_resume_is_of_what_is_left(training: Any, run: Any) -> None:
