@@ -225,7 +225,7 @@ def test_help_comes_from_the_dataclass(capsys: Any) -> None:
         assert part in shown
     root = printed(capsys, lambda: load_one_of(COMMANDS, ["--help"], prog="x"))
     for name in COMMANDS:
-        assert f"\n    {name} " in root
+        assert f"\n  {name} " in root
     assert "e.g. bpe" in printed(
         capsys, lambda: load_one_of(COMMANDS, ["bpe", "--help"], prog="x", example="e.g. {}")
     )

@@ -248,8 +248,8 @@ def load_one_of(
         cls = commands[first]
         return first, load(cls, argv[1:], prog=f"{prog} {first}", description=text)
     if first in ("-h", "--help", "--version"):
-        lines = "\n".join(f"    {name:8}{text}" for name, text in about.items())
-        load(CommandArguments, [first], prog=f"{prog} COMMAND", description=f"commands:\n{lines}")
+        text = f"commands:\n{_table(about)}"
+        load(CommandArguments, [first], prog=f"{prog} COMMAND", description=text)
     is_word = first and not first.startswith("-")
     what = f"unknown command {first!r}" if is_word else "the first word must name a command"
     hint = suggestion(first, commands) or f"; choose {', '.join(commands)}"
@@ -320,14 +320,22 @@ class _Help(argparse.Action):
         if not parser.short or flag == "--help":
             parser.print_help()
             parser.exit()
-        width, columns = max(map(len, parser.short)), shutil.get_terminal_size().columns - 1
+        columns = shutil.get_terminal_size().columns - 1
         print(textwrap.fill((parser.description or "").partition("\n\n")[0], columns), end="\n\n")
-        for name in parser.short:
-            about = re.split("[;:] ", parser.flags[name].notes["help"])[0]
-            about = textwrap.shorten(about, columns - width - 6, placeholder=" ...")
-            print(f"  --{name:{width}}  {about}")
+        print(_table({f"--{name}": parser.flags[name].notes["help"] for name in parser.short}))
         print(f"{parser.prog} --help shows all flags")
         parser.exit()
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    """Names, and what they are about up to the first pause, in lines that fit the window."""
+    width = max(map(len, rows))
+    cells = shutil.get_terminal_size().columns - width - 5
+    briefs = {
+        name: textwrap.shorten(re.split("[;:] ", about)[0], cells, placeholder=" ...")
+        for name, about in rows.items()
+    }
+    return "\n".join(f"  {name:{width}}  {brief}" for name, brief in briefs.items())
 
 
 class _Version(argparse.Action):
