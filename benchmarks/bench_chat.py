@@ -142,7 +142,7 @@ class Forgetful(TextGenerator):
 def waits(generator: TextGenerator, tokenizer: CharTokenizer, block_size: int) -> list[float]:
     """Milliseconds to the first character in each turn, medians over some conversations."""
     model = ChatModel(
-        generator=generator, tokenizer=tokenizer, block_size=block_size, name="bench", step=0,
+        generator=generator, tokenizer=tokenizer, block_size=block_size, name="bench", line="",
         n_parameters=0,
     )  # fmt: skip
     times: list[list[float]] = [[] for _ in range(TURNS)]

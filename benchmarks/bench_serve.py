@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from common import machine
 from yocto_cli.model_arguments import ModelArguments
+from yocto_cli.models import load_generator
 from yocto_model import GPT, GPTConfig
 from yocto_tokenizers import CharTokenizer
 from yocto_train import save_checkpoint
@@ -76,7 +77,7 @@ async def measured(port: int, n_clients: int, n_tokens: int) -> tuple[float, lis
 
 def alone(run: Path, n_tokens: int) -> float:
     """Tokens per second of one text in this process."""
-    _, generator = ModelArguments(ckpt=str(run), device="cpu").open()
+    _, generator = load_generator(ModelArguments(ckpt=str(run), device="cpu"))
     speeds = []
     for seed in range(3):
         started = time.perf_counter()

@@ -76,6 +76,7 @@ def main(_argv: list[str]) -> None:
     generator = cast("TextGenerator", Actor(tokenizer))
     model = ChatModel(
         generator=generator, tokenizer=tokenizer, block_size=2_000, name="actor", step=1,
+        line="driver",
         n_parameters=1,
     )  # fmt: skip
     chat = Chat(model, SamplingArguments(max_new_tokens=900), screen=Screen(sys.stdout))

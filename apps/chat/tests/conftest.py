@@ -122,7 +122,7 @@ def make_talk(tokenizer: CharTokenizer) -> Callable[..., Talk]:
         generator = Scripted(speaks, list(scripts), end_ids=frozenset(ends))
         model = ChatModel(
             generator=cast("TextGenerator", generator), tokenizer=speaks, block_size=block_size,
-            name="test-run", step=7, n_parameters=1234, sha256="ab" * 32,
+            name="test-run", line="test-run step 7", step=7, n_parameters=1234, sha256="ab" * 32,
             template=asked_by,
         )  # fmt: skip
         out = Utf8IO() if out is None else out

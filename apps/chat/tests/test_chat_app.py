@@ -213,7 +213,7 @@ def test_the_opening_is_short_and_honest(make_talk: Any) -> None:
     talk = make_talk(max_ctx_tokens=256)
     introduce(talk.chat)
     assert talk.shown == (
-        "test-run · step 7 · 0.00M parameters · window 256 of 512\n"
+        "test-run step 7\n"
         "A small plain-text model: it continues a dialogue, and makes things up.\n"
         "/help lists the commands, Ctrl-D leaves.\n"
     )

@@ -4,6 +4,7 @@ Nothing here depends on how fast anything is: each step waits for a text to appe
 """
 
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -23,6 +24,7 @@ pytestmark = [
 ]
 DRIVER = Path(__file__).with_name("chat_driver.py")
 _PATIENCE_SECONDS = 60
+_SECONDS_TO_GIVE_UP = 2.5  # prompt_toolkit waits two seconds for an answer
 
 
 class Terminal:
@@ -241,3 +243,35 @@ def test_a_conversation(terminal: Terminal) -> None:
     terminal.wait_until(lambda screen: screen.count("> /alts") == 1)
     terminal.keys("C-d")
     terminal.has_ended(0)
+
+
+def test_a_terminal_that_does_not_say_where_its_cursor_is(tmp_path: Path) -> None:
+    """It is answered all the same, and nothing is printed about it: neither a wait nor a word."""
+    terminal, its_end = os.openpty()
+    own = {"TERM": "xterm", "XDG_STATE_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, str(DRIVER)], cwd=tmp_path, env={**os.environ, **own},
+        stdin=its_end, stdout=its_end, stderr=its_end, start_new_session=True,
+    )  # fmt: skip
+    shown = ""
+
+    def wait(text: str) -> None:
+        nonlocal shown
+        while text not in shown:  # the test's own time limit ends it
+            assert select.select([terminal], [], [], _PATIENCE_SECONDS)[0], shown
+            shown += os.read(terminal, 1 << 16).decode(errors="replace")
+
+    with process:
+        wait("\x1b[6n")  # asks for the cursor's position
+        os.write(terminal, b"hello\r")
+        wait("You said hello.")
+        os.write(terminal, b"/alts\r")
+        wait("q leaves")
+        time.sleep(_SECONDS_TO_GIVE_UP)
+        os.write(terminal, b"qagain\r")
+        wait("You said again.")
+        os.write(terminal, b"exit\r")
+        assert process.wait(_PATIENCE_SECONDS) == 0
+    os.close(terminal)
+    os.close(its_end)
+    assert "WARNING" not in shown

@@ -78,7 +78,7 @@ def test_bits_per_byte_of_a_lossy_tokenizer_are_marked(
     ("--ckpt={runs}/char", "missing --text_path"),
     ("--text_path={poem} --ckpt={runs}/char --stride=-1", "--stride must not be negative"),
     ("--text_path={poem} --ckpt={runs}/char --stride=17", "longer than the windows of 16 tokens"),
-    ("--text_path={poem} --ckpt={runs}/char --max_ctx_tokens=17", "--max_ctx_tokens 17, but"),
+    ("--text_path={poem} --ckpt={runs}/char --max_ctx_tokens=17", "--max_ctx_tokens 17 is"),
     ("--text_path={poem} --ckpt={runs}/char --max_ctx_tokens=1", "at least 2"),
     ("--text_path={poem} --ckpt={runs}/char --max_ctx_tokens=0", "at least 2"),
     ("--text_path={poem}/../latin --ckpt={runs}/char", "start byte); convert it to UTF-8"),

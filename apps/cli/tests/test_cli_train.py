@@ -146,7 +146,7 @@ def test_the_list_of_runs(training: Any, run: Any, home: Path) -> None:
     done = run(train.main, ["--list"])
     assert done.code == 0, done.err
     best = min(row["loss"] for row in rows_of(home / "checkpoints" / "good", "evaluated"))
-    line = rf"^good +val loss {best:.4f} +0\.00M +4/4 steps +\d+s ago$"
+    line = rf"^good +val {best:.3f} +0\.00M +4/4 steps +\d+s ago$"
     assert re.search(line, done.out, re.MULTILINE)
     assert "uv run yocto-chat --ckpt checkpoints/good\n" in done.out
     assert re.search(r"^torn .*\n  broken: .*model.safetensors is damaged", done.out, re.MULTILINE)
@@ -168,13 +168,36 @@ def test_unused_data_is_told_by_content(training: Any, run: Any, home: Path) -> 
     assert ["data/unused"] == re.findall(r"^(\S+): 0\.0 MB of data that no", listed, re.MULTILINE)
     Path("checkpoints/begun").mkdir()  # nobody knows what this one is trained on
     Path("checkpoints/begun/metrics.jsonl").touch()
-    assert run(train.main, ["--remove_unused_data"]).out == "no data in data is unused\n"
+    what = "checkpoints/begun does not say what it was trained on"
+    assert f"which data is unused cannot be told: {what}\n" in run(train.main, ["--list"]).out
+    refused = run(train.main, ["--remove_unused_data"])
+    assert f"nothing is removed: {what}; move that run elsewhere first\n" in refused.err
     shutil.rmtree("checkpoints/begun")
     Path("data/unused/diary.txt").touch()
     assert "never replaced" in run(train.main, ["--remove_unused_data"]).err
     Path("data/unused/diary.txt").unlink()
     assert run(train.main, ["--remove_unused_data"]).out == "removed data/unused\n"
     assert ["moved"] == [path.name for path in Path("data").iterdir()]
+    again = run(train.main, ["--remove_unused_data"])
+    assert again.out == "every data directory in data is used by a run in checkpoints\n"
+
+
+def test_data_that_was_moved_is_found_again(training: Any, run: Any, home: Path) -> None:
+    """A run names its data by path; --data_dir says where it is now, and other data is refused."""
+    for name, text in (("one", TEXT), ("two", TEXT * 2)):
+        Path("lamp.txt").write_text(text, encoding="utf-8")
+        words = ["char", "--text_path=lamp.txt", f"--out_dir=data/{name}"]
+        assert run(prepare.main, words).code == 0
+    assert training("--data_dir=data/one", "--max_iters=2").code == 0
+    Path("data/one").rename("elsewhere")
+    missing = run(train.main, ["--resume", "--max_iters=4"])
+    assert missing.code == 2
+    assert "give the place to which the prepared data was moved" in missing.err
+    moved = run(train.main, ["--resume", "--max_iters=4", "--data_dir=elsewhere"])
+    assert (moved.code, "after step 2" in moved.out) == (0, True), moved.err
+    other = run(train.main, ["--resume", "--max_iters=6", "--data_dir=data/two"])
+    assert other.code == 2
+    assert "say with --data_dir where the data is that it was trained on" in other.err
 
 
 def test_the_plan_of_a_run_to_resume_is_of_what_is_left(training: Any, run: Any) -> None:

@@ -15,6 +15,7 @@ from yocto_model import Token
 from yocto_tokenizers import Tokenizer
 
 from yocto_chat.generation import Generation
+from yocto_chat.reader import without_cpr_warning
 
 SHOWN = 5
 _BAR_CELLS = 24
@@ -132,6 +133,7 @@ def choose(reply: Generation, tokenizer: Tokenizer, *, unicode: bool) -> tuple[i
         erase_when_done=True,
         color_depth=ColorDepth.DEPTH_1_BIT if no_colour() else None,
     )
+    without_cpr_warning(application)
     return application.run()
 
 

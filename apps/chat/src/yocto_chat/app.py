@@ -24,7 +24,7 @@ MAX_MESSAGE_CHARACTERS = 100_000
 class ConversationArguments:
     """The conversation."""
 
-    system_prompt: str = flag("", "a text that stays in front of the conversation")
+    system_prompt: str = flag("", "a text in front of the conversation; it stays")
     template: str | None = flag(
         None, "a file with a chat template (Jinja) to ask by", shown="the model's own"
     )
@@ -39,7 +39,7 @@ class ChatArguments(CommandArguments):
     """The flags of yocto-chat."""
 
     SHORT: ClassVar[tuple[str, ...]] = (
-        "ckpt", "system_prompt", "template", "temperature", "max_new_tokens", "seed", "threads",
+        "ckpt", "system_prompt", "temperature", "max_new_tokens", "seed", "threads",
     )  # fmt: skip
     conversation: ConversationArguments = ConversationArguments()
     # A reply ends by itself or with the window; the limit is for those that would not. Cooler than

@@ -40,7 +40,7 @@ BARE = ("exit", "quit", "help")
 _GROUPS = {
     "replies": "retry continue alts compare",
     "turns": "edit undo reset",
-    "settings": "set system",
+    "setup": "set system",
     "files": "save load good",
     "inside": "stats probs tokens memorised",
     "session": "help exit",
@@ -57,13 +57,13 @@ Need = Callable[[Chat], str | None]
 
 def needs_turn(chat: Chat) -> str | None:
     """Needs a message."""
-    return None if chat.conversation.turns else "there is no message yet"
+    return None if chat.conversation.turns else "there is no message yet; say something first"
 
 
 def needs_reply(chat: Chat) -> str | None:
     """Needs a reply to the last message."""
     turns = chat.conversation.turns
-    return None if turns and turns[-1].answered else "there is no reply yet"
+    return None if turns and turns[-1].answered else "there is no reply yet; say something first"
 
 
 def needs_alternatives(chat: Chat) -> str | None:
@@ -133,7 +133,7 @@ def act(chat: Chat, line: str) -> None:
     if reason := command.needs(chat):
         raise UsageError(f"/{command.name}: {reason}")
     if rest and not command.usage:
-        raise UsageError(f"/{command.name} takes nothing after it")
+        raise UsageError(f"/{command.name} takes nothing after it; leave that out")
     command.handler(chat, rest)
 
 
@@ -154,12 +154,12 @@ def show_help(chat: Chat, text: str) -> None:
         shown = "  ".join(find(name).synopsis for name in names.split())
         chat.screen.styled([(title, BOLD), (gap + shown, "")])
     chat.screen.remark(
-        f"/help retry explains a command, Tab completes it; {', '.join(BARE)} need no slash. "
+        f"/help retry explains a command; {', '.join(BARE)} need no slash. "
         f"/{', /'.join(SHORTCUTS)} are short for /set."
     )
     chat.screen.remark(
-        'Enter sends; Alt-Enter, a \\ at the end, or """ begin a new line. Ctrl-C stops a reply, '
-        "Ctrl-R searches, Ctrl-X Ctrl-E opens an editor. // begins a message with a slash."
+        'Enter sends, Tab completes; Alt-Enter, a \\ at the end, or """ begin a new line. '
+        "Ctrl-C stops a reply, Ctrl-R searches, Ctrl-X Ctrl-E opens an editor."
     )
 
 
@@ -299,7 +299,9 @@ def keep(chat: Chat, text: str) -> None:
 def load(chat: Chat, text: str) -> None:
     """Go on with a conversation that was saved."""
     if not text:
-        raise UsageError("usage: /load file")
+        raise UsageError(
+            "/load needs the name of a file that /save wrote, as in /load chat-001.jsonl"
+        )
     found = transcript.load(Path(text).expanduser())
     chat.resume(found.conversation)
     chat.settings = found.settings
@@ -319,9 +321,8 @@ def stats(chat: Chat, _text: str) -> None:
     """Model, context, speed and settings."""
     model, last = chat.model, chat.last
     drawn = counted(chat.tokens_drawn, "token")
-    step = "" if model.step is None else f" step {model.step}"
     rows = [
-        ("model", f"{model.name}{step}, {model.n_parameters:,} parameters"),
+        ("model", model.line),
         ("asked by", model.template.name),
         ("context", f"{chat.context_tokens} of {chat.window} tokens"),
         ("turns", f"{len(chat.conversation.turns)}, {drawn} drawn"),
@@ -345,13 +346,15 @@ def tokens(chat: Chat, text: str) -> None:
     chat.screen.summary(*view.summary())
 
 
-@Command("probs", usage="[on|off]", completions=("on", "off"))
+@Command("probs", usage="on|off", completions=("on", "off"))
 def probabilities(chat: Chat, text: str) -> None:
     """Tint replies by how likely each token was."""
     if text not in ("", "on", "off"):
         raise UsageError("usage: /probs on|off")
     if text == "on" and not chat.screen.ansi:
-        raise UsageError("this terminal cannot show tints")
+        raise UsageError(
+            "this terminal cannot show tints; it needs one that obeys escape sequences"
+        )
     chat.tinted = text == "on" if text else chat.tinted
     chat.screen.notice(f"probabilities are {'on' if chat.tinted else 'off'}")
     if not chat.tinted:
@@ -372,7 +375,7 @@ def alternatives(chat: Chat, _text: str) -> None:
         chat.swap(*choice)
 
 
-@Command("compare", usage="t1 t2 ...", needs=needs_turn)
+@Command("compare", usage="t1 t2", needs=needs_turn)
 def compare(chat: Chat, text: str) -> None:
     """Answer at several temperatures, side by side."""
     values = text.split()

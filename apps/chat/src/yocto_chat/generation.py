@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import yocto_model
 from yocto_cli.asking import Layout, open_to_ask
 from yocto_cli.model_arguments import ModelArguments, SamplingArguments
-from yocto_cli.models import replaced_dtype
+from yocto_cli.models import model_line, replaced_dtype
 from yocto_tokenizers import PLAIN, ChatTemplate, Tokenizer
 from yocto_train import FoundModel
 
@@ -30,51 +30,35 @@ class ChatModel:
     tokenizer: Tokenizer
     block_size: int
     name: str  # of its run, its folder or its file
+    line: str  # says which model it is
     n_parameters: int
     step: int | None = None  # None for a model that comes from elsewhere
     template: ChatTemplate = field(default_factory=lambda: ChatTemplate(PLAIN))
-    val_loss: float | None = None  # in nats per token at this step, if it was measured
     run: Path | None = None
     sha256: str | None = None  # of the weights: it identifies the model in a saved conversation
-    weights: str = "float32"  # their type while it writes
     remarks: tuple[str, ...] = ()  # on how it was opened
 
 
 def open_model(
     named: ModelArguments, found: FoundModel, *, template: ChatTemplate | None = None
 ) -> ChatModel:
-    """The model that the flags name.
-
-    Args:
-        named: the flags.
-        found: what they name.
-        template: to use instead of the model's own.
-
-    Raises:
-        UsageError, TrainError, TokenizerError: as `models.load_generator`.
-        ChatTemplateError: the template is none, or one that cannot be used.
-    """
+    """The model that the flags name; arguments and errors are those of `open_to_ask`."""
     opened, generator, chosen = open_to_ask(named, found, template=template)
-    checkpoint = opened.checkpoint
-    replaced = replaced_dtype(named.dtype, generator)
-    model = ChatModel(
+    replaced, checkpoint = replaced_dtype(named.dtype, generator), opened.checkpoint
+    saved: dict[str, Any] = {}
+    if checkpoint is not None:
+        weights = checkpoint.manifest.files["model.safetensors"]
+        saved = {"step": checkpoint.step, "run": checkpoint.run, "sha256": weights.sha256}
+    return ChatModel(
         generator=generator,
         tokenizer=cast("Tokenizer", generator.tokenizer),
         block_size=generator.model.config.block_size,
         name=opened.name,
+        line=model_line(opened, generator),
         n_parameters=generator.model.config.n_parameters,
         template=chosen,
-        weights=getattr(generator.model, "kind", "float32"),
         remarks=(*opened.notes, *([replaced] if replaced else [])),
-    )
-    if checkpoint is None:
-        return model
-    return replace(
-        model,
-        step=checkpoint.step,
-        val_loss=checkpoint.val_loss,
-        run=checkpoint.run,
-        sha256=checkpoint.manifest.files["model.safetensors"].sha256,
+        **saved,
     )
 
 

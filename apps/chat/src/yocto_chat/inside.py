@@ -7,13 +7,11 @@ the text at the speed of memory.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from yocto_cli.arguments import load
 from yocto_cli.asking import known_part, unknown_characters
 from yocto_cli.command import UsageError
 from yocto_cli.screen.terminal import counted, one_line
-from yocto_cli.train_settings import TrainArguments
+from yocto_cli.train_settings import data_directory_of
 from yocto_data import DataError, DataMeta, load_bin
 from yocto_tokenizers import Tokenizer
 
@@ -110,19 +108,17 @@ def training_text(model: ChatModel) -> str:
         UsageError: the run does not say, or the data is gone, or differs.
     """
     if model.run is None:
-        raise UsageError("this model does not say what it was trained on")
-    config = model.run / "config.toml"
-    try:
-        named = load(TrainArguments, ["--config", str(config)], prog="yocto-train").data.data_dir
-    except UsageError as error:
-        raise UsageError(f"the training text cannot be found: {error}") from error
-    if not named:
-        raise UsageError(f"{config} does not name the training data")
-    data_dir = Path(named).expanduser()
+        raise UsageError(
+            "only a run of yocto-train says what its model was trained on, and this is none"
+        )
+    if (data_dir := data_directory_of(model.run)) is None:
+        raise UsageError(f"{model.run}/config.toml does not name the data it was trained on")
     try:
         meta = DataMeta.load(data_dir)
         if meta.tokenizer.fingerprint != model.tokenizer.fingerprint():
-            raise UsageError(f"{data_dir} is not what this model was trained on")
+            raise UsageError(
+                f"{data_dir} holds other data now than this model was trained on; put that back"
+            )
         if meta.train.tokens > _MOST_SEARCHED_TOKENS:
             raise UsageError(
                 f"the training text is too long to search: {meta.train.tokens:,} tokens"

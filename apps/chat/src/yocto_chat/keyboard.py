@@ -5,12 +5,11 @@ or what is typed ahead would land in the middle of the answer; it waits for the 
 """
 
 import contextlib
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from yocto_cli.command import handling
 from yocto_cli.screen.keyboard import in_foreground, suspendable
 from yocto_cli.screen.terminal import is_terminal
 
@@ -35,14 +34,10 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         if presses > 1:
             raise KeyboardInterrupt
 
-    in_main = threading.current_thread() is threading.main_thread()
-    with _quiet_keyboard():
-        before = signal.signal(signal.SIGINT, press) if in_main else None
+    with _quiet_keyboard(), handling(("SIGINT",), press):
         try:
             yield lambda: presses > 0
         finally:
-            if in_main:
-                signal.signal(signal.SIGINT, before)
             if presses and _terminal_is_ours():
                 termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 

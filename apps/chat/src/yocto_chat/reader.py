@@ -12,9 +12,10 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application import get_app, run_in_terminal
+from prompt_toolkit.application import Application, get_app, run_in_terminal
 from prompt_toolkit.application.current import set_app
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import (
@@ -76,6 +77,7 @@ class PromptReader:
             style=Style.from_dict({"bottom-toolbar": "noreverse dim"}),
             color_depth=ColorDepth.DEPTH_1_BIT if no_colour() else None,
         )
+        without_cpr_warning(self._session.app)
         self._session.layout.current_window.height = lambda: (
             Dimension() if get_app().is_done else Dimension(min=_MENU_LINES, max=_MOST_ROWS)
         )
@@ -168,6 +170,11 @@ class PromptReader:
         elif found:
             buffer.insert_text(get_common_complete_suffix(buffer.document, found))
             buffer.start_completion()
+
+
+def without_cpr_warning(app: Application[Any]) -> None:
+    """Let it be silent on a terminal that does not say where its cursor is; all else works."""
+    app.renderer.cpr_not_supported_callback = None
 
 
 def read_plainly(screen: Screen, draft: str, begun: Callable[[], None]) -> str:

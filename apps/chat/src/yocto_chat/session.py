@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from yocto_cli.command import UsageError, WorkFailedError
 from yocto_cli.models import located
+from yocto_cli.sample import piped_text
 from yocto_cli.screen.terminal import is_terminal
 from yocto_model import ModelError
 from yocto_tokenizers import TokenizerError
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from yocto_chat.chat import Chat
     from yocto_chat.generation import ChatModel
 
-_MAX_STDIN_BYTES = 1 << 20
 #: Below this many weights a model has learned how people talk, not what is true.
 _SMALL_PARAMETERS = 500_000_000
 
@@ -38,7 +38,9 @@ def run(arguments: ChatArguments) -> None:
     """Talk, or answer what is piped in."""
     interactive = is_terminal(sys.stdin) and is_terminal(sys.stdout)
     screen = Screen(sys.stdout if interactive else sys.stderr)
-    message = "" if interactive else read_message(screen)
+    message = "" if interactive else piped_text(screen.notice)
+    if not interactive and not message.strip():
+        raise UsageError("stdin is empty; pipe a message into it, or run it in a terminal")
     if problems := arguments.sampling.problems():
         raise UsageError("; ".join(problems))
     template = None
@@ -206,15 +208,7 @@ class Talk:
 def introduce(chat: "Chat") -> None:
     """The first lines of a conversation: who is speaking, and what to expect."""
     model = chat.model
-    parts = [
-        model.name,
-        "" if model.step is None else f"step {model.step}",
-        f"{model.n_parameters / 1e6:.2f}M parameters",
-        "" if model.val_loss is None else f"val {model.val_loss:.3f}",
-        f"window {chat.window}" + f" of {model.block_size}" * (chat.window < model.block_size),
-        "" if model.weights == "float32" else f"{model.weights} weights",
-    ]
-    chat.screen.summary(*filter(None, parts))
+    chat.screen.remark(model.line)
     is_small = model.n_parameters < _SMALL_PARAMETERS
     small, made_up = ("small ", ", and makes things up") if is_small else ("", "")
     remarks = [f"A {small}plain-text model: it continues a dialogue{made_up}."]
@@ -227,21 +221,6 @@ def introduce(chat: "Chat") -> None:
 
 
 # --- in a pipe: all of stdin is one message, and stdout gets the reply and nothing else ----------
-
-
-def read_message(screen: Screen) -> str:
-    """All of stdin; a `UsageError` unless it is a text."""
-    content = sys.stdin.buffer.read(_MAX_STDIN_BYTES + 1) if sys.stdin else b""
-    if len(content) > _MAX_STDIN_BYTES:
-        raise UsageError("stdin holds more than 1 MiB; a message is a short text")
-    if b"\0" in content:
-        raise UsageError("stdin is binary, not text; pipe a message into it")
-    text = content.decode("utf-8-sig", "replace")
-    if not text.strip():
-        raise UsageError("stdin is empty; pipe a message into it, or run it in a terminal")
-    if text.count("\ufffd") != content.count("\ufffd".encode()):
-        screen.notice("bytes that are not UTF-8 were replaced by U+FFFD")
-    return text.replace("\r\n", "\n").removesuffix("\n")
 
 
 def answer(chat: "Chat", message: str) -> None:

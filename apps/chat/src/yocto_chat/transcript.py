@@ -147,13 +147,15 @@ def load(path: Path) -> Transcript:
         with open_regular(path) as file:
             content = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}; name a file that /save wrote"
+        ) from error
     if len(content) > _MAX_BYTES:
         limit = f"{_MAX_BYTES >> 20} MiB"
         raise UsageError(f"{path} is larger than {limit}; name a file that /save wrote")
     lines = [line for line in content.split(b"\n") if line.strip()]
     if len(lines) != 1:
-        raise UsageError(f"{path} holds {len(lines)} conversations; keep one line")
+        raise UsageError(f"{path} holds {len(lines)} conversations; /load takes one, in one line")
     try:
         record = json.loads(lines[0].decode("utf-8-sig"))
         transcript = _transcript_of(record)

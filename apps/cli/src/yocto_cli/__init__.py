@@ -10,6 +10,7 @@ import importlib
 import os
 import signal
 import sys
+from functools import partial
 from types import FrameType
 
 __all__ = [
@@ -17,31 +18,6 @@ __all__ = [
 ]  # fmt: skip
 
 _STOPPED = 130
-
-
-def prepare_command() -> None:
-    """yocto-prepare."""
-    start("yocto_cli.prepare", "yocto-prepare")
-
-
-def train_command() -> None:
-    """yocto-train."""
-    start("yocto_cli.train", "yocto-train")
-
-
-def sample_command() -> None:
-    """yocto-sample."""
-    start("yocto_cli.sample", "yocto-sample")
-
-
-def eval_command() -> None:
-    """yocto-eval."""
-    start("yocto_cli.eval", "yocto-eval")
-
-
-def export_command() -> None:
-    """yocto-export."""
-    start("yocto_cli.export", "yocto-export")
 
 
 def start(module: str, prog: str) -> None:
@@ -76,3 +52,10 @@ def _is_importing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+prepare_command = partial(start, "yocto_cli.prepare", "yocto-prepare")
+train_command = partial(start, "yocto_cli.train", "yocto-train")
+sample_command = partial(start, "yocto_cli.sample", "yocto-sample")
+eval_command = partial(start, "yocto_cli.eval", "yocto-eval")
+export_command = partial(start, "yocto_cli.export", "yocto-export")

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import math
 import re
+import shutil
 import textwrap
 import tomllib
 import types
@@ -70,7 +71,7 @@ def flag(
 class CommandArguments:
     """What every command has; a command's dataclass derives from it."""
 
-    #: Names of the flags that `-h` shows; all if empty. `--help` shows all.
+    #: Names of the flags that `-h` shows; if empty, those in no group. `--help` shows all.
     SHORT: ClassVar[tuple[str, ...]] = ()
 
     config: str | None = flag(None, "a TOML file with values for these flags", in_files=False)
@@ -117,11 +118,10 @@ class Flag:
         Raises:
             UsageError: the text is not such a value; the message begins with `where` and the name.
         """
-        said = repr(text if len(text) <= 40 else f"{text[:37]}...")
         if self.choices and text not in self.choices:
             hint = suggestion(text, self.choices)
             allowed = ", ".join(self.choices)
-            raise UsageError(f"{where}{self.name} must be one of {allowed}, not {said}{hint}")
+            raise UsageError(f"{where}{self.name} must be one of {allowed}, not {text!r}{hint}")
         if self.type is str:
             return text
         if self.type is bool and text.lower() in ("true", "1", "false", "0"):
@@ -130,21 +130,19 @@ class Flag:
             return int(text)
         if self.type is float and _FLOAT.fullmatch(text) and math.isfinite(float(text)):
             return float(text)
-        raise UsageError(f"{where}{self.name} needs {_WANTED[self.type]}, not {said}")
+        raise UsageError(f"{where}{self.name} needs {_WANTED[self.type]}, not {text!r}")
 
 
-def flags_of(cls: type) -> dict[str, Flag]:
-    """The flags of a dataclass and of the groups in it, by name, in order."""
-    found: dict[str, Flag] = {}
-    for each in _flags(cls):
-        if each.name in found:
-            raise TypeError(f"{cls.__name__}: two fields are called {each.name}")
-        found[each.name] = each
-    return found
+def flags_of(owner: Any) -> dict[str, Flag]:
+    """The flags of a dataclass and of the groups in it, by name, in order.
+
+    Args:
+        owner: the class, or an instance, whose values are then the defaults.
+    """
+    return {each.name: each for each in _flags(owner)}
 
 
 def _flags(owner: Any, group: tuple[str, ...] = ()) -> Iterator[Flag]:
-    """The flags of a class, or of the instance that holds a group's defaults."""
     cls = owner if isinstance(owner, type) else type(owner)
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -173,7 +171,7 @@ def _flags(owner: Any, group: tuple[str, ...] = ()) -> Iterator[Flag]:
 
 def values_of(instance: object) -> dict[str, Any]:
     """The value of each flag, by name."""
-    return {each.name: each.default for each in _flags(instance)}
+    return {name: each.default for name, each in flags_of(instance).items()}
 
 
 def replaced(instance: T, values: Mapping[str, Any]) -> T:
@@ -220,7 +218,7 @@ def load(cls: type[T], argv: Sequence[str], *, prog: str, description: str = "")
 
     Raises:
         UsageError: the message says what must be changed.
-        SystemExit: 0, after help, the version or a completion script.
+        SystemExit: 0, after help or the version.
     """
     return _Parser(cls, prog=prog, description=description).load(cls, argv)
 
@@ -241,57 +239,53 @@ def load_one_of(
 
     Raises:
         UsageError: the first word names no command, or as `load` raises it.
-        SystemExit: 0, after help, the version or a completion script.
+        SystemExit: 0, after help or the version.
     """
-    root = _Parser(prog=prog, usage=f"{prog} COMMAND [--flag VALUE ...]")
-    added = root.add_subparsers(title="commands", metavar="COMMAND", prog=prog)
-    parsers = {}
-    for name, cls in commands.items():
-        about = (cls.__doc__ or "").strip().partition("\n")[0]
-        text = f"{about}\n\n{example.format(name)}".strip()
-        parsers[name] = added.add_parser(name, cls=cls, help=about, description=text)
     first = argv[0] if argv else ""
+    about = {name: (cls.__doc__ or "").strip().partition("\n")[0] for name, cls in commands.items()}
     if first in commands:
-        return first, parsers[first].load(commands[first], argv[1:])
-    choices = f"choose {', '.join(commands)}"
-    if first and not first.startswith("-"):
-        hint = suggestion(first, commands) or f"; {choices}"
-        raise UsageError(f"unknown command {first!r}{hint}")
-    if first.startswith(("-h", "--help", "--version", "--print")):
-        root.load(CommandArguments, argv[:2])  # prints, and exits
-    raise UsageError(f"the first word must name a command: {choices}; see {prog} --help")
+        text = f"{about[first]}\n\n{example.format(first)}".strip()
+        cls = commands[first]
+        return first, load(cls, argv[1:], prog=f"{prog} {first}", description=text)
+    if first in ("-h", "--help", "--version"):
+        text = f"commands:\n{_table(about)}"
+        load(CommandArguments, [first], prog=f"{prog} COMMAND", description=text)
+    is_word = first and not first.startswith("-")
+    what = f"unknown command {first!r}" if is_word else "the first word must name a command"
+    hint = suggestion(first, commands) or f"; choose {', '.join(commands)}"
+    raise UsageError(f"{what}{hint}; see {prog} --help")
 
 
 class _Parser(argparse.ArgumentParser):
     """An ArgumentParser with the flags of a dataclass."""
 
-    def __init__(self, cls: type = CommandArguments, **options: Any) -> None:
-        self._words = [f for f in flags_of(cls).values() if f.notes.get("word")]
-        usage = " ".join(
-            ["%(prog)s", *(f.notes["word"] for f in self._words), "[--flag VALUE ...]"]
-        )
+    def __init__(self, cls: type, *, prog: str, description: str) -> None:
+        self.flags = flags_of(cls)
+        own = [n for n, f in self.flags.items() if not f.group and n not in ("config", "debug")]
+        self.short = [n for n in self.flags if n in (getattr(cls, "SHORT", ()) or own)]
+        self._words = [f for f in self.flags.values() if f.notes.get("word")]
+        words = [f.notes["word"] for f in self._words]
         super().__init__(
-            **{"usage": usage, **options},
-            formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=30),
+            prog=prog,
+            description=description,
+            usage=" ".join(["%(prog)s", *words, "[--flag VALUE ...]"]),
+            formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
             allow_abbrev=False,
             exit_on_error=False,
             add_help=False,
         )
-        self.short = {n: f for n, f in flags_of(cls).items() if n in getattr(cls, "SHORT", ())}
         both = "show the main flags (-h) or all (--help)" if self.short else "show all flags"
         self.add_argument("-h", "--help", nargs=0, action=_Help, help=both)
         self.add_argument("--version", nargs=0, action=_Version, help="show the version")
         groups: dict[tuple[str, ...], Any] = {(): self}
-        for each in flags_of(cls).values():
+        for each in _flags(cls):  # two of one name are refused
             if each.group not in groups:
                 groups[each.group] = self.add_argument_group(" ".join(each.group))
             _add(groups[each.group], each)
-        shells, about = ("bash", "zsh", "tcsh"), "print a script that completes flags in a shell"
-        self.add_argument("--print_completion", choices=shells, action=_PrintCompletion, help=about)
 
     def load(self, cls: type[T], argv: Sequence[str]) -> T:
         """Parse a command line; see `yocto_cli.arguments.load`."""
-        flags = flags_of(cls)
+        flags = self.flags
         try:
             namespace, unknown = self.parse_known_args([_as_argparse(word, flags) for word in argv])
         except argparse.ArgumentError as error:
@@ -307,8 +301,7 @@ class _Parser(argparse.ArgumentParser):
             kind, hint = "unexpected argument", ""
             if word.startswith("-"):
                 kind, hint = "unknown flag", suggestion(word.lstrip("-"), flags, "--")
-            shown = word if len(word) <= 60 else f"{word[:57]}..."
-            raise UsageError(f"{kind} {shown}{hint or f'; see {self.prog} --help'}")
+            raise UsageError(f"{kind} {word}{hint or f'; see {self.prog} --help'}")
         given = {n: tuple(v) if isinstance(v, list) else v for n, v in vars(namespace).items()}
         in_file = _read_toml(str(given["config"]), flags) if given.get("config") else {}
         values = {f.name: f.default for f in flags.values()} | in_file | given
@@ -323,18 +316,26 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
-        if isinstance(parser, _Parser) and parser.short and given[2] == "-h":
-            width = max(map(len, parser.short))
-            first = (parser.description or "").partition("\n\n")[0]
-            print(textwrap.fill(first, 79), end="\n\n")
-            for each in parser.short.values():
-                about = re.split("[;:] ", each.notes.get("help", ""))[0]
-                print(f"  --{each.name:{width}}  {about}")
-            print(f"\n{parser.prog} --help shows all flags, with their defaults")
+    def __call__(self, parser: Any, _namespace: Any, _values: Any, flag: Any = None) -> None:
+        if not parser.short or flag == "--help":
+            parser.print_help()
             parser.exit()
-        parser.print_help()
+        columns = shutil.get_terminal_size().columns - 1
+        print(textwrap.fill((parser.description or "").partition("\n\n")[0], columns), end="\n\n")
+        print(_table({f"--{name}": parser.flags[name].notes["help"] for name in parser.short}))
+        print(f"{parser.prog} --help shows all flags")
         parser.exit()
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    """Names, and what they are about up to the first pause, in lines that fit the window."""
+    width = max(map(len, rows))
+    cells = shutil.get_terminal_size().columns - width - 5
+    briefs = {
+        name: textwrap.shorten(re.split("[;:] ", about)[0], cells, placeholder=" ...")
+        for name, about in rows.items()
+    }
+    return "\n".join(f"  {name:{width}}  {brief}" for name, brief in briefs.items())
 
 
 class _Version(argparse.Action):
@@ -343,45 +344,35 @@ class _Version(argparse.Action):
 
         command = parser.prog.partition(" ")[0]
         try:
-            number = metadata.version(command)  # yocto-chat is a package of its own
+            print(command, metadata.version(command))  # yocto-chat is a package of its own
         except metadata.PackageNotFoundError:
-            number = metadata.version("yocto-cli")
-        print(command, number)
+            print(command, metadata.version("yocto-cli"))
         parser.exit()
-
-
-class _PrintCompletion(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
-        import shtab  # noqa: PLC0415 - only for this
-
-        print(shtab.complete(parser, shell=given[1]))
-        parser.exit()
-
-
-class _Switch(argparse.Action):
-    def __call__(self, _parser: Any, namespace: Any, *given: Any) -> None:
-        setattr(namespace, self.dest, not given[1].startswith("--no_"))
 
 
 def _add(group: Any, each: Flag) -> None:
     shown, default = each.notes.get("shown"), each.default
     if shown is None and default is not False and default not in (None, REQUIRED, (), ""):
-        shown = "on" if default is True else str(default)
+        shown = str(default)
     about = each.notes.get("help", "").replace("%", "%%")
-    about += " (required)" if default is REQUIRED else f" (default: {shown})" if shown else ""
-    names, options = [f"--{each.name}"], dict[str, Any](help=about, default=argparse.SUPPRESS)
-    if each.type is bool:
-        names.append(f"--no_{each.name}")
-        options |= {"action": _Switch, "nargs": 0}
-    else:
-        metavar = {int: "INT", float: "FLOAT"}.get(each.type, "TEXT")
-        options |= {"choices": each.choices} if each.choices else {"metavar": metavar}
-        options["type"] = partial(_typed, each)
+    options = dict[str, Any](dest=each.name, default=argparse.SUPPRESS)
+    if each.type is bool:  # help names the one that changes something
+        on, off = about, argparse.SUPPRESS
+        if shown == "True":
+            on, off = off, f"turn off: {about}"
+        group.add_argument(f"--{each.name}", action="store_true", help=on, **options)
+        group.add_argument(f"--no_{each.name}", action="store_false", help=off, **options)
+        return
+    brief = "" if not shown else f" ({shown})" if "by " in shown else f" (default: {shown})"
+    options["help"] = about + (" (required)" if default is REQUIRED else brief)
+    metavar = {int: "INT", float: "FLOAT"}.get(each.type, "TEXT")
+    options |= {"choices": each.choices} if each.choices else {"metavar": metavar}
+    options["type"] = partial(_typed, each)
     if each.many:
         options |= {"nargs": "+", "action": "extend"}
     if each.notes.get("bare") is not None:
         options |= {"nargs": "?", "const": each.notes["bare"]}
-    group.add_argument(*names, **options)
+    group.add_argument(f"--{each.name}", **options)
 
 
 def _typed(each: Flag, text: str) -> Any:
@@ -417,7 +408,7 @@ def _read_toml(path: str, flags: Mapping[str, Flag]) -> dict[str, Any]:
         if len(text) > _LIMIT_BYTES:
             raise UsageError(f"--config {path} is larger than 64 KiB; name a TOML file")
         if any(word.count(".") > _MOST_DOTS for word in re.findall(r"[\w.\"'-]+", text)):
-            raise UsageError(f"--config {path} holds a name of over {_MOST_DOTS} parts; mend it")
+            raise UsageError(f"--config {path} holds a name of over {_MOST_DOTS} parts; shorten it")
         content = tomllib.loads(text.replace("\r\n", "\n"))
     except OSError as error:
         why = f"{error.strerror}; name a TOML file"
@@ -462,7 +453,7 @@ def dump_toml(instance: object) -> str:
     import tomli_w  # noqa: PLC0415 - not needed to parse a command line
 
     content: dict[str, Any] = {}
-    for each in _flags(instance):
+    for each in flags_of(instance).values():
         if each.default not in (None, ()) and each.in_files:
             table = content.setdefault(".".join(each.group), {}) if each.group else content
             table[each.name] = each.default

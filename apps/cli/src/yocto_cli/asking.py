@@ -44,9 +44,13 @@ def read_template(path: Path) -> ChatTemplate:
             # A larger one is refused by its length.
             source = file.read(_LARGEST_TEMPLATE_BYTES).decode("utf-8-sig")
     except OSError as error:
-        raise UsageError(f"cannot read --template {path}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read --template {path}: {error.strerror}; check the path"
+        ) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"--template {path} is not UTF-8 at byte {error.start}") from error
+        raise UsageError(
+            f"--template {path} is not UTF-8 at byte {error.start}; convert it"
+        ) from error
     return ChatTemplate(source, name=str(path))
 
 

@@ -79,14 +79,16 @@ def model_line(opened: OpenedModel, generator: "TextGenerator") -> str:
     n = model.config.n_parameters
     is_char = getattr(generator.tokenizer, "kind", None) == "char"
     parts = [
-        str(opened.path) if checkpoint is None else f"{checkpoint.run} step {checkpoint.step}",
+        str(opened.path) if checkpoint is None else f"{opened.name} step {checkpoint.step}",
         f"{n:,} parameters" if n < 100_000 else f"{n / 1e6:.2f}M parameters",
         f"sees {model.config.block_size} {'characters' if is_char else 'tokens'}",
     ]
     if checkpoint is not None and checkpoint.val_loss is not None:
         parts.append(f"val loss {checkpoint.val_loss:.3f}")
-    kind = [f"{model.kind} weights"] if isinstance(model, yocto_model.InferenceGPT) else []
-    return ", ".join([*parts, str(model.token_emb.weight.device), *kind])
+    parts.append(str(model.token_emb.weight.device))
+    if (kind := getattr(model, "kind", "float32")) != "float32":
+        parts.append(f"{kind} weights")
+    return ", ".join(parts)
 
 
 def replaced_dtype(dtype: str, generator: "TextGenerator") -> str | None:

@@ -27,7 +27,7 @@ from yocto_train.scale.planning import CHAT_TOKENS_PER_PARAMETER, TOKENS_PER_PAR
 
 from yocto_cli.command import UsageError
 from yocto_cli.origin import WINDOW, Origin
-from yocto_cli.screen.terminal import say
+from yocto_cli.screen.terminal import duration, say
 from yocto_cli.train_settings import (
     DEFAULT_MINUTES,
     EVALUATIONS_OF_TUNING,
@@ -212,12 +212,11 @@ def described(trainer: Trainer, seconds_per_step: float, *, done: int = 0) -> st
     """What --plan prints about memory and time, of a run with `done` steps behind it."""
     needed = _memory(trainer.model.config, trainer.config, trainer.train_data.block_size)
     left = max(0, trainer.config.max_iters - done)
-    minutes = seconds_per_step * left / 60
     begun = f"left    {left:,} steps after the {done:,} that are done\n" if done else ""
     return (
         f"{begun}memory  about {needed / 2**20:,.0f} MiB in addition to torch itself\n"
-        f"time    {1000 * seconds_per_step:.0f} ms per step on this machine: {minutes:.1f} "
-        "minutes, and a few seconds for each evaluation"
+        f"time    {1000 * seconds_per_step:.0f} ms per step on this machine: "
+        f"{duration(seconds_per_step * left)}, and a few seconds for each evaluation"
     )
 
 

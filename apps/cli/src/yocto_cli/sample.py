@@ -4,9 +4,8 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from yocto_cli.arguments import CommandArguments, flag, load
@@ -35,16 +34,15 @@ class SampleArguments(CommandArguments):
     """The flags of yocto-sample."""
 
     SHORT: ClassVar[tuple[str, ...]] = (
-        "prompt", "prompt_file", "num_samples", "timelapse", "temperature", "top_k", "top_p",
-        "max_new_tokens", "stop", "seed", "ckpt",
+        "prompt", "num_samples", "timelapse", "temperature", "top_k", "max_new_tokens", "stop",
+        "seed", "ckpt",
     )  # fmt: skip
 
     prompt: tuple[str, ...] = flag(
         (), r"texts to continue; \n, \t and \\ mean line end, tab and backslash",
         shown="stdin, or else a new line", escapes=True,
     )  # fmt: skip
-    prompt_file: str | None = flag(None, "a file that holds the prompt")
-    num_samples: int = flag(1, "texts per prompt, each with the next seed, parted by ---")
+    num_samples: int = flag(1, "texts per prompt; each has the next seed, and --- stands between")
     echo: bool = flag(True, "print the prompt in front of its continuation")
     timelapse: str | None = flag(
         None, "what a run wrote while it learned; with a prompt, what its checkpoints write"
@@ -60,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     arguments = load(SampleArguments, argv, prog=PROG, description=DESCRIPTION)
-    prompts = read_prompts(arguments.prompt, arguments.prompt_file)
+    prompts = arguments.prompt or [piped_text(talk) if _stdin_has_text() else ""]
     several = arguments.num_samples > 1 or len(prompts) > 1
     arguments.sampling.options()  # raises where flags are out of range
     if arguments.num_samples < 1:
@@ -117,7 +115,7 @@ def _timelapse(arguments: SampleArguments, run: str, prompt: str, seed: int) -> 
 
     from yocto_cli.models import load_generator  # noqa: PLC0415 - not needed to parse flags
 
-    if not (arguments.prompt or arguments.prompt_file or prompt):
+    if not (arguments.prompt or prompt):
         return _recorded_samples(Run(run))
     steps = Run(run).steps()
     if not steps:
@@ -215,29 +213,27 @@ def talk(line: str) -> None:
     print(dim(visible(line), sys.stderr), file=sys.stderr, flush=True)
 
 
-# --- where prompts come from: a flag, a file, or a pipe -----------------------------------------
+# --- what is piped in ----------------------------------------------------------------------------
 
 
-def read_prompts(prompts: Sequence[str], prompt_file: str | None) -> list[str]:
-    r"""The prompts: one empty text if none is given.
+def piped_text(note: Callable[[str], object]) -> str:
+    r"""The text on stdin, with `\n` for line ends, and without one at the end, which `echo` adds.
 
-    Files and stdin are read as a chat reads a message: line ends become `\n`, and one at the very
-    end is dropped, since editors and `echo` add it.
+    Args:
+        note: is told if bytes had to be replaced.
 
     Raises:
-        UsageError: both flags are given, or what was named is not a text of at most 1 MiB.
+        UsageError: it is no text of at most 1 MiB.
     """
-    if prompts and prompt_file is not None:
-        raise UsageError("use only one of --prompt and --prompt_file")
-    if prompts:
-        return list(prompts)
-    if prompt_file is not None:
-        return [_text_of(_read_file(prompt_file), f"--prompt_file {prompt_file}")]
-    return [
-        _text_of(sys.stdin.buffer.read(_LIMIT_PROMPT_BYTES + 1), "stdin")
-        if _stdin_has_text()
-        else ""
-    ]
+    content = sys.stdin.buffer.read(_LIMIT_PROMPT_BYTES + 1) if sys.stdin else b""
+    if len(content) > _LIMIT_PROMPT_BYTES:
+        raise UsageError("stdin holds more than 1 MiB; pipe in a short text")
+    if b"\0" in content:
+        raise UsageError("stdin is binary, not text; pipe in a text")
+    text = content.decode("utf-8-sig", "replace")
+    if text.count("\ufffd") != content.count("\ufffd".encode()):
+        note("bytes that are not UTF-8 were replaced by U+FFFD")
+    return text.replace("\r\n", "\n").removesuffix("\n")
 
 
 def _stdin_has_text() -> bool:
@@ -247,28 +243,3 @@ def _stdin_has_text() -> bool:
     except (AttributeError, OSError, ValueError):  # closed, or replaced by something without one
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
-
-
-def _read_file(path: str) -> bytes:
-    from yocto_data.prep.files import open_regular  # noqa: PLC0415 - only for this
-
-    try:
-        with open_regular(Path(path)) as file:
-            return file.read(_LIMIT_PROMPT_BYTES + 1)
-    except OSError as error:
-        raise UsageError(
-            f"cannot read --prompt_file {path}: {error.strerror}; check the path"
-        ) from error
-
-
-def _text_of(content: bytes, where: str) -> str:
-    if len(content) > _LIMIT_PROMPT_BYTES:
-        raise UsageError(f"{where} holds more than 1 MiB; a prompt is a short text")
-    if b"\0" in content:
-        raise UsageError(f"{where} is binary, not text; give a text as the prompt")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        byte = f"byte {error.start} (0x{content[error.start]:02X})"
-        raise UsageError(f"{where} is not UTF-8 at {byte}; convert it to UTF-8") from error
-    return text.replace("\r\n", "\n").removesuffix("\n")

@@ -26,7 +26,12 @@ Examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of yocto-train; returns the exit code."""
-    return run_command(run, prog=PROG, argv=argv)
+    return run_command(run, prog=PROG, argv=argv, rephrase=_in_flags)
+
+
+def _in_flags(message: str) -> str:
+    """A package's message, with the flag that does what it advises."""
+    return message.replace("use the data it", "say with --data_dir where the data is that it")
 
 
 def run(argv: list[str]) -> int:

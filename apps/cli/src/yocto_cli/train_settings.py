@@ -4,6 +4,7 @@ Flags for fields of GPTConfig and TrainConfig take name, type and help from thos
 """
 
 import dataclasses
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,7 @@ class RunFlags:
         None, "a run or step to continue; by itself, the newest", bare="latest", in_files=False
     )
     plan: bool = flag(False, "only print the plan: size, time, memory", in_files=False)
-    list: bool = flag(False, "only list the runs in --ckpt_dir, and unused data", in_files=False)
+    list: bool = flag(False, "only list the runs, and data that none uses", in_files=False)
     remove_unused_data: bool = flag(
         False, "only remove the data in data/ that no run in --ckpt_dir uses", in_files=False
     )
@@ -137,9 +138,8 @@ class TrainArguments(CommandArguments):
     """Train a model on a text and save it; all flags may be left out."""
 
     SHORT: ClassVar[tuple[str, ...]] = (
-        "text_path", "tokenizer", "vocab_size", "data_dir", "n_layer", "n_head", "n_embd",
-        "block_size", "minutes", "max_iters", "batch_size", "lr", "run_name", "resume", "plan",
-        "list",
+        "text_path", "tokenizer", "init_from", "minutes", "max_iters", "n_layer", "n_embd",
+        "block_size", "resume", "plan", "list",
     )  # fmt: skip
 
     data: DataFlags = DataFlags()
@@ -225,17 +225,20 @@ def resolved(
         shape = {"dropout": model.dropout}
     values = {**shape, **train.to_dict(), **given}
     known = {name: value for name, value in values.items() if name in flags_of(TrainArguments)}
-    prepared = {
-        "text_path": (),
-        "tokenizer": None,
-        "vocab_size": None,
-        "me": None,
-        "template": None,
-    }
-    own = {**prepared, "data_dir": data_dir, "run_name": None}
-    return replaced(TrainArguments(), {**known, **own})
+    # What prepared the data is in them.
+    unset = dict.fromkeys(("tokenizer", "vocab_size", "me", "template", "run_name"))
+    return replaced(TrainArguments(), {**known, **unset, "text_path": (), "data_dir": data_dir})
 
 
 def run_directory(path: Path) -> Path:
     """The run that a path means: the path itself, or its parent if it is a step."""
     return path if (path / "config.toml").is_file() else path.parent
+
+
+def data_directory_of(run: Path) -> Path | None:
+    """Where the data of a run was, says its config.toml; None if that does not say."""
+    try:
+        config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+        return Path(config["data"]["data_dir"]).expanduser()
+    except (OSError, ValueError, LookupError, TypeError):
+        return None

@@ -23,9 +23,9 @@ from yocto_cli.command import UsageError, WorkFailedError, describe_error, handl
 from yocto_cli.origin import Origin
 from yocto_cli.plan import Data, check_flags, compared, described, planned
 from yocto_cli.report.recorder import Recorder, tensorboard
-from yocto_cli.report.summary import About, farewell, resumed, summary
+from yocto_cli.report.summary import farewell, resumed, summary
 from yocto_cli.screen.curve import History
-from yocto_cli.screen.display import Display, LinePrinter, make_display
+from yocto_cli.screen.display import line_of, live_display
 from yocto_cli.screen.ladder import ladder_of
 from yocto_cli.screen.terminal import say
 from yocto_cli.train_data import data_directory, open_data
@@ -187,18 +187,22 @@ def run_to_end(
     is_char = getattr(trainer.tokenizer, "kind", None) == "char"
     datasets = trainer.train_data, trainer.val_data
     baselines = ladder_of(*datasets, vocab_size=vocab_size, characters=is_char)
-    about = About(config=config, data_dir=data_dir, baselines=baselines)
-    recorder = Recorder(trainer, run, history, about, board)
-    display: Display = LinePrinter()
+    recorder = Recorder(
+        trainer, run, history, config=config, data_dir=data_dir, baselines=baselines, board=board
+    )
+    live = None
     if trainer.world.size == 1:
-        display = make_display(trainer, run, history=history, baselines=baselines)
-    with _stop_signals(trainer, run) as caught, display:
+        live = live_display(trainer, run, history=history, baselines=baselines)
+    with _stop_signals(trainer, run) as caught, live or contextlib.nullcontext():
         for event in trainer.run():
             is_last = isinstance(event, StepDone) and event.step == trainer.config.max_iters
             if is_last and trainer.config.sample_interval:
                 trainer.request_sample()  # what the finished model writes is worth seeing
             recorder.record(event)
-            display.show(event)
+            if live is not None:
+                live.show(event)
+            elif line := line_of(event):
+                say(line)
             stopped = isinstance(event, Stopped) and event.reason == "requested"
     say(farewell(trainer, run, stopped=stopped))
     return _exit_code(caught)

@@ -35,8 +35,8 @@ class ServerArguments:
     )
     port: int = flag(8000, "the port to listen on; 0 takes a free one")
     api_key: str | None = flag(None, "the key that every request must bring", shown="any or none")
-    auth: bool = flag(True, "--no_auth serves everyone who can reach --host")
-    allow_origin: tuple[str, ...] = flag((), "web pages that may ask, such as https://example.org")
+    auth: bool = flag(True, "demand a key where other computers can reach --host")
+    allow_origin: tuple[str, ...] = flag((), "web pages that may ask: https://example.org, or *")
     template: str | None = flag(
         None, "a file with a chat template (Jinja) to ask by", shown="the model's own"
     )
@@ -47,7 +47,7 @@ class ServeArguments(CommandArguments):
     """The flags of yocto-serve."""
 
     SHORT: ClassVar[tuple[str, ...]] = (
-        "ckpt", "host", "port", "api_key", "auth", "allow_origin", "threads",
+        "ckpt", "host", "port", "api_key", "allow_origin", "threads",
     )  # fmt: skip
 
     server: ServerArguments = ServerArguments()

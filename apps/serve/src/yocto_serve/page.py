@@ -69,11 +69,13 @@ def _progress(run: Run) -> dict[str, Any]:
         found = (run.path / "metrics.jsonl").stat()
     except OSError:
         return {}
+    from yocto_cli.screen.curve import thinned  # noqa: PLC0415 - brings NumPy in
+
     history = _history(run.path, (found.st_size, found.st_mtime_ns))
     is_fresh = time.time() - found.st_mtime < _SECONDS_OF_SILENCE
     return {
-        "train": _thinned(history.losses),
-        "val": _thinned([*history.evaluations.items()]),
+        "train": thinned(history.losses, _MOST_POINTS),
+        "val": thinned([*history.evaluations.items()], _MOST_POINTS),
         "training": is_fresh and not history.stopped,
     }
 
@@ -84,9 +86,3 @@ def _history(path: Path, _version: object) -> "History":
     from yocto_cli.screen.curve import History  # noqa: PLC0415 - brings NumPy in
 
     return History.of(Run(path))
-
-
-def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """A curve of fewer points, with its last one."""
-    stride = -(-len(points) // _MOST_POINTS) or 1
-    return [*points[:-1:stride], *points[-1:]]

@@ -119,7 +119,7 @@ class ChatRequest(CommonRequest, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Said], Meta(min_length=1, max_length=10_000)]
-    temperature: float = 0.6  # as in yocto-chat; the protocol's 1 is much for a small model
+    temperature: float = 0.2  # as in yocto-chat; the protocol's 1 is much for a small model
     max_tokens: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
     logprobs: bool = False

@@ -33,8 +33,7 @@ from yocto_serve.protocol import (
     CompletionRequest,
     parsed,
 )
-from yocto_serve.replies import Writer, event
-from yocto_serve.scoring import scored
+from yocto_serve.replies import Writer, event, scored
 
 LARGEST_BODY_BYTES = 4 << 20
 SECONDS_FOR_BODY = 30.0
@@ -263,7 +262,9 @@ async def _body(request: Request) -> bytes:
                     message = f"the body has over {LARGEST_BODY_BYTES >> 20} MiB; send less"
                     raise ApiError(message, status=413)
     except TimeoutError as error:
-        raise ApiError("the body took too long", status=408) from error
+        raise ApiError(
+            "the body of the request did not arrive in time; send it again", status=408
+        ) from error
     return bytes(content)
 
 
@@ -288,7 +289,7 @@ async def _refusal(request: Request, error: Exception) -> Response:
         what = f"{request.method} {request.url.path[:100]}: {error.detail}"
         error = ApiError(what, status=error.status_code)
     if not isinstance(error, ApiError):
-        error = ApiError("the server failed", status=500)
+        error = ApiError("the server failed; its terminal says more", status=500)
     return _json(error.body(), error.status)
 
 
@@ -340,10 +341,11 @@ class Door:
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         if self._hosts is not None and name not in self._hosts:
-            return ApiError(f"not the host {name[:100]!r}; use 127.0.0.1", status=403)
+            return ApiError(f"this server is not {name[:100]!r}; ask it as 127.0.0.1", status=403)
         is_ours = origin is None or origin.partition("://")[2] == host
         if not is_ours and not {origin, "*"} & {*self._origins}:
-            message = f"pages of {str(origin)[:100]} may not ask; start with --allow_origin"
+            page_of = f"web pages of {str(origin)[:100]}"
+            message = f"{page_of} may not ask; start yocto-serve with --allow_origin"
             return ApiError(message, status=403)
         if self._key is None or request.url.path in ("/", "/health"):
             return None

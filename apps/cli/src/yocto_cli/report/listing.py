@@ -3,9 +3,9 @@
 Without torch, so that it is there at once.
 """
 
+import contextlib
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 from yocto_data import DataError, DataMeta
@@ -17,6 +17,7 @@ from yocto_train.runs.run import Run
 from yocto_cli.command import UsageError, next_command
 from yocto_cli.screen.curve import History
 from yocto_cli.screen.terminal import dim, duration, one_line, say, visible
+from yocto_cli.train_settings import data_directory_of
 
 _MARKS = ("config.toml", "metrics.jsonl", "latest")  # every run has at least one of these
 _DATA = Path("data")  # where yocto-train prepares texts
@@ -35,13 +36,15 @@ def print_runs(root: Path, *, remove: bool = False) -> int:
         DataError: data cannot be removed.
     """
     runs = _runs_in(root)
-    unused = _unused_data(runs)
+    unused, silent = _unused_data(runs)
     if remove:
+        if silent is not None:
+            raise UsageError(f"nothing is removed: {silent}; move that run elsewhere first")
         for directory in unused:
             remove_data(directory)
             say(f"removed {directory}")
         if not unused:
-            say(f"no data in {_DATA} is unused")
+            say(f"every data directory in {_DATA} is used by a run in {root}")
         return 0
     found = sorted(map(described, runs), reverse=True)
     if not found and not unused:
@@ -57,6 +60,8 @@ def print_runs(root: Path, *, remove: bool = False) -> int:
     for directory in unused:
         size = sum(path.stat().st_size for path in directory.iterdir())
         say(f"{one_line(str(directory))}: {size / 1e6:.1f} MB of data that no run in {root} uses")
+    if silent is not None:
+        say(f"which data is unused cannot be told: {silent}")
     if unused:
         print(dim(f"  {next_command('yocto-train', _REMOVE, '--ckpt_dir', str(root))}", sys.stdout))
     return 0
@@ -69,7 +74,7 @@ def described(run: Run) -> tuple[float, str, str, str, str]:
     the run's files is taken for granted.
     """
     history = History.of(run)
-    loss = f"val loss {min(history.evaluations.values()):.4f}" if history.evaluations else ""
+    loss = f"val {min(history.evaluations.values()):.3f}" if history.evaluations else ""
     size = "" if history.n_parameters is None else f"{history.n_parameters / 1e6:.2f}M"
     written, steps, problem, command = run.path.stat().st_mtime, "no checkpoint", "", ""
     try:
@@ -84,7 +89,7 @@ def described(run: Run) -> tuple[float, str, str, str, str]:
         command = next_command("yocto-chat", "--ckpt", str(run.path))
         if checkpoint.skipped:
             problem = f"broken, and passed over: {'; '.join(checkpoint.skipped)}"
-    return written, run.name, f"{loss:<15}  {size:>8}  {steps:>17}", problem, command
+    return written, run.name, f"{loss:<9}  {size:>6}  {steps:>13}", problem, command
 
 
 def _runs_in(root: Path) -> list[Run]:
@@ -111,40 +116,31 @@ def _has_steps(run: Run) -> bool:
 # --- data ----------------------------------------------------------------------------------------
 
 
-def _unused_data(runs: list[Run]) -> list[Path]:
+def _unused_data(runs: list[Run]) -> tuple[list[Path], str | None]:
     """Data that yocto-train prepared, and on which no run was trained: told by content.
 
-    A run that has saved nothing yet, or whose files are damaged, names its data by the path.
+    A run that has saved nothing yet, or whose files are damaged, names its data by the path. Where
+    one does not even do that, no data is known to be unused; what is wrong is returned instead.
     """
-    hashes, paths = set[str](), set[Path]()
-    for run in runs:
-        known = _data_of(run, hashes, paths)
-        if not known:
-            return []  # it may be any
+    directories, used = [path.parent for path in _DATA.glob("*/meta.json")], set[str | Path]()
+    for run in runs if directories else ():
+        if not (own := _data_of(run)):
+            return [], f"{run.path} does not say what it was trained on"
+        used |= own
     found = []
-    for path in sorted(_DATA.glob("*/meta.json")):
-        try:
-            train = DataMeta.load(path.parent).train.sha256
-        except DataError:
-            continue
-        if train not in hashes and path.parent.resolve() not in paths:
-            found.append(path.parent)
-    return found
+    for directory in sorted(directories):
+        with contextlib.suppress(DataError):
+            if not used & {DataMeta.load(directory).train.sha256, directory.resolve()}:
+                found.append(directory)
+    return found, None
 
 
-def _data_of(run: Run, hashes: set[str], paths: set[Path]) -> bool:
-    """Add what a run says of its data; whether it says anything."""
-    known = False
+def _data_of(run: Run) -> set[str | Path]:
+    """The hashes and the path by which a run's files name its data."""
+    found = set[str | Path]()
     for step in run.steps() if _has_steps(run) else ():
-        try:
-            hashes.update(Manifest.read(step).data.values())
-            known = True
-        except CheckpointError:
-            continue
-    try:
-        config = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
-        paths.add(Path(config["data"]["data_dir"]).resolve())
-        known = True
-    except (OSError, ValueError, LookupError, TypeError):
-        pass
-    return known
+        with contextlib.suppress(CheckpointError):
+            found.update(Manifest.read(step).data.values())
+    if directory := data_directory_of(run.path):
+        found.add(directory.resolve())
+    return found

@@ -14,7 +14,7 @@ from string import Template
 
 from yocto_data.prep.files import replace_file
 
-from yocto_cli.screen.curve import Chart, History, Points, Sample, Scale
+from yocto_cli.screen.curve import Chart, History, Points, Sample, Scale, thinned
 from yocto_cli.screen.ladder import Baseline
 from yocto_cli.screen.terminal import visible
 
@@ -94,12 +94,11 @@ def _chart(report: Report) -> str:
     if not chart.losses and not chart.evaluations:
         return '<p class="quiet">Nothing has been measured yet.</p>'
     scale = chart.scale(*(baseline.loss for baseline in report.baselines))
-    stride = max(1, -(-len(chart.losses) // _MOST_POINTS))
     levels = [(100 * scale.y(baseline.loss), baseline) for baseline in report.baselines]
     lines = [
         *(f'<line class="baseline" x1="0" x2="{_SIDE}" y1="{10 * y:.1f}" y2="{10 * y:.1f}"/>'
           for y, _ in levels),
-        _line(scale, [*chart.losses[::stride], *chart.losses[-1:]], "train"),
+        _line(scale, thinned(chart.losses, _MOST_POINTS), "train"),
         _line(scale, chart.evaluations, "val"),
         *(_dot(scale, step, loss, best=step == report.best_step)
           for step, loss in chart.evaluations),
@@ -136,9 +135,8 @@ def _dot(scale: Scale, step: int, loss: float, *, best: bool) -> str:
 
 def _samples(history: History) -> str:
     """All samples, or if there are many, some spread evenly from the first to the last."""
-    samples, gaps = history.samples, min(len(history.samples), _MOST_SAMPLES) - 1
-    spread = [samples[i * (len(samples) - 1) // max(gaps, 1)] for i in range(gaps + 1)]
-    items = [_sample(sample, history.evaluations.get(sample.step)) for sample in spread]
+    samples = thinned(history.samples, _MOST_SAMPLES)
+    items = [_sample(sample, history.evaluations.get(sample.step)) for sample in samples]
     if not items:
         return '<p class="quiet">No sample has been written yet.</p>'
     return f'<ol class="samples">{"".join(items)}</ol>'

@@ -4,14 +4,16 @@ import contextlib
 import dataclasses
 import importlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yocto_train import Evaluated, Event, Run, Sampled, StepDone, Stopped, Trainer
 
-from yocto_cli.command import UsageError
+from yocto_cli.command import UsageError, next_command
 from yocto_cli.report import page
-from yocto_cli.report.summary import About, report_of
+from yocto_cli.report.summary import details_of
 from yocto_cli.screen.curve import History
+from yocto_cli.screen.ladder import Baseline
 from yocto_cli.screen.terminal import say, visible
 
 if TYPE_CHECKING:
@@ -23,6 +25,12 @@ _FIGURES: dict[type[Event], tuple[str, tuple[str, ...]]] = {
     Evaluated: ("val", ("loss", "bits_per_byte")),
 }
 
+_STATES = {
+    "finished": "finished",
+    "requested": "stopped, and can be resumed",
+    "no progress": "ended early, because it no longer improved",
+}
+
 
 @dataclasses.dataclass
 class Recorder:
@@ -31,7 +39,10 @@ class Recorder:
     trainer: Trainer
     run: Run
     history: History
-    about: About
+    _: dataclasses.KW_ONLY
+    config: str  # the text of config.toml
+    data_dir: Path
+    baselines: tuple[Baseline, ...]
     board: "SummaryWriter | None" = None
     failed: set[str] = dataclasses.field(default_factory=set)
 
@@ -46,11 +57,31 @@ class Recorder:
             self.run.record(file, row)
         if isinstance(event, Evaluated | Sampled | Stopped):
             with self._tolerating(page.NAME):
-                found = report_of(self.trainer, self.run, self.history, self.about, event)
-                page.write_report(self.run.path, found)
+                page.write_report(self.run.path, self._report(event))
         if self.board is not None:
             with self._tolerating("the files of TensorBoard"):
                 _show_on(self.board, event)
+
+    def _report(self, event: Event) -> page.Report:
+        """The report as of an event."""
+        trainer, run = self.trainer, self.run
+        progress, max_iters = trainer.progress, trainer.config.max_iters
+        is_char = getattr(trainer.tokenizer, "kind", None) == "char"
+        state = _STATES[event.reason] if isinstance(event, Stopped) else "training"
+        details = details_of(trainer, self.data_dir)
+        return page.Report(
+            name=run.name, status=f"{state} · step {progress.step:,} of {max_iters:,}",
+            history=self.history, baselines=self.baselines, max_iters=max_iters,
+            best_step=progress.best_step, best_loss=progress.best_loss,
+            unit="character" if is_char else "token",
+            n_parameters=trainer.model.config.n_parameters,
+            details=[*details.items(), ("seed", str(trainer.config.seed))],
+            commands=[
+                ("Talk to it", next_command("yocto-chat", "--ckpt", str(run.path))),
+                ("Watch it learn", next_command("yocto-sample", "--timelapse", str(run.path))),
+            ],
+            config=self.config,
+        )  # fmt: skip
 
     @contextlib.contextmanager
     def _tolerating(self, file: str) -> Iterator[None]:

@@ -1,30 +1,21 @@
-"""What yocto-train says about runs: before and after one, in its report, in the list of all."""
+"""What yocto-train says about a run, before and after it."""
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yocto_data import ChatDataset, TokenDataset
 from yocto_model import ARCHITECTURES, GPTConfig
 from yocto_model.formats.families import family_of
-from yocto_train import Checkpoint, Event, Run, Stopped
+from yocto_train import Checkpoint, Run
 
 from yocto_cli.command import next_command
-from yocto_cli.report.page import Report
-from yocto_cli.screen.curve import History
-from yocto_cli.screen.ladder import Baseline
 from yocto_cli.screen.terminal import counted
 
 if TYPE_CHECKING:
     from yocto_train import Trainer
 
-_STATES = {
-    "finished": "finished",
-    "requested": "stopped, and can be resumed",
-    "no progress": "ended early, because it no longer improved",
-}
 # Changing these does not change a single bit of a run's weights.
 _HARMLESS = {
     "log_interval", "eval_interval", "eval_iters", "eval_whole", "save_interval", "keep",
@@ -32,23 +23,24 @@ _HARMLESS = {
 }  # fmt: skip
 # What kind of model it is, said at the end of a run.
 _ANSWERS = (
-    "it knows the replies of its conversations by heart, and chooses one by your words; asked "
-    "in words unlike those, it may miss (/memorised in the chat shows what is by heart)"
+    "it answers with what it learned by heart from its conversations, so ask in their words "
+    "(/memorised in the chat shows what is by heart)"
 )
-_CONTINUES = "it goes on as its text does; it does not answer questions"
+_CONTINUES = "it continues a text in the manner of its own; it does not answer questions"
 _NEXT = (
-    "--minutes 20 learns longer; --text_path takes your own texts or chats; "
+    "--minutes 20 trains longer; --text_path takes your own texts or chats; "
     "--init_from goes on from a model that already speaks"
 )
 
 
 def summary(trainer: "Trainer", run: Run, data_dir: Path) -> str:
     """What is going to be trained, on what, for how long."""
-    rows = {"run": f"{run.path}, seed {trainer.config.seed}", **_details(trainer, data_dir)}
+    rows = {"run": f"{run.path}, seed {trainer.config.seed}", **details_of(trainer, data_dir)}
     return "\n".join(f"{name:8}{text}" for name, text in rows.items())
 
 
-def _details(trainer: "Trainer", data_dir: Path) -> dict[str, str]:
+def details_of(trainer: "Trainer", data_dir: Path) -> dict[str, str]:
+    """Data, model, training and device, a line each."""
     model, config = trainer.model.config, trainer.config
     family = family_of(model)  # of a model from elsewhere, whose settings no table of ours has
     arch = family if family in ("llama", "qwen2") else closest_architecture(model)
@@ -90,34 +82,6 @@ def closest_architecture(model: GPTConfig) -> str:
         return sum(settings[name] == getattr(model, name) for name in names)
 
     return max(ARCHITECTURES, key=shared)
-
-
-@dataclass(frozen=True, kw_only=True)
-class About:
-    """What a report says besides the course of the run; `config` is the text of config.toml."""
-
-    config: str
-    data_dir: Path
-    baselines: tuple[Baseline, ...]
-
-
-def report_of(trainer: "Trainer", run: Run, history: History, about: About, event: Event) -> Report:
-    """The report as of an event."""
-    progress, max_iters = trainer.progress, trainer.config.max_iters
-    is_char = getattr(trainer.tokenizer, "kind", None) == "char"
-    state = _STATES[event.reason] if isinstance(event, Stopped) else "training"
-    return Report(
-        name=run.name, status=f"{state} · step {progress.step:,} of {max_iters:,}",
-        history=history, baselines=about.baselines, max_iters=max_iters,
-        best_step=progress.best_step, best_loss=progress.best_loss,
-        unit="character" if is_char else "token", n_parameters=trainer.model.config.n_parameters,
-        details=[*_details(trainer, about.data_dir).items(), ("seed", str(trainer.config.seed))],
-        commands=[
-            ("Talk to it", next_command("yocto-chat", "--ckpt", str(run.path))),
-            ("Watch it learn", next_command("yocto-sample", "--timelapse", str(run.path))),
-        ],
-        config=about.config,
-    )  # fmt: skip
 
 
 def resumed(

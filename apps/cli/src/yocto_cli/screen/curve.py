@@ -7,11 +7,12 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from yocto_train import Event, Run
 
+T = TypeVar("T")
 Points = Sequence[tuple[int, float]]  # steps and losses
 
 MARK = "●"
@@ -168,6 +169,12 @@ def _columns(points: Points, scale: Scale, columns: int) -> Iterable[tuple[int, 
     between = np.arange(known[0], known[-1] + 1)
     means = np.interp(between, known, sums[known] / counts[known])
     return zip(between.tolist(), means.tolist(), strict=True)
+
+
+def thinned(items: Sequence[T], most: int) -> list[T]:
+    """At most about so many of the items, evenly spread; the first and the last are among them."""
+    stride = -(-len(items) // most) or 1
+    return [*items[:-1:stride], *items[-1:]]
 
 
 def _finite(points: Points) -> Points:

@@ -24,10 +24,10 @@ FRAME_RATE = 4  # a second
 _ANSWERS: dict[type[Event], str] = {Sampled: "s", Evaluated: "e", Saved: "c"}
 
 
-def make_display(
+def live_display(
     trainer: Trainer, run: Run, *, history: History, baselines: Sequence[Baseline] = ()
-) -> "Display":
-    """The display that suits where stdout goes: a screen for a person, lines for anything else.
+) -> "LiveDisplay | None":
+    """A screen where a person looks at stdout; elsewhere None, and `line_of` tells what happens.
 
     The owner of `history` keeps it up to date; `baselines` are the loss ladder.
     """
@@ -35,22 +35,7 @@ def make_display(
     capable = os.environ.get("TERM", "") not in ("", "dumb", "unknown") or os.name == "nt"
     if is_terminal(sys.stdout) and capable and in_foreground(sys.stdout):
         return LiveDisplay(trainer, run, history=history, baselines=baselines)
-    return LinePrinter()
-
-
-class LinePrinter:
-    """Prints one line of `key=value` per report, with the values of metrics.jsonl."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def show(self, event: Event) -> None:
-        """Print the event's line, if it has one."""
-        if line := line_of(event):
-            say(line)
+    return None
 
 
 def line_of(event: Event) -> str:
@@ -75,7 +60,7 @@ def line_of(event: Event) -> str:
 
 
 class LiveDisplay:
-    """Shows events on a terminal, and acts on keys; arguments as for `make_display`."""
+    """Shows events on a terminal, and acts on keys; arguments as for `live_display`."""
 
     def __init__(
         self, trainer: Trainer, run: Run, *, history: History, baselines: Sequence[Baseline] = ()
@@ -137,10 +122,6 @@ class LiveDisplay:
         if request := self._requests.get(key.lower()):
             request()
             self.frame.pending.add(key.lower())
-
-
-Display = LinePrinter | LiveDisplay
-"""Shows events while it is entered."""
 
 
 class _Live(Live):
