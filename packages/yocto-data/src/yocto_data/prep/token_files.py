@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 import numpy as np
 
@@ -161,17 +161,24 @@ class TokenFile(MappedFile):
         record = self.record
         size, sha256 = (None, None) if record is None else (record.bytes, record.sha256)
         super().__init__(path, element, size, sha256)
+        # Of chats, the files that are named after this one: which tokens are learned, in bits, and
+        # the first token of each document.
+        self.beside: dict[str, MappedFile] = {}
+        if self.chats is not None and record is not None:
+            for ending, kind, n_bytes in (
+                ("mask", "u1", -(-len(self.array) // 8)),
+                ("starts", "<u8", 8 * (record.documents or 0)),
+            ):
+                self.beside[ending] = MappedFile(
+                    path.with_suffix(f".{ending}"), np.dtype(kind), n_bytes,
+                    getattr(self.chats, ending),
+                )  # fmt: skip
 
-    def beside(self, ending: Literal["mask", "starts"]) -> MappedFile:
-        """Of chats, a file that is named after this one: which tokens are learned, or its places.
-
-        The mask holds bits, in bytes; the other the first token of each document, as `<u8`.
-        """
-        documents = 0 if self.record is None else self.record.documents or 0
-        sizes = {"mask": -(-len(self.array) // 8), "starts": 8 * documents}
-        dtype = np.dtype("u1" if ending == "mask" else "<u8")
-        path = self.path.with_suffix(f".{ending}")
-        return MappedFile(path, dtype, sizes[ending], getattr(self.chats, ending))
+    def require_unchanged(self) -> None:
+        """Refuse this file, or one beside it, that was written over: another mask is other data."""
+        super().require_unchanged()
+        for file in self.beside.values():
+            file.require_unchanged()
 
     def check_ids(self) -> None:
         """Read all tokens and compare them with the vocabulary, where its size is known."""
@@ -190,17 +197,12 @@ class TokenFile(MappedFile):
             before += len(block)
 
     def verify(self) -> None:
-        """Read all tokens: every id in range, and the sha256 that meta.json records.
-
-        So do the files beside one of chats: a mask that changed is another data set.
-        """
+        """Read all tokens: every id in range, and every sha256 that meta.json records."""
         self.check_ids()
         super().verify()
-        if self.meta is None or self.meta.chats is None:
-            return
-        self.beside("mask").verify()
-        self.beside("starts").verify()
-        if (template := self.meta.chats.template) is not None:
+        for file in self.beside.values():
+            file.verify()
+        if self.meta and self.meta.chats and (template := self.meta.chats.template) is not None:
             path = self.path.with_name(TEMPLATE_NAME)
             MappedFile(path, np.dtype("u1"), None, template).verify()
 
