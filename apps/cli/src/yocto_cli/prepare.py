@@ -461,14 +461,11 @@ def watched(
 
 def _unknown_rate(out_dir: str, meta: "DataMeta", tokenizer: "Tokenizer") -> float | None:
     """Share of the tokens that stand for words outside the vocabulary, or None if none can."""
-    import numpy as np  # noqa: PLC0415 - needed only here
+    from yocto_data.prep.token_files import TokenFile  # noqa: PLC0415 - brings NumPy in
     from yocto_tokenizers import WordLevelTokenizer  # noqa: PLC0415 - brings NumPy in
 
     if not isinstance(tokenizer, WordLevelTokenizer):
         return None
-    unknown = 0
-    for split in (meta.train, meta.val):
-        ids = np.memmap(Path(out_dir) / split.file, dtype=meta.dtype, mode="r")
-        for start in range(0, len(ids), 1 << 22):
-            unknown += int(np.count_nonzero(ids[start : start + (1 << 22)] == tokenizer.unk_id))
+    files = (TokenFile(Path(out_dir) / split.file) for split in (meta.train, meta.val))
+    unknown = sum(int((block == tokenizer.unk_id).sum()) for f in files for block in f.blocks())
     return unknown / (meta.train.tokens + meta.val.tokens)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yocto_data.batches import BatchSampler
-from yocto_data.dataset import TokenDataset
+from yocto_data.dataset import TokenDataset, require_starts
 from yocto_data.errors import DataError, ShortDataError, integer, shorten
 from yocto_data.prep.token_files import TokenFile
 
@@ -44,11 +44,7 @@ class ChatDataset(TokenDataset):
     """
 
     def __init__(self, path: str | Path, block_size: int) -> None:
-        self.block_size = integer("block_size", block_size, 1)
-        self._file = TokenFile(Path(path))
-        self.path, self.meta = self._file.path, self._file.meta
-        self.dtype, self.vocab_size = self._file.dtype, self._file.vocab_size
-        self.n_tokens = len(self._file.array)
+        self._open(TokenFile(Path(path)), block_size)
         if self._file.chats is None:
             raise DataError(f"{shorten(self.path)} holds texts, not chats; use TokenDataset")
         self.chats = self._file.chats
@@ -116,10 +112,7 @@ class ChatDataset(TokenDataset):
 
     def _places(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Where the tokens of windows lie in the file and in the rows, and which are learned."""
-        if starts.dtype != np.int64 or starts.ndim != 1 or not len(starts):
-            raise DataError(
-                f"starts must be int64 of shape (n,), found {starts.dtype} of shape {starts.shape}"
-            )
+        require_starts(starts)
         if starts.min() < 0:
             raise IndexError(f"window {starts.min()} of {len(self)}")
         self._file.require_whole()

@@ -174,10 +174,7 @@ class Preparation:
                     (separator,) = self.tokenizer.encode("\n")
         if separator is None:
             return None
-        return SeparatorMeta(
-            id=integer("separator", separator, 0, self.vocab_size - 1),
-            position=options.separator_position,
-        )
+        return SeparatorMeta(id=integer("separator", separator, 0, self.vocab_size - 1))
 
     def write(
         self,
