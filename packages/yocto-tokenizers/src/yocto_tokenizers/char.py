@@ -7,8 +7,8 @@ model's answer, a list of ids too, becomes a text.
 from collections.abc import Iterable
 from typing import ClassVar, Self
 
-from yocto_tokenizers.fast.characters import CharacterTable, Errors, checked_characters, distinct
-from yocto_tokenizers.fast.checks import IdArray, Ids, checked_ids, checked_names
+from yocto_tokenizers.fast.characters import CharacterTable, Errors, distinct
+from yocto_tokenizers.fast.checks import IdArray, Ids, checked_ids, checked_names, checked_strings
 from yocto_tokenizers.formats.vocabulary import VocabularyTokenizer
 
 
@@ -26,7 +26,7 @@ class CharTokenizer(VocabularyTokenizer):
     file_name: ClassVar[str] = "vocab.json"
 
     def __init__(self, characters: Iterable[str], *, special_tokens: Iterable[str] = ()):
-        letters, names = checked_characters(characters), checked_names(special_tokens)
+        letters, names = checked_strings(characters, longest=1), checked_names(special_tokens)
         # itos, "id to string", is the vocabulary: an id is a position in it. stoi is its inverse.
         self.itos = (*letters, *names)
         self.stoi = {string: i for i, string in enumerate(self.itos)}

@@ -266,14 +266,10 @@ class ChatBatches(BatchSampler):
         first = integer("step", step, 0, (1 << 62) // self.batch_size) * self.batch_size
         return self.dataset.count_trained(self._epoch_starts(first, self.batch_size))
 
-    def _epoch_order(self, epoch: int) -> np.ndarray:
-        """An epoch's windows in order of visit, numbered on from those of the epochs before."""
-        if epoch not in self._epochs:
-            order = np.argsort(self._words(epoch, self.windows_per_epoch), kind="stable")
-            if len(self._epochs) > 1:
-                self._epochs.clear()
-            self._epochs[epoch] = order + epoch * self.windows_per_epoch
-        return self._epochs[epoch]
+    def _drawn_order(self, epoch: int) -> np.ndarray:
+        # Numbered on from the windows of the epochs before.
+        words = self._words(epoch, self.windows_per_epoch)
+        return np.argsort(words, kind="stable") + epoch * self.windows_per_epoch
 
 
 def chat_evaluation_batches(

@@ -161,18 +161,19 @@ class TokenFile(MappedFile):
         record = self.record
         size, sha256 = (None, None) if record is None else (record.bytes, record.sha256)
         super().__init__(path, element, size, sha256)
-        # Of chats, the files that are named after this one: which tokens are learned, in bits, and
-        # the first token of each document.
+        # Of chats, what belongs to this file: which tokens are learned, in bits, the first token of
+        # each document, and the template.
         self.beside: dict[str, MappedFile] = {}
-        if self.chats is not None and record is not None:
-            for ending, kind, n_bytes in (
-                ("mask", "u1", -(-len(self.array) // 8)),
-                ("starts", "<u8", 8 * (record.documents or 0)),
-            ):
-                self.beside[ending] = MappedFile(
-                    path.with_suffix(f".{ending}"), np.dtype(kind), n_bytes,
-                    getattr(self.chats, ending),
-                )  # fmt: skip
+        if self.meta is not None and self.meta.chats and self.chats and record is not None:
+            mask, starts = path.with_suffix(".mask"), path.with_suffix(".starts")
+            bits, marks, size = np.dtype("u1"), np.dtype("<u8"), 8 * (record.documents or 0)
+            self.beside = {
+                "mask": MappedFile(mask, bits, -(-len(self.array) // 8), self.chats.mask),
+                "starts": MappedFile(starts, marks, size, self.chats.starts),
+            }
+            if (template := self.meta.chats.template) is not None:
+                named = path.with_name(TEMPLATE_NAME)
+                self.beside["template"] = MappedFile(named, bits, None, template)
 
     def require_unchanged(self) -> None:
         """Refuse this file, or one beside it, that was written over: another mask is other data."""
@@ -202,9 +203,6 @@ class TokenFile(MappedFile):
         super().verify()
         for file in self.beside.values():
             file.verify()
-        if self.meta and self.meta.chats and (template := self.meta.chats.template) is not None:
-            path = self.path.with_name(TEMPLATE_NAME)
-            MappedFile(path, np.dtype("u1"), None, template).verify()
 
 
 def _meta_of(path: Path, *, required: bool) -> tuple[DataMeta | None, SplitMeta | None]:
