@@ -1,8 +1,10 @@
 """The law between training and asking: a model is given the very ids that it has learned from."""
 
+import json
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import groupby
+from itertools import groupby, product
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 from yocto_cli.asking import Layout, message
 from yocto_cli.chats import ChatEncoder, turn_tokens
 from yocto_cli.prepare import Kind, learner
+from yocto_cli.train import main as train
 from yocto_data import Message
+from yocto_model import SamplingOptions, TextGenerator
 from yocto_tokenizers import (
     CHATML,
     PLAIN,
@@ -21,6 +25,7 @@ from yocto_tokenizers import (
     HuggingFaceTokenizer,
     Tokenizer,
 )
+from yocto_train import open_model
 
 LETTERS = "".join(map(chr, range(0x20, 0x7F)))
 CORPUS = f"{LETTERS}\nUser: the soul\nAssistant: what is it, and who are we?\nassistant\n"
@@ -95,3 +100,37 @@ def test_no_message_can_end_a_turn() -> None:
     ids, _ = encoder([said, Message("assistant", "No")])
     assert 2 == ids.count(tokenizer.special_tokens["<|im_end|>"])
     assert encoder([Message("system", " "), said]) == encoder([said])
+
+
+@pytest.mark.parametrize("template", ["plain", "turns"])
+def test_fifty_overfitted_chats_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    """Trained until it knows them by heart, a model gives each reply, and ends it by itself."""
+    monkeypatch.chdir(tmp_path)
+    colours = ["red", "green", "old", "small", "wet"]
+    things = ["hat", "key", "drum", "rope", "spoon", "lamp", "map", "coin", "ball", "bell"]
+    said = [(f"What is in box {number} of row {row}?", f"A {colour} {thing}.")
+            for (row, number), (thing, colour) in zip(
+                product("abcdefghij", "12345"), product(things, colours), strict=True
+            )]  # fmt: skip
+    records = [json.dumps({"prompt": question, "completion": answer}) for question, answer in said]
+    Path("chats.jsonl").write_text("\n".join(records * 2))
+    flags = (
+        "--text_path=chats.jsonl --tokenizer=word --val_ratio=0.02 --n_layer=2 --n_head=2 "
+        "--n_embd=48 --block_size=32 --batch_size=16 --max_iters=250 --eval_interval=250 "
+        "--sample_tokens=1 --precision=float32 --device=cpu"
+    )
+    assert train([*flags.split(), f"--template={template}"]) == 0
+    opened = open_model()
+    assert opened.template is not None
+    assert opened.tokenizer is not None
+    layout = Layout(ChatTemplate(opened.template), opened.tokenizer)
+    generator = TextGenerator(opened.model, opened.tokenizer, end_ids=opened.end_ids)
+    answered = 0
+    for question, answer in said:
+        asked = layout.parts([message("user", question)]).ids
+        stream = generator.stream(asked, 20, options=SamplingOptions(top_k=1), stop=layout.stops)
+        reply = "".join(token.text for token in stream).strip()
+        answered += (reply, stream.finish_reason) == (answer, "stop" if layout.stops else "eos")
+    assert answered == 50

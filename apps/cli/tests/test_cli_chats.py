@@ -347,3 +347,22 @@ def test_chats_behind_many_texts_are_found(home: Path) -> None:
     assert not hold_chats([str(folder)])
     (folder / "b.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n')
     assert hold_chats([str(folder)])
+
+
+@pytest.mark.parametrize("words", ["", "--tokenizer bpe --vocab_size 320 --template plain",
+                                   "--tokenizer word", "--template turns"])  # fmt: skip
+def test_a_long_conversation_is_cut_in_front_of_a_speaker(
+    home: Path, prepared: Callable[..., Any], words: str
+) -> None:
+    """Longer than a window, it is cut where the user speaks: every piece begins as a whole one."""
+    turns = [(f"{question} {n}", answer) for n in range(4) for question, answer in SAID]
+    talk = "".join(f"User: {q}\nAssistant: {a}\n" for q, a in turns)
+    Path("long.txt").write_text(f"{talk}\n" * 8)
+    prepared(f"--text_path long.txt {words}")
+    dataset, tokenizer = ChatDataset("out/train.bin", 96), load_tokenizer("out")
+    assert dataset.n_cut > 0
+    names = {i: name for name, i in tokenizer.special_tokens.items()}
+    for number in range(len(dataset)):
+        ids = dataset[number][0].tolist()
+        begin = names.get(ids[0]) or tokenizer.decode(ids[:8])
+        assert begin.startswith(("User: ", "<|user|>"))

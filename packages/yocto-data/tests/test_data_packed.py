@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -25,19 +26,23 @@ from yocto_data import (
 )
 from yocto_data.chats.packed import IGNORED, cut, pack
 from yocto_data.prep.meta import ChatsMeta, ChatSplitMeta, TokenizerMeta
+from yocto_data.prep.token_files import TokenFile
 
 NewDirectory = Callable[[], Path]
 #: Of each document which tokens are learned; the tokens are their own positions in the file.
 Masks = list[list[bool]]
 
 
-def make(folder: Path, masks: Masks, *, starts: list[int] | None = None) -> Path:
+def make(
+    folder: Path, masks: Masks, *, starts: list[int] | None = None, ids: list[int] | None = None
+) -> Path:
     """A data directory of these documents, written by hand; validation is the same."""
     bits = np.concatenate(masks).astype(bool)
+    tokens = np.arange(len(bits)) if ids is None else np.array(ids)
     lengths = [len(mask) for mask in masks]
     begins = np.cumsum([0, *lengths[:-1]]) if starts is None else starts
     contents = {
-        "bin": np.arange(len(bits), dtype="<u2").tobytes(),
+        "bin": tokens.astype("<u2").tobytes(),
         "mask": np.packbits(bits, bitorder="little").tobytes(),
         "starts": np.array(begins, "<u8").tobytes(),
     }
@@ -47,8 +52,8 @@ def make(folder: Path, masks: Masks, *, starts: list[int] | None = None) -> Path
     sums = {ending: hashlib.sha256(data).hexdigest() for ending, data in contents.items()}
     files: dict[str, Any] = {
         name: SplitMeta(
-            file=f"{name}.bin", tokens=len(bits), bytes=len(contents["bin"]), max_id=len(bits) - 1,
-            sha256=sums["bin"], documents=len(masks),
+            file=f"{name}.bin", tokens=len(bits), bytes=len(contents["bin"]),
+            max_id=int(tokens.max()), sha256=sums["bin"], documents=len(masks),
         )
         for name in ("train", "val")
     }  # fmt: skip
@@ -139,16 +144,45 @@ def test_cuts(documents: Masks, block_size: int) -> None:
     """Pieces fit, follow each other, and end behind a reply if one ends in time."""
     for mask in documents:
         trained = np.array(mask)
-        pieces = cut(trained, block_size + 1)
+        pieces = cut(np.arange(len(mask)), trained, block_size + 1)
         ends = [at for at in range(1, len(mask)) if mask[at - 1] and not mask[at]]
         learned: list[int] = []
-        for begin, end in pieces:
-            assert 0 <= begin < end <= len(mask)
+        for begin, fresh, end in pieces:
+            assert 0 <= begin < fresh < end <= len(mask)
             assert end - begin <= block_size + 1
-            learned += [at for at in range(begin + 1, end) if mask[at]]
+            learned += [at for at in range(fresh, end) if mask[at]]
             in_time = [at for at in ends if begin < at <= begin + block_size + 1]
             assert end == len(mask) or not in_time or end == in_time[-1]
         assert np.flatnonzero(trained).tolist() == learned
+
+
+@pytest.mark.property
+@given(
+    header=st.integers(1, 4),
+    turns=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=3, max_size=12),
+    block_size=st.integers(20, 40),
+)
+@example(header=1, turns=[(1, 1)] * 12, block_size=20)
+def test_cut_in_front_of_a_header(
+    new_directory: NewDirectory, header: int, turns: list[tuple[int, int]], block_size: int
+) -> None:
+    """In a plain layout a reply ends with the next header, and each piece begins with one.
+
+    As in `User: ...` and `Assistant: ...`: the header of the user is learned behind a reply, where
+    it is a target once, and is in front of what the user says in the next piece, too.
+    """
+    opening = list(range(1, header + 1))
+    ids, mask = list(opening), [False] * header
+    for asked, replied in turns:
+        ids += [100 + len(ids) + i for i in range(asked + replied)]
+        mask += [False] * asked + [True] * replied
+        ids += [99, *opening]  # a line end first
+        mask += [True] * (header + 1)
+    dataset = ChatDataset(make(new_directory(), [mask], ids=ids), block_size)
+    assert all(ids[begin : begin + header] == opening for begin in dataset._begins)
+    _, y = dataset.gather(np.arange(len(dataset)))
+    assert Counter(np.array(ids)[mask].tolist()) == Counter(y[y != IGNORED].tolist())
+    assert sum(mask) == dataset.count_trained(np.arange(len(dataset)))
 
 
 @pytest.mark.property
@@ -309,6 +343,20 @@ def test_a_file_cut_while_in_use(tmp_path: Path, name: str) -> None:
         file.truncate(1)
     with pytest.raises(DataError, match="was truncated while in use"):
         dataset.gather(np.array([0]))
+
+
+@pytest.mark.parametrize("name", ["train.bin", "train.mask", "train.starts"])
+def test_a_file_written_over_while_in_use(tmp_path: Path, name: str) -> None:
+    """Other content of the same size is noticed in each file of a split; to touch it is no harm."""
+    make(tmp_path, CHATS)
+    file, path = TokenFile(tmp_path / "train.bin"), tmp_path / name
+    file.require_unchanged()
+    os.utime(path, ns=(0, 0))
+    file.require_unchanged()
+    content = path.read_bytes()
+    path.write_bytes(content[8:] + content[:8])
+    with pytest.raises(DataError, match=f"{name} was damaged or replaced"):
+        file.require_unchanged()
 
 
 def test_ids_beyond_the_vocabulary(tmp_path: Path) -> None:

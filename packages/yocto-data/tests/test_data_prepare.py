@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,35 +137,28 @@ def is_val(seed: int, number: int, val_ratio: float) -> bool:
     return int.from_bytes(digest[:8], "big") / 2**64 < val_ratio
 
 
-def parted(ids: list[int], position: str) -> list[list[int]]:
+def parted(ids: list[int]) -> list[list[int]]:
     """The documents of a split whose separator is 255."""
     marks = [index for index, value in enumerate(ids) if value == 255]
-    if position == "after":
-        return [ids[a:b] for a, b in zip([0, *(m + 1 for m in marks)], marks, strict=False)]
-    return [ids[a + 1 : b] for a, b in zip(marks, [*marks[1:], len(ids)], strict=True)]
+    return [ids[a:b] for a, b in zip([0, *(m + 1 for m in marks)], marks, strict=False)]
 
 
 @pytest.mark.property
 @given(
     texts=st.lists(TEXTS, min_size=2, max_size=8),
     choice=st.tuples(RATIOS, st.integers(0, 2**64 - 1)),
-    position=st.sampled_from(["before", "after"]),
 )
-@example(texts=["aaaa", "bbbb"], choice=(0.01, 0), position="after")
-@example(texts=["aaaa", "bbbb"], choice=(0.99, 0), position="before")
+@example(texts=["aaaa", "bbbb"], choice=(0.01, 0))
+@example(texts=["aaaa", "bbbb"], choice=(0.99, 0))
 def test_documents_are_kept_whole(
-    prepared: Prepared,
-    texts: list[str],
-    choice: tuple[float, int],
-    position: Literal["before", "after"],
+    prepared: Prepared, texts: list[str], choice: tuple[float, int]
 ) -> None:
     """Each document, with its separator, lies whole in one split, in order, and none is empty."""
     val_ratio, seed = choice
     meta, *splits = prepared(
-        texts, val_ratio=val_ratio, seed=seed, separator=255, separator_position=position,
-        split_by="documents", keep_cr=True,
+        texts, val_ratio=val_ratio, seed=seed, separator=255, split_by="documents", keep_cr=True,
     )  # fmt: skip
-    found = [parted(ids, position) for ids in splits]
+    found = [parted(ids) for ids in splits]
     documents = [list(text.encode()) for text in texts]
     assert sorted(documents) == sorted(found[0] + found[1])
     for split in found:
@@ -230,7 +223,6 @@ def test_a_line_end_tells_documents_apart(
         ({"separator": 256}, "separator must be an integer from 0 to 255, found 256"),
         ({"separator": -1}, "separator must be"),
         ({"separator": True}, "separator must be"),
-        ({"separator_position": "between"}, "separator_position must be one of before, after"),
         ({"encoding": "utf-9"}, "no text encoding is called 'utf-9'"),
         ({"errors": "surrogateescape"}, "errors must be one of strict, replace, ignore"),
     ],

@@ -169,10 +169,9 @@ def test_replace_needs_a_mark() -> None:
 
 
 def test_the_policy_holds_for_all_encoders() -> None:
-    """The argument is the same for one text, for NumPy and for a batch; a typo is an error."""
+    """The argument is the same for one text and for NumPy; a typo is an error."""
     tokenizer = CharTokenizer("?a")
     assert tokenizer.encode_to_numpy("ax", errors="replace").tolist() == [1, 0]
-    assert tokenizer.encode_batch(["ax", "x"], errors="ignore") == [[1], []]
     with pytest.raises(TokenizerError, match="'strct'"):
         tokenizer.encode("a", errors="strct")  # type: ignore[arg-type]
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from yocto_data import ChatDataset, Message, prepare_chats
+from yocto_data import ChatDataset, DataError, Message, prepare_chats
 from yocto_model import GPT
 from yocto_tokenizers import CharTokenizer
-from yocto_train import Evaluated, Run, StepDone, TrainConfig, Trainer, evaluate
+from yocto_train import Evaluated, Run, Saved, StepDone, TrainConfig, Trainer, evaluate
 
 TEXTS = [("Hi", "Ho."), ("Who?", "Me, and you."), ("", "Yes"), ("Why is it so late?", "It is not.")]
 
@@ -115,6 +115,23 @@ def test_a_stopped_training_goes_on_to_the_bit(
     step = run.pointed("latest")
     assert step is not None
     assert (step / "chat_template.jinja").read_text() == "T"
+
+
+@pytest.mark.parametrize("name", ["train.mask", "val.starts", "chat_template.jinja"])
+def test_what_is_learned_is_written_over_while_training(
+    trainer_of: Callable[..., Trainer], run: Run, chats: Path, name: str
+) -> None:
+    """Other content of the same size, in the same file: it is noticed instead of the next save."""
+    content = (chats / name).read_bytes()
+    events = trainer_of(run).run()
+    try:
+        assert next(event for event in events if isinstance(event, Saved)).step == 4
+        (chats / name).write_bytes(bytes(byte ^ 1 for byte in content))
+        with pytest.raises(DataError, match=f"{name} was damaged or replaced"):
+            list(events)
+    finally:
+        (chats / name).write_bytes(content)
+    assert run.latest().step == 4
 
 
 def test_a_sample_answers_a_question_of_the_data(trainer_of: Callable[..., Trainer]) -> None:

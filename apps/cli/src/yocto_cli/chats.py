@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from yocto_data import (
 )
 from yocto_data.chats.reading import ChatCorpus
 from yocto_data.prep.sources import CHATS, expand_sources
+from yocto_data.prep.token_files import TokenFile
 from yocto_tokenizers import (
     PLAIN,
     TURNS,
@@ -283,14 +284,13 @@ def shown(data_dir: Path, meta: DataMeta, number: int) -> Iterator[list[tuple[st
     assert meta.chats is not None  # noqa: S101 - it has just been prepared
     tokenizer = load_tokenizer(data_dir)
     names = {i: name for name, i in tokenizer.special_tokens.items()}
-    starts = np.fromfile(data_dir / "train.starts", dtype="<u8", count=number + 1).astype(int)
-    ends = [*starts[1:].tolist(), meta.train.tokens]
-    for begin, end in zip(starts[:number].tolist(), ends, strict=False):
-        ids = np.memmap(data_dir / meta.train.file, dtype=meta.dtype, mode="r")[begin:end].tolist()
-        mask = np.memmap(data_dir / "train.mask", dtype=np.uint8, mode="r")
-        bits = np.unpackbits(mask[begin >> 3 : (end + 7) >> 3], bitorder="little")[begin & 7 :]
+    file = TokenFile(data_dir / meta.train.file)
+    bounds = [*file.beside["starts"].array[: number + 1].tolist(), meta.train.tokens]
+    for begin, end in pairwise(bounds[: number + 1]):
+        mask = file.beside["mask"].array[begin >> 3 : (end + 7) >> 3]
+        bits = np.unpackbits(mask, bitorder="little")[begin & 7 :].tolist()
         decoder = tokenizer.stream_decoder()
         yield [
             (names.get(i) or decoder.push(i), i, bool(bit))
-            for i, bit in zip(ids, bits, strict=False)
+            for i, bit in zip(file.array[begin:end].tolist(), bits, strict=False)
         ]

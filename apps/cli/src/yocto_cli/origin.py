@@ -91,11 +91,10 @@ class Origin:
         lacking = [name for name in turn_tokens(template) if name not in known]
         if not lacking:
             return self
-        add, problem = getattr(self.tokenizer, "with_special_tokens", None), ""
-        if add is None:
-            problem = f"the {self.tokenizer.kind} tokenizer of {self.opened.path} cannot get"
+        add = getattr(self.tokenizer, "with_special_tokens", None)
+        if add is not None and not self.is_frozen:
+            return dataclasses.replace(self, tokenizer=add(lacking))
+        problem = f"the {self.tokenizer.kind} tokenizer of {self.opened.path} cannot get"
         if self.is_frozen:
             problem = "with --lora_rank a model does not learn"
-        if add is None or problem:
-            raise UsageError(f"{problem} new tokens ({', '.join(lacking)}); use --template plain")
-        return dataclasses.replace(self, tokenizer=add(lacking))
+        raise UsageError(f"{problem} new tokens ({', '.join(lacking)}); use --template plain")

@@ -4,7 +4,6 @@ It learns a tokenizer, then lets yocto-data do the rest. Packages that bring Num
 by the functions that use them, after the flags have been parsed.
 """
 
-import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from yocto_cli.arguments import REQUIRED, CommandArguments, flag, load_one_of
 from yocto_cli.command import UsageError, next_command, run_command
@@ -36,6 +35,7 @@ _SAMPLE_CHARACTERS = 1_000_000  # on which a named tokenizer is tried
 READING = ("encoding", "errors", "keep_cr")  # options that say how files are read
 _CHECKED = (*READING, "val_ratio", "seed")  # before anything is read
 _OPTIONS = (*_CHECKED, "force")
+_OF_PIECES = ("newline", "shrink", "character_coverage")
 KINDS: dict[Kind, tuple[str, ...]] = {
     "char": ("char",), "word": ("word",), "bpe": ("sentencepiece", "huggingface"),
 }  # fmt: skip
@@ -194,6 +194,8 @@ def prepare_files(command: str, arguments: "CharArguments | ChatArguments") -> N
         raise UsageError("--text_path is empty; name a text file, a directory or a glob")
     if arguments.workers < 0:
         raise UsageError(f"--workers must be 0 (one per core) or more, not {arguments.workers}")
+    if getattr(arguments, "show", 0) < 0:
+        raise UsageError("--show must be 0 or more")
     # Before a vocabulary is learned.
     check_target(resolve_target(arguments.out_dir), force=arguments.force)
     named = _named_tokenizer(command, arguments)
@@ -202,13 +204,22 @@ def prepare_files(command: str, arguments: "CharArguments | ChatArguments") -> N
     with ProgressBar() as progress:
         options |= {"tokenizer": named, "progress": progress.update}
         if isinstance(arguments, CharArguments):
+            own = {n: getattr(arguments, n) for n in _OF_PIECES if hasattr(arguments, n)}
+            size = getattr(arguments, "vocab_size", None)
             meta, tokenizer = prepare_texts(
-                arguments.text_path, arguments.out_dir, learn=_learner(arguments),
-                text_field=arguments.text_field, **options,
+                arguments.text_path, arguments.out_dir, text_field=arguments.text_field,
+                learn=learner(cast("Kind", command), size, **own), **options,
             )  # fmt: skip
             losses = None if named is None else _losses(arguments, named)
         else:
-            meta, tokenizer = _prepare_chats(arguments, **options)
+            from yocto_cli.chats import prepare_conversations  # noqa: PLC0415 - brings NumPy in
+
+            meta, tokenizer = prepare_conversations(
+                arguments.text_path, arguments.out_dir, kind=arguments.tokenizer or "char",
+                vocab_size=arguments.vocab_size, template=arguments.template,
+                tokenizer_path=arguments.tokenizer_path or arguments.vocab_path, me=arguments.me,
+                max_bad=arguments.max_bad, **options,
+            )  # fmt: skip
             losses = None  # yocto-train says them of every tokenizer
     if isinstance(arguments, ChatArguments) and arguments.show:
         from yocto_cli.chats import shown  # noqa: PLC0415 - brings NumPy in
@@ -224,19 +235,6 @@ def prepare_files(command: str, arguments: "CharArguments | ChatArguments") -> N
     _say(arguments.out_dir, meta, found)
 
 
-def _prepare_chats(arguments: ChatArguments, **options: Any) -> "tuple[DataMeta, Tokenizer]":
-    from yocto_cli.chats import prepare_conversations  # noqa: PLC0415 - brings NumPy in
-
-    if arguments.show < 0:
-        raise UsageError(f"--show must be 0 or more, not {arguments.show}")
-    return prepare_conversations(
-        arguments.text_path, arguments.out_dir, kind=arguments.tokenizer or "char",
-        vocab_size=arguments.vocab_size, template=arguments.template,
-        tokenizer_path=arguments.tokenizer_path or arguments.vocab_path, me=arguments.me,
-        max_bad=arguments.max_bad, **options,
-    )  # fmt: skip
-
-
 def _losses(arguments: CharArguments, tokenizer: "Tokenizer") -> str | None:
     """What a tokenizer that learned from other texts loses of these, if anything, in numbers."""
     from yocto_data import iter_texts  # noqa: PLC0415 - brings NumPy in
@@ -249,16 +247,6 @@ def _losses(arguments: CharArguments, tokenizer: "Tokenizer") -> str | None:
             break
     found = round_trip(tokenizer, sample[:_SAMPLE_CHARACTERS])
     return None if found.exact else found.summary()
-
-
-def _learner(arguments: CharArguments) -> Learn:
-    size = getattr(arguments, "vocab_size", None)
-    if isinstance(arguments, BpeArguments):
-        return learner(
-            "bpe", size, newline=arguments.newline, shrink=arguments.shrink,
-            character_coverage=arguments.character_coverage,
-        )  # fmt: skip
-    return learner("word" if isinstance(arguments, WordArguments) else "char", size)
 
 
 def learner(
@@ -449,10 +437,9 @@ def watched(
     texts: Iterator[str], sources: str | Sequence[str], progress: Progress
 ) -> Iterator[str]:
     """The same texts; `progress` is told how many bytes have been read."""
-    paths = [Path(source) for source in ([sources] if isinstance(sources, str) else sources)]
-    total, done = 0, 0  # 0: not known for globs and directories
-    with contextlib.suppress(OSError, ValueError):
-        total = sum(path.stat().st_size for path in paths) if all(map(Path.is_file, paths)) else 0
+    from yocto_data.prep.sources import CHATS, expand_sources  # noqa: PLC0415 - brings NumPy in
+
+    total, done = sum(source.size for source in expand_sources(sources, CHATS)), 0
     for text in texts:
         done += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
         progress(LEARNING, done, max(done, total))
@@ -461,14 +448,11 @@ def watched(
 
 def _unknown_rate(out_dir: str, meta: "DataMeta", tokenizer: "Tokenizer") -> float | None:
     """Share of the tokens that stand for words outside the vocabulary, or None if none can."""
-    import numpy as np  # noqa: PLC0415 - needed only here
+    from yocto_data.prep.token_files import TokenFile  # noqa: PLC0415 - brings NumPy in
     from yocto_tokenizers import WordLevelTokenizer  # noqa: PLC0415 - brings NumPy in
 
     if not isinstance(tokenizer, WordLevelTokenizer):
         return None
-    unknown = 0
-    for split in (meta.train, meta.val):
-        ids = np.memmap(Path(out_dir) / split.file, dtype=meta.dtype, mode="r")
-        for start in range(0, len(ids), 1 << 22):
-            unknown += int(np.count_nonzero(ids[start : start + (1 << 22)] == tokenizer.unk_id))
+    files = (TokenFile(Path(out_dir) / split.file) for split in (meta.train, meta.val))
+    unknown = sum(int((block == tokenizer.unk_id).sum()) for f in files for block in f.blocks())
     return unknown / (meta.train.tokens + meta.val.tokens)

@@ -101,16 +101,18 @@ class BatchSampler:
     def _epoch_order(self, epoch: int) -> np.ndarray:
         """Starts of an epoch's windows, in order of visit: int64, shape (W,)."""
         if epoch not in self._epochs:
-            words = self._words(epoch, self.windows_per_epoch + 1)
-            # The first word shifts the grid of windows, so that the tail is used, too.
-            tail = (self.dataset.n_tokens - 1) % self.dataset.block_size
-            phase = int(words[0]) % (tail + 1)
-            # Sorting raw words is a permutation that no NumPy version changes, unlike `shuffle`.
-            order = np.argsort(words[1:], kind="stable")
             if len(self._epochs) > 1:
                 self._epochs.clear()
-            self._epochs[epoch] = order * self.dataset.block_size + phase
+            self._epochs[epoch] = self._drawn_order(epoch)
         return self._epochs[epoch]
+
+    def _drawn_order(self, epoch: int) -> np.ndarray:
+        words = self._words(epoch, self.windows_per_epoch + 1)
+        # The first word shifts the grid of windows, so that the tail is used, too.
+        tail = (self.dataset.n_tokens - 1) % self.dataset.block_size
+        phase = int(words[0]) % (tail + 1)
+        # Sorting raw words is a permutation that no NumPy version changes, unlike `shuffle`.
+        return np.argsort(words[1:], kind="stable") * self.dataset.block_size + phase
 
     def _words(self, number: int, count: int) -> np.ndarray:
         """`count` random 64-bit words of a step or an epoch."""

@@ -41,12 +41,7 @@ class TokenDataset:
         dtype: DtypeLike | None = None,
         vocab_size: int | None = None,
     ) -> None:
-        self.block_size = integer("block_size", block_size, 1)
-        # TokenFile finds whatever is wrong with a file, so what follows is only about windows.
-        self._file = TokenFile(Path(path), dtype=dtype, vocab_size=vocab_size)
-        self.path, self.meta = self._file.path, self._file.meta
-        self.dtype, self.vocab_size = self._file.dtype, self._file.vocab_size
-        self.n_tokens = len(self._file.array)
+        self._open(TokenFile(Path(path), dtype=dtype, vocab_size=vocab_size), block_size)
         if self.n_tokens < self.block_size + 1:
             raise ShortDataError(
                 f"{shorten(self.path)} is too short for a block_size of {block_size}: it holds "
@@ -57,6 +52,12 @@ class TokenDataset:
         self._windows = np.lib.stride_tricks.sliding_window_view(
             self._file.array, self.block_size + 1
         )
+
+    def _open(self, file: TokenFile, block_size: int) -> None:
+        # TokenFile finds whatever is wrong with a file: all else here is only about windows.
+        self.block_size = integer("block_size", block_size, 1)
+        self._file, self.path, self.meta = file, file.path, file.meta
+        self.dtype, self.vocab_size, self.n_tokens = file.dtype, file.vocab_size, len(file.array)
 
     def __reduce__(self) -> tuple[object, ...]:
         # A copy in another process maps the file itself instead of receiving its content.
@@ -88,10 +89,7 @@ class TokenDataset:
         x and y overlap in one block of memory, so flatten them with `reshape`, not `view`, and do
         not write into them.
         """
-        if starts.dtype != np.int64 or starts.ndim != 1 or not len(starts):
-            raise DataError(
-                f"starts must be int64 of shape (n,), found {starts.dtype} of shape {starts.shape}"
-            )
+        require_starts(starts)
         # Seen as unsigned, a negative start is a huge one: one comparison finds both.
         if _largest(starts.view(np.uint64)) >= len(self):
             wrong = starts[(starts < 0) | (starts >= len(self))][0]
@@ -121,6 +119,14 @@ class TokenDataset:
 
 
 CharDataset = TokenDataset  # its name in courses that begin with characters
+
+
+def require_starts(starts: np.ndarray) -> None:
+    """Refuse what is no row of numbers of windows."""
+    if starts.dtype != np.int64 or starts.ndim != 1 or not len(starts):
+        raise DataError(
+            f"starts must be int64 of shape (n,), found {starts.dtype} of shape {starts.shape}"
+        )
 
 
 def _largest(array: np.ndarray) -> int:

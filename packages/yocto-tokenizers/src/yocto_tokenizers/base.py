@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -92,6 +93,12 @@ class BaseTokenizer(ABC):
     def unk_id(self) -> int | None:
         """Id that stands for what the vocabulary lacks, or None if there is none."""
         return None
+
+    @cached_property
+    def special_names(self) -> re.Pattern[str]:
+        """Splits a text at the names of special tokens, which it keeps; the longest come first."""
+        names = sorted(self.special_tokens, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, names))})")
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:

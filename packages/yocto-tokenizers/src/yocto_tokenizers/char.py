@@ -7,8 +7,8 @@ model's answer, a list of ids too, becomes a text.
 from collections.abc import Iterable
 from typing import ClassVar, Self
 
-from yocto_tokenizers.fast.characters import CharacterTable, Errors, checked_characters, distinct
-from yocto_tokenizers.fast.checks import IdArray, Ids, checked_ids, checked_names, checked_texts
+from yocto_tokenizers.fast.characters import CharacterTable, Errors, distinct
+from yocto_tokenizers.fast.checks import IdArray, Ids, checked_ids, checked_names, checked_strings
 from yocto_tokenizers.formats.vocabulary import VocabularyTokenizer
 
 
@@ -26,7 +26,7 @@ class CharTokenizer(VocabularyTokenizer):
     file_name: ClassVar[str] = "vocab.json"
 
     def __init__(self, characters: Iterable[str], *, special_tokens: Iterable[str] = ()):
-        letters, names = checked_characters(characters), checked_names(special_tokens)
+        letters, names = checked_strings(characters, longest=1), checked_names(special_tokens)
         # itos, "id to string", is the vocabulary: an id is a position in it. stoi is its inverse.
         self.itos = (*letters, *names)
         self.stoi = {string: i for i, string in enumerate(self.itos)}
@@ -51,10 +51,6 @@ class CharTokenizer(VocabularyTokenizer):
     def encode_to_numpy(self, text: str, *, errors: Errors = "strict") -> IdArray:
         """The same ids as an array of uint16, or uint32 beyond 65,536 ids; shape `(n,)`."""
         return self._table.encode(text, errors)
-
-    def encode_batch(self, texts: Iterable[str], *, errors: Errors = "strict") -> list[list[int]]:
-        """The ids of several texts, each as `encode` gives them."""
-        return [self.encode(text, errors=errors) for text in checked_texts(texts)]
 
     def unknown_characters(self, text: str) -> dict[str, int]:
         """Each distinct character the vocabulary lacks and its first position, in that order."""

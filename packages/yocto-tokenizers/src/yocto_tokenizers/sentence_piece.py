@@ -152,7 +152,7 @@ class SentencePieceTokenizer(BaseTokenizer):
     def eos_id(self) -> int | None:
         return token_id if (token_id := self._processor.eos_id()) >= 0 else None
 
-    @property
+    @cached_property
     def unk_id(self) -> int:
         """Id of the unknown piece, which models with byte fallback never produce."""
         return self._content.ids_of(PieceType.UNKNOWN)[0]

@@ -14,7 +14,12 @@ from typing import Any, ClassVar, Self
 from yocto_tokenizers.base import UNK
 from yocto_tokenizers.errors import TokenizerError, shown
 from yocto_tokenizers.fast.characters import additive_parts, mark_class
-from yocto_tokenizers.fast.checks import checked_names, checked_unicode, each_text
+from yocto_tokenizers.fast.checks import (
+    checked_names,
+    checked_strings,
+    checked_unicode,
+    each_text,
+)
 from yocto_tokenizers.formats.tokenizer_json import explicit_pattern, whole_tokens
 from yocto_tokenizers.formats.vocabulary import (
     FORMAT_VERSION,
@@ -62,7 +67,8 @@ class WordLevelTokenizer(VocabularyTokenizer):
 
     def __init__(self, words: Iterable[str], *, special_tokens: Iterable[str] = ()):
         names = _checked_special_tokens(special_tokens)
-        self.itos = (UNK, *names, *_checked_words(words, names))
+        known = checked_strings(words, longest=_MAX_WORD_CHARACTERS, reserved={UNK, *names})
+        self.itos = (UNK, *names, *known)
         self.stoi = {string: i for i, string in enumerate(self.itos)}
         # Without `<unk>` and the special tokens: no text may select them by their names.
         self._word_ids = {word: i for word, i in self.stoi.items() if i > len(names)}
@@ -141,22 +147,6 @@ def _checked_special_tokens(special_tokens: Iterable[str]) -> tuple[str, ...]:
                 f"spell it with brackets, such as '<|{name}|>'"
             )
     return names
-
-
-def _checked_words(words: Iterable[object], names: tuple[str, ...]) -> tuple[str, ...]:
-    reserved = {UNK, *names}
-    checked: dict[str, None] = {}
-    for i, word in enumerate(words):
-        if not isinstance(word, str) or not 1 <= len(word) <= _MAX_WORD_CHARACTERS:
-            raise TokenizerError(
-                f"word {i} is {shown(word)}, expected 1 to {_MAX_WORD_CHARACTERS} characters"
-            )
-        if word in reserved or word in checked:
-            raise TokenizerError(f"word {i} repeats {shown(word)}; drop one")
-        checked[checked_unicode(word)] = None
-    if not checked:
-        raise TokenizerError("the text is empty; a vocabulary needs at least one word")
-    return tuple(checked)
 
 
 def _count(texts: str | Iterable[str]) -> Counter[str]:

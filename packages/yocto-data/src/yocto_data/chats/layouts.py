@@ -26,16 +26,15 @@ def dialogues_and_texts(blocks: Iterable[str]) -> Iterator[Chat | TextPart]:
     message before. Below a line of the user, each line that begins with `Or: ` is another wording.
     """
     text: list[str] = []
-    size, begins = 0, True
+    size = 0
     for paragraph, is_whole in chain(_paragraphs(blocks), (("", False),)):  # the last is the end
         chat = _dialogue(paragraph) if is_whole else None
         ends = chat is not None or not paragraph
         # White space alone would make a last part that is none.
         if ends or size >= (_PART if paragraph.strip() else 4 * _LONGEST_PARAGRAPH):
             if any(map(str.strip, text)):
-                yield TextPart("".join(text), ends, begins)
-                begins = False
-            text, size, begins = [], 0, begins or ends
+                yield TextPart("".join(text), ends)
+            text, size = [], 0
         if chat is not None:
             yield chat
         else:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yocto_data.batches import BatchSampler
-from yocto_data.dataset import TokenDataset
+from yocto_data.dataset import TokenDataset, require_starts
 from yocto_data.errors import DataError, ShortDataError, integer, shorten
 from yocto_data.prep.token_files import TokenFile
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: What y holds where nothing is learned; torch's cross-entropy leaves it out.
 IGNORED = -100
+
+_LONGEST_HEADER = 64  # tokens with which a template announces a speaker
 
 
 class ChatDataset(TokenDataset):
@@ -42,16 +44,12 @@ class ChatDataset(TokenDataset):
     """
 
     def __init__(self, path: str | Path, block_size: int) -> None:
-        self.block_size = integer("block_size", block_size, 1)
-        self._file = TokenFile(Path(path))
-        self.path, self.meta = self._file.path, self._file.meta
-        self.dtype, self.vocab_size = self._file.dtype, self._file.vocab_size
-        self.n_tokens = len(self._file.array)
+        self._open(TokenFile(Path(path)), block_size)
         if self._file.chats is None:
             raise DataError(f"{shorten(self.path)} holds texts, not chats; use TokenDataset")
         self.chats = self._file.chats
-        self._mask = self._file.beside("mask")
-        self._begins, self._lengths, self.n_cut = self._pieces()
+        self._mask, self._starts = self._file.beside["mask"], self._file.beside["starts"]
+        self._begins, self._context, self._lengths, self.n_cut = self._pieces()
         if not self.chats.trained or not len(self._begins):
             raise ShortDataError(f"{shorten(self.path)} holds nothing to learn; use other chats")
         # Pieces by window: window i holds those from bound i to bound i + 1.
@@ -77,14 +75,12 @@ class ChatDataset(TokenDataset):
         """
         import torch  # noqa: PLC0415 - preparation does without it
 
-        source, target, firsts = self._places(starts)
+        source, target, learned = self._places(starts)
         shape = len(starts), self.block_size + 1
         # Padding is id 0, whatever that is: behind everything that is learned, it teaches nothing.
         tokens, trained = np.zeros(shape, np.int64), np.zeros(shape, bool)
         tokens.ravel()[target] = self._file.array[source]
-        trained.ravel()[target] = self._bits(source)
-        # The first token of a piece would be predicted from the end of another.
-        trained.ravel()[target[firsts]] = False
+        trained.ravel()[target] = learned
         if self.vocab_size is not None and tokens.max() >= self.vocab_size:
             self._file.check_ids()
         y = np.where(trained[:, 1:], tokens[:, 1:], IGNORED)
@@ -92,10 +88,7 @@ class ChatDataset(TokenDataset):
 
     def count_trained(self, starts: np.ndarray) -> int:
         """How many targets of these windows are learned, without reading their tokens."""
-        source, _, firsts = self._places(starts)
-        learned = self._bits(source)
-        learned[firsts] = False
-        return int(learned.sum())
+        return int(self._places(starts)[2].sum())
 
     def trained_ids(self) -> Iterator[np.ndarray]:
         """The ids of all learned tokens, in order and in blocks: what a loss is taken over."""
@@ -118,11 +111,8 @@ class ChatDataset(TokenDataset):
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def _places(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where the tokens of windows lie in the file and in the rows, and which begin a piece."""
-        if starts.dtype != np.int64 or starts.ndim != 1 or not len(starts):
-            raise DataError(
-                f"starts must be int64 of shape (n,), found {starts.dtype} of shape {starts.shape}"
-            )
+        """Where the tokens of windows lie in the file and in the rows, and which are learned."""
+        require_starts(starts)
         if starts.min() < 0:
             raise IndexError(f"window {starts.min()} of {len(self)}")
         self._file.require_whole()
@@ -144,60 +134,77 @@ class ChatDataset(TokenDataset):
         along = np.arange(ends[-1])
         source = along + np.repeat(self._begins[pieces] - firsts, lengths)
         target = along + np.repeat(np.repeat(shift, per_row), lengths)
-        return source, target, firsts
+        # What a piece begins with is not learned there: it would be predicted from the end of
+        # another piece, or is learned in the piece before.
+        is_new = along >= np.repeat(firsts + self._context[pieces], lengths)
+        return source, target, self._bits(source) & is_new
 
     def _bits(self, positions: np.ndarray) -> np.ndarray:
         """Whether the tokens at these positions are learned."""
         self._mask.require_whole()
         return (self._mask.array[positions >> 3] >> (positions & 7).astype(np.uint8) & 1) == 1
 
-    def _pieces(self) -> tuple[np.ndarray, np.ndarray, int]:
-        """First token and length of whatever is never cut, and how many documents had to be."""
-        file = self._file.beside("starts")
-        starts = file.array.astype(np.int64)
+    def _pieces(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """What is never cut: first token, how many of its tokens are only context, and length.
+
+        Also how many documents had to be cut into such pieces.
+        """
+        starts = self._starts.array.astype(np.int64)
         ends = np.append(starts[1:], self.n_tokens)
         lengths = ends - starts
         if starts[0] != 0 or lengths.min() < 1:
-            raise DataError(f"{shorten(file.path)} was damaged; run yocto-prepare again")
+            raise DataError(f"{shorten(self._starts.path)} was damaged; run yocto-prepare again")
         capacity = self.block_size + 1
         is_long = lengths > capacity
-        begins, sizes = [starts[~is_long]], [lengths[~is_long]]
+        whole = [starts[~is_long], starts[~is_long] + 1, ends[~is_long]]
+        pieces = [np.stack(whole, axis=1)]  # (P, 3)
         for begin, end in zip(starts[is_long].tolist(), ends[is_long].tolist(), strict=True):
-            cuts = np.array(cut(self._bits(np.arange(begin, end)), capacity), dtype=np.int64)
-            if len(cuts):
-                begins.append(begin + cuts[:, 0])
-                sizes.append(cuts[:, 1] - cuts[:, 0])
-        return np.concatenate(begins), np.concatenate(sizes), int(is_long.sum())
+            trained = self._bits(np.arange(begin, end))
+            cuts = cut(self._file.array[begin:end], trained, capacity)
+            pieces.append(begin + np.array(cuts, dtype=np.int64).reshape(-1, 3))
+        begins, news, ends = np.concatenate(pieces).T
+        return begins, news - begins, ends - begins, int(is_long.sum())
 
 
-def cut(trained: np.ndarray, capacity: int) -> list[tuple[int, int]]:
-    """Cut a document that is longer than a window; first token and end of each piece.
+def cut(ids: np.ndarray, trained: np.ndarray, capacity: int) -> list[tuple[int, int, int]]:
+    """Cut a document that is longer than a window.
 
-    A piece ends behind a reply if one ends within `capacity` tokens. If none does, the next piece
-    repeats one token, as what the token after it is predicted from. Pieces in which nothing is
-    learned are left out.
+    A piece ends behind a reply if one ends within `capacity` tokens. Where no token ends a turn, a
+    reply ends with how the next speaker is announced, as the whole document begins: there the next
+    piece begins, too. If no reply ends in time, it repeats one token, as what the token after it is
+    predicted from. Pieces in which nothing is learned are left out.
 
     Args:
+        ids: shape (L,).
         trained: bool, shape (L,): which tokens are learned.
         capacity: T + 1, at least 2.
+
+    Returns:
+        Of each piece its first token, the first that no piece before it has taught, and its end.
     """
     turns = np.flatnonzero(trained[:-1] & ~trained[1:]) + 1
     so_far = np.cumsum(trained)
     pieces = []
-    start = 0
+    start, new = 0, 1
     while True:
-        end = following = min(start + capacity, len(trained))
+        end = min(start + capacity, len(trained))
+        n_repeated = 1
         if end < len(trained):
             last = int(np.searchsorted(turns, end, side="right")) - 1
-            if last >= 0 and turns[last] > start:
-                end = following = int(turns[last])
-            else:
-                following = end - 1
-        if so_far[end - 1] > so_far[start]:  # the first token of a piece is no target
-            pieces.append((start, end))
+            if last >= 0 and turns[last] > new:
+                end = int(turns[last])
+                n_repeated = _repeated(ids, end, capacity)
+        if so_far[end - 1] > so_far[new - 1]:
+            pieces.append((start, new, end))
         if end == len(trained):
             return pieces
-        start = following
+        start, new = end - n_repeated, max(end, end - n_repeated + 1)
+
+
+def _repeated(ids: np.ndarray, end: int, capacity: int) -> int:
+    """How many tokens in front of `end` are those with which the document begins."""
+    counts = range(min(capacity - 1, _LONGEST_HEADER, end // 2), 0, -1)
+    return next((n for n in counts if np.array_equal(ids[end - n : end], ids[:n])), 0)
 
 
 def pack(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
@@ -259,14 +266,10 @@ class ChatBatches(BatchSampler):
         first = integer("step", step, 0, (1 << 62) // self.batch_size) * self.batch_size
         return self.dataset.count_trained(self._epoch_starts(first, self.batch_size))
 
-    def _epoch_order(self, epoch: int) -> np.ndarray:
-        """An epoch's windows in order of visit, numbered on from those of the epochs before."""
-        if epoch not in self._epochs:
-            order = np.argsort(self._words(epoch, self.windows_per_epoch), kind="stable")
-            if len(self._epochs) > 1:
-                self._epochs.clear()
-            self._epochs[epoch] = order + epoch * self.windows_per_epoch
-        return self._epochs[epoch]
+    def _drawn_order(self, epoch: int) -> np.ndarray:
+        # Numbered on from the windows of the epochs before.
+        words = self._words(epoch, self.windows_per_epoch)
+        return np.argsort(words, kind="stable") + epoch * self.windows_per_epoch
 
 
 def chat_evaluation_batches(

@@ -110,7 +110,7 @@ def prepare_chats(
                 raise ShortDataError(f"no conversation is left for {name}.bin; use more")
         kinds = train.kinds + val.kinds
         chats = ChatsMeta(
-            template=None if template is None else _save_template(template, directory),
+            template=None if template is None else _saved(directory / TEMPLATE_NAME, template),
             formats=tuple(CountMeta(what=n, count=c) for n, c in first.formats.items()),
             conversations=kinds["conversations"],
             replies=kinds["replies"],
@@ -207,9 +207,9 @@ class _ChatWriter(TokenWriter):
         )
 
 
-def _save_template(template: str, directory: Path) -> str:
-    with HashedWriter(directory / TEMPLATE_NAME) as file:
-        file.write(template.encode("utf-8"))
+def _saved(path: Path, text: str) -> str:
+    with HashedWriter(path) as file:
+        file.write(text.encode("utf-8"))
     return file.sha256()
 
 

@@ -4,7 +4,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -163,13 +162,8 @@ def iter_chats(
     here. The errors are those of `iter_texts`, and a DataError if too much cannot be used.
     """
     options = replace(options or ChatOptions(), **changes)
-    return _contents(ChatCorpus(sources=expand_sources(sources, CHATS), options=options))
-
-
-def _contents(corpus: ChatCorpus) -> Iterator[Chat | TextPart]:
-    with closing(corpus.documents()) as documents:
-        for document in documents:
-            yield document.content
+    documents = ChatCorpus(sources=expand_sources(sources, CHATS), options=options).documents()
+    return (document.content for document in documents)
 
 
 # --- records -------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from yocto_data.prep.meta import SourceMeta
 from yocto_data.prep.sources import Errors, Source, SourceFile, TextDecoder, check_encoding
 
 SplitBy = Literal["auto", "position", "documents"]
-Position = Literal["before", "after"]
 
 # A record is parsed in one piece; this bounds the memory it may take.
 MAX_RECORD_CHARS = 64 << 20
@@ -46,10 +45,7 @@ class PrepareOptions:
     text_field: str = setting("text", "key of the text in .jsonl records")
     split_by: SplitBy = setting("auto", "cut the text at one position, or keep its documents whole")
     separator: int | Literal["auto"] | None = setting(
-        "auto", "id between documents; auto: the tokenizer's end token, or a line end"
-    )
-    separator_position: Position = setting(
-        "after", "whether the separator comes before or after a document"
+        "auto", "id behind each document; auto: the tokenizer's end token, or a line end"
     )
     chunk_chars: int = setting(1 << 20, "about how many characters are encoded at a time")
 
@@ -57,7 +53,6 @@ class PrepareOptions:
         if not 0 < self.val_ratio < 1:  # nan fails, too
             raise DataError(f"val_ratio must be above 0 and below 1, found {self.val_ratio!r}")
         require_one_of("split_by", self.split_by, get_args(SplitBy))
-        require_one_of("separator_position", self.separator_position, get_args(Position))
         require_one_of("errors", self.errors, get_args(Errors))
         plain = {
             "val_ratio": float(self.val_ratio),
@@ -74,7 +69,6 @@ class TextPart(NamedTuple):
 
     text: str
     ends: bool = True  # whether its document ends here; a long one comes in several parts
-    begins: bool = True
 
 
 class Document(NamedTuple):

@@ -116,12 +116,9 @@ class Encoder:
         to_array: Callable[[str], np.ndarray] | None
         to_array = getattr(self.tokenizer, "encode_to_numpy", None)
         data = self.narrowed(to_array(part.text) if to_array else self.tokenizer.encode(part.text))
-        if self.separator is None:
+        if self.separator is None or not part.ends:
             return data
-        mark = np.array([self.separator.id], dtype=self.dtype).tobytes()
-        if self.separator.position == "before":
-            return mark + data if part.begins else data
-        return data + mark if part.ends else data
+        return data + np.array([self.separator.id], dtype=self.dtype).tobytes()
 
     def narrowed(self, given: Any) -> bytes:
         """The bytes of ids; raises `ValueError` unless they are a row of integers in range."""

@@ -54,10 +54,10 @@ class SplitMeta:
 
 @dataclass(frozen=True, kw_only=True)
 class SeparatorMeta:
-    """The id that comes before or after each document."""
+    """The id that comes after each document."""
 
     id: int
-    position: Literal["before", "after"]
+    position: Literal["before", "after"] = "after"  # `before` only in files of earlier versions
 
 
 @dataclass(frozen=True, kw_only=True)

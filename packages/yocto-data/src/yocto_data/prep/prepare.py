@@ -24,6 +24,8 @@ from yocto_data.prep.sources import PathLike, Source, expand_sources
 from yocto_data.prep.splitting import FirstPass, Piece, PieceCutter, SafeCutter, SplitPlan
 from yocto_data.prep.token_files import TokenWriter
 
+_RECORDED = ("val_ratio", "seed", "chunk_chars", "text_field")  # of the options, in meta.json
+
 Progress = Callable[[int, int, int], None]
 """Called on the caller's thread with bytes done, bytes in all, tokens written so far."""
 
@@ -174,10 +176,7 @@ class Preparation:
                     (separator,) = self.tokenizer.encode("\n")
         if separator is None:
             return None
-        return SeparatorMeta(
-            id=integer("separator", separator, 0, self.vocab_size - 1),
-            position=options.separator_position,
-        )
+        return SeparatorMeta(id=integer("separator", separator, 0, self.vocab_size - 1))
 
     def write(
         self,
@@ -251,11 +250,8 @@ class Preparation:
                 unsafe_cuts=unsafe_cuts,
             ),
             options=OptionsMeta(
-                val_ratio=options.val_ratio,
                 split_by=split_by,
-                seed=options.seed,
-                chunk_chars=options.chunk_chars,
-                text_field=options.text_field,
+                **{name: getattr(options, name) for name in _RECORDED},
             ),
             chats=chats,
         )

@@ -214,7 +214,7 @@ class PieceCutter:
                 start, before = 0, None
                 for text, split, ends in self._parts(document.blocks, ordinal, seen_chars):
                     yield Piece(
-                        TextPart(text, ends, begins=start == 0), len(text), split, document.where,
+                        TextPart(text, ends), len(text), split, document.where,
                         self.corpus.bytes_read, start, is_first=split != before,
                     )  # fmt: skip
                     start, before = start + len(text), split

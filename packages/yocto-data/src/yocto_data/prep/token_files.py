@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 import numpy as np
 
@@ -161,17 +161,25 @@ class TokenFile(MappedFile):
         record = self.record
         size, sha256 = (None, None) if record is None else (record.bytes, record.sha256)
         super().__init__(path, element, size, sha256)
+        # Of chats, what belongs to this file: which tokens are learned, in bits, the first token of
+        # each document, and the template.
+        self.beside: dict[str, MappedFile] = {}
+        if self.meta is not None and self.meta.chats and self.chats and record is not None:
+            mask, starts = path.with_suffix(".mask"), path.with_suffix(".starts")
+            bits, marks, size = np.dtype("u1"), np.dtype("<u8"), 8 * (record.documents or 0)
+            self.beside = {
+                "mask": MappedFile(mask, bits, -(-len(self.array) // 8), self.chats.mask),
+                "starts": MappedFile(starts, marks, size, self.chats.starts),
+            }
+            if (template := self.meta.chats.template) is not None:
+                named = path.with_name(TEMPLATE_NAME)
+                self.beside["template"] = MappedFile(named, bits, None, template)
 
-    def beside(self, ending: Literal["mask", "starts"]) -> MappedFile:
-        """Of chats, a file that is named after this one: which tokens are learned, or its places.
-
-        The mask holds bits, in bytes; the other the first token of each document, as `<u8`.
-        """
-        documents = 0 if self.record is None else self.record.documents or 0
-        sizes = {"mask": -(-len(self.array) // 8), "starts": 8 * documents}
-        dtype = np.dtype("u1" if ending == "mask" else "<u8")
-        path = self.path.with_suffix(f".{ending}")
-        return MappedFile(path, dtype, sizes[ending], getattr(self.chats, ending))
+    def require_unchanged(self) -> None:
+        """Refuse this file, or one beside it, that was written over: another mask is other data."""
+        super().require_unchanged()
+        for file in self.beside.values():
+            file.require_unchanged()
 
     def check_ids(self) -> None:
         """Read all tokens and compare them with the vocabulary, where its size is known."""
@@ -190,19 +198,11 @@ class TokenFile(MappedFile):
             before += len(block)
 
     def verify(self) -> None:
-        """Read all tokens: every id in range, and the sha256 that meta.json records.
-
-        So do the files beside one of chats: a mask that changed is another data set.
-        """
+        """Read all tokens: every id in range, and every sha256 that meta.json records."""
         self.check_ids()
         super().verify()
-        if self.meta is None or self.meta.chats is None:
-            return
-        self.beside("mask").verify()
-        self.beside("starts").verify()
-        if (template := self.meta.chats.template) is not None:
-            path = self.path.with_name(TEMPLATE_NAME)
-            MappedFile(path, np.dtype("u1"), None, template).verify()
+        for file in self.beside.values():
+            file.verify()
 
 
 def _meta_of(path: Path, *, required: bool) -> tuple[DataMeta | None, SplitMeta | None]:

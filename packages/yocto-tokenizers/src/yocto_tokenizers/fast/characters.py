@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from yocto_tokenizers.errors import TokenizerError, UnknownCharacterError, character_name, shown
-from yocto_tokenizers.fast.checks import IdArray, checked_text, checked_unicode, each_text, id_dtype
+from yocto_tokenizers.errors import TokenizerError, UnknownCharacterError, shown
+from yocto_tokenizers.fast.checks import IdArray, checked_text, each_text, id_dtype
 
 #: What `CharTokenizer.encode` does with a character that the vocabulary lacks.
 Errors: TypeAlias = Literal["strict", "replace", "ignore"]
@@ -108,24 +108,6 @@ def distinct(texts: str | Iterable[str]) -> set[str]:
         for part in _slices(text):
             seen[_as_code_points(part)] = True
     return set(map(chr, np.flatnonzero(seen)))
-
-
-def checked_characters(characters: Iterable[object]) -> tuple[str, ...]:
-    """The characters, if they are a vocabulary: distinct, one code point each, no surrogates.
-
-    Raises:
-        TokenizerError: they are not a vocabulary, or none is given.
-    """
-    letters: dict[str, None] = {}
-    for i, letter in enumerate(characters):
-        if not isinstance(letter, str) or len(letter) != 1:
-            raise TokenizerError(f"entry {i} is {shown(letter)}, expected one character")
-        if letter in letters:
-            raise TokenizerError(f"entry {i} repeats {character_name(letter)}; drop one")
-        letters[checked_unicode(letter)] = None
-    if not letters:
-        raise TokenizerError("the text is empty; a vocabulary needs at least one character")
-    return tuple(letters)
 
 
 def _first_positions(text: str, unknown: NDArray[np.bool_]) -> dict[str, int]:

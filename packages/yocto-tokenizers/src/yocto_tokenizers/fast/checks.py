@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, shown
+from yocto_tokenizers.errors import TokenizerError, TokenizerFileError, character_name, shown
 
 #: Token ids as they come in: lists, tuples, ranges, integer arrays, CPU tensors. One dimension.
 Ids: TypeAlias = Sequence[int] | NDArray[np.integer[Any]]
@@ -161,6 +161,30 @@ def checked_names(names: Iterable[object], *, reserved: Collection[str] = ()) ->
         if name in checked or name in reserved:
             raise TokenizerError(f"special token {shown(name)} is already defined; drop it")
         checked[name] = None
+    return tuple(checked)
+
+
+def checked_strings(
+    strings: Iterable[object], *, longest: int, reserved: Collection[str] = ()
+) -> tuple[str, ...]:
+    """The strings, if they are a vocabulary: distinct, of 1 to `longest` characters, no surrogates.
+
+    Raises:
+        TokenizerError: they are not a vocabulary, or none is given.
+    """
+    one = longest == 1  # of characters, not of words
+    expected = "one character" if one else f"1 to {longest} characters"
+    checked: dict[str, None] = {}
+    for i, string in enumerate(strings):
+        if not isinstance(string, str) or not 1 <= len(string) <= longest:
+            raise TokenizerError(f"entry {i} is {shown(string)}, expected {expected}")
+        if string in checked or string in reserved:
+            name = character_name(string) if one else shown(string)
+            raise TokenizerError(f"entry {i} repeats {name}; drop one")
+        checked[checked_unicode(string)] = None
+    if not checked:
+        unit = "character" if one else "word"
+        raise TokenizerError(f"the text is empty; a vocabulary needs at least one {unit}")
     return tuple(checked)
 
 

@@ -8,6 +8,7 @@ in a message never do: nobody's message can end a turn or speak for somebody els
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from yocto_tokenizers.base import BaseTokenizer
@@ -81,6 +82,7 @@ class ChatTemplate:
     def __init__(self, source: str, *, name: str = "the chat template"):
         self.source, self.name = source, name
         self._frames: dict[tuple[object, ...], list[str]] = {}
+        self._tokens: dict[BaseTokenizer, dict[str, str]] = {}
         if len(source) > _LARGEST_CHARACTERS:
             raise ChatTemplateError(
                 f"{name} has {len(source)} characters, more than any template needs "
@@ -125,28 +127,32 @@ class ChatTemplate:
                     for message, text in zip(messages, texts, strict=True)]  # fmt: skip
             return self._rendered(said, tokenizer, add_generation_prompt)
 
-        # Own text and index by turns: with marks in place of the messages, then after them. The
-        # first is the same for all conversations of as many turns, unless it tells the time.
+        # Own text and index by turns, with marks in place of the messages. This is the same for all
+        # conversations of as many turns, unless the template tells the time.
         pattern = re.compile(f"{mark}([0-9]+){mark}")
         key = (*(message["role"] for message in messages), add_generation_prompt, mark, tokenizer)
         frame = self._frames.get(key) or pattern.split(rendered(marks))
         if "strftime_now" not in self.source and len(self._frames) < 256:
             self._frames[key] = frame
-        filled = pattern.split(
-            rendered([text + end for text, end in zip(contents, marks, strict=True)])
-        )
-        if left_out := set(range(len(contents))).difference(map(int, frame[1::2])):
+        owns, order = frame[::2], list(map(int, frame[1::2]))
+        if left_out := set(range(len(contents))).difference(order):
             role = messages[min(left_out)]["role"]
             raise ChatTemplateError(f"{self.name} leaves out what the {role} says; give another")
+        said = [contents[index] for index in order]
+        whole = "".join(chain(*zip(owns, said, strict=False), owns[-1:]))
+        # Ours are known to write messages as they are; of others each conversation is looked at.
+        if self.source not in (TURNS, CHATML) and whole != (whole := rendered(contents)):
+            # What a template makes of a message, such as one line, stands between the same own text
+            # and a mark behind the message.
+            ended = [text + end for text, end in zip(contents, marks, strict=True)]
+            filled = pattern.split(rendered(ended))[::2]
+            said = [text[len(own) :] for own, text in zip(owns, filled, strict=False)]
         found: list[Segment] = []
-        for own, text, index in zip(frame[::2], filled[::2], [*frame[1::2], None], strict=False):
-            # What a template makes of a message, such as one line, stands after the same own text.
-            said = text[len(own) :]
-            space = " " if index is not None and own.endswith(" ") else ""
-            found.append(Segment(own.removesuffix(space), None))
-            if index is not None:
-                found.append(Segment(space + said, int(index)))
-        if "".join(segment.text for segment in found) != rendered(contents):
+        for own, text, index in zip(owns, said, order, strict=False):
+            space = " " if own.endswith(" ") else ""
+            found += (Segment(own.removesuffix(space), None), Segment(space + text, index))
+        found.append(Segment(owns[-1], None))
+        if "".join(segment.text for segment in found) != whole:
             raise ChatTemplateError(
                 f"{self.name} changes with what a message says, so that it cannot be told from the "
                 "template's own text; say it in other words, or give another template"
@@ -190,11 +196,12 @@ class ChatTemplate:
     def _rendered(
         self, messages: list[dict[str, str]], tokenizer: BaseTokenizer, add_generation_prompt: bool
     ) -> str:
-        names: dict[int | None, str] = {i: name for name, i in tokenizer.special_tokens.items()}
-        tokens = {
-            f"{kind}_token": names.get(getattr(tokenizer, f"{kind}_id", None), "")
-            for kind in ("bos", "eos", "unk", "pad")
-        }
+        if (tokens := self._tokens.get(tokenizer)) is None:
+            names: dict[int | None, str] = {i: name for name, i in tokenizer.special_tokens.items()}
+            tokens = self._tokens[tokenizer] = {
+                f"{kind}_token": names.get(getattr(tokenizer, f"{kind}_id", None), "")
+                for kind in ("bos", "eos", "unk", "pad")
+            }
         n_characters = sum(len(message["content"]) for message in messages)
         try:
             return render(
@@ -248,14 +255,13 @@ def encode_segments(
     """
     encode = encode or tokenizer.encode
     special = tokenizer.special_tokens
-    names = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
     continued = _continuing(tokenizer, encode)
     found: list[list[int]] = []
     in_text = False  # whether text stands right in front, and not a special token
     for segment in segments:
         is_own = segment.message is None and special
         ids: list[int] = []
-        for part in re.split(f"({names})", segment.text) if is_own else [segment.text]:
+        for part in tokenizer.special_names.split(segment.text) if is_own else [segment.text]:
             if is_own and part in special:
                 ids.append(special[part])
                 in_text = False
