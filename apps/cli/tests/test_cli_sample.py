@@ -83,13 +83,18 @@ def test_several_samples_and_prompts_have_seeds_that_count_up(
     assert several.out == run(main, [*words, *joined, "--num_samples=2", "--seed=3"]).out
 
 
-def test_a_prompt_can_be_piped(run: Any, runs: Path, pipe_in: Pipe) -> None:
+def test_a_prompt_can_be_piped_or_in_a_file(
+    run: Any, runs: Path, pipe_in: Pipe, tmp_path: Path
+) -> None:
     """The same bytes give the same text; one line end at the end is not part of the prompt."""
     words = [f"--ckpt={runs / 'char'}", "--max_new_tokens=9", "--seed=3"]
     expected = run(main, [*words, "--prompt=we\nare"]).out
     for content in (b"we\nare\n", b"we\nare", b"\xef\xbb\xbfwe\nare", b"we\r\nare\r\n"):
+        path = tmp_path / "prompt.txt"
+        path.write_bytes(content)
         pipe_in(content)
         assert expected == run(main, words).out
+        assert expected == run(main, [*words, f"--prompt_file={path}"]).out
     assert "are" not in run(main, [*words, "--prompt=wh"]).out  # a flag wins over a pipe
 
 
@@ -173,6 +178,8 @@ OUT_OF_RANGE = [
     ("--ckpt={runs}/char --prompt=\x1b", "'\u241b' (U+001B) is not among"),
     ("--ckpt={runs}/char --device=cuda:9", "is not available; choose from cpu"),
     ("--ckpt={runs}/char --device=tpu", "is not available; choose from cpu"),
+    ("--ckpt={runs}/char --prompt_file={runs}/none", "No such file"),
+    ("--ckpt={runs}/char --prompt_file={runs}", "Is a directory"),
     ("--ckpt={runs}/char --timelapse={runs}/char", "leave --ckpt and --num_samples out"),
     ("--timelapse={runs}", "no samples in"),
     ("--timelapse={runs} --prompt=we", "no checkpoint in"),

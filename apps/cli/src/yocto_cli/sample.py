@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from yocto_cli.arguments import CommandArguments, flag, load
@@ -42,6 +43,7 @@ class SampleArguments(CommandArguments):
         (), r"texts to continue; \n, \t and \\ mean line end, tab and backslash",
         shown="stdin, or else a new line", escapes=True,
     )  # fmt: skip
+    prompt_file: str | None = flag(None, "a file that holds the prompt")
     num_samples: int = flag(1, "texts per prompt; each has the next seed, and --- stands between")
     echo: bool = flag(True, "print the prompt in front of its continuation")
     timelapse: str | None = flag(
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     arguments = load(SampleArguments, argv, prog=PROG, description=DESCRIPTION)
-    prompts = arguments.prompt or [piped_text(talk) if _stdin_has_text() else ""]
+    prompts = arguments.prompt or [_other_prompt(arguments.prompt_file)]
     several = arguments.num_samples > 1 or len(prompts) > 1
     arguments.sampling.options()  # raises where flags are out of range
     if arguments.num_samples < 1:
@@ -115,7 +117,7 @@ def _timelapse(arguments: SampleArguments, run: str, prompt: str, seed: int) -> 
 
     from yocto_cli.models import load_generator  # noqa: PLC0415 - not needed to parse flags
 
-    if not (arguments.prompt or prompt):
+    if not (arguments.prompt or arguments.prompt_file or prompt):
         return _recorded_samples(Run(run))
     steps = Run(run).steps()
     if not steps:
@@ -213,7 +215,20 @@ def talk(line: str) -> None:
     print(dim(visible(line), sys.stderr), file=sys.stderr, flush=True)
 
 
-# --- what is piped in ----------------------------------------------------------------------------
+# --- what is piped in, or in a file --------------------------------------------------------------
+
+
+def _other_prompt(path: str | None) -> str:
+    """What --prompt_file holds, else what is piped in, else nothing."""
+    if path is None:
+        return piped_text(talk) if _stdin_has_text() else ""
+    from yocto_data.prep.files import open_regular  # noqa: PLC0415 - only for this
+
+    try:
+        with open_regular(Path(path)) as file:
+            return _text_of(file.read(_LIMIT_PROMPT_BYTES + 1), path, talk)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}; check --prompt_file") from error
 
 
 def piped_text(note: Callable[[str], object]) -> str:
@@ -226,10 +241,14 @@ def piped_text(note: Callable[[str], object]) -> str:
         UsageError: it is no text of at most 1 MiB.
     """
     content = sys.stdin.buffer.read(_LIMIT_PROMPT_BYTES + 1) if sys.stdin else b""
+    return _text_of(content, "stdin", note)
+
+
+def _text_of(content: bytes, where: str, note: Callable[[str], object]) -> str:
     if len(content) > _LIMIT_PROMPT_BYTES:
-        raise UsageError("stdin holds more than 1 MiB; pipe in a short text")
+        raise UsageError(f"{where} holds more than 1 MiB; a prompt is a short text")
     if b"\0" in content:
-        raise UsageError("stdin is binary, not text; pipe in a text")
+        raise UsageError(f"{where} is binary, not text; give a text as the prompt")
     text = content.decode("utf-8-sig", "replace")
     if text.count("\ufffd") != content.count("\ufffd".encode()):
         note("bytes that are not UTF-8 were replaced by U+FFFD")
