@@ -15,6 +15,8 @@ from yocto_model.cache import KVCache
 from yocto_model.config import GPTConfig
 from yocto_model.fast.training import Dropout
 
+_WIDE_HEAD = 64  # from which a CPU's attention in bfloat16 pays
+
 
 def make_norm(config: GPTConfig) -> nn.Module:
     """The normalisation of a residual branch's input: (..., C) -> (..., C)."""
@@ -110,8 +112,9 @@ class CausalSelfAttention(nn.Module):
         # softmax(q k^T / sqrt(D)) v. The root keeps scores near 1 whatever D is, or the softmax
         # would pick one key and pass no gradient to the others. Causal, because position t is
         # trained to predict token t + 1: it would copy that token if it could look at it.
-        # On a CPU, bfloat16 makes other products faster but this slower: it stays in float32.
-        half = x.device.type != "cpu" and torch.is_autocast_enabled(x.device.type)
+        # On a CPU, bfloat16 makes this slower unless heads are wide: else it stays in float32.
+        half = x.device.type != "cpu" or self.head_width >= _WIDE_HEAD
+        half = half and torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, enabled=half):
             y = F.scaled_dot_product_attention(
                 q,

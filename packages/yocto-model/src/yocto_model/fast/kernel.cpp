@@ -1,10 +1,11 @@
 // A few rows through a GPT, at the speed at which memory gives the weights.
 //
 // For one token a matrix is read once and used once, so what counts is how few bytes a weight takes
-// and that nothing else is waited for. Weights stay rounded in memory (KIND says how) and become
-// float32 in registers, where everything is computed: no activation is rounded, and a row has the
-// same result, to the bit, alone or beside others. All threads go through all layers together, and
-// wait where one needs what the others made. layers.py says what is computed.
+// and that nothing else is waited for; for many, that each weight is converted once. Weights stay
+// rounded in memory (KIND says how) and become float32 in registers, where everything is computed:
+// no activation is rounded, and a row has the same result, to the bit, alone or beside others. All
+// threads go through all layers together, and wait where one needs what the others made.
+// layers.py says what is computed.
 //
 // Letters as there, but that n rows (a token each) take the place of B and T.
 
@@ -29,7 +30,7 @@ enum { GELU, GELU_TANH, SWIGLU };
 
 constexpr int WIDTH = 16;  // numbers in a vector; compilers split it for shorter registers
 constexpr int OUTPUTS = 2 * WIDTH;  // of a tile, which are computed side by side
-constexpr int AHEAD = 2048;
+constexpr int AHEAD = 2048;  // bytes; memory is asked so early for what will be read
 constexpr int STEP = 32;  // inputs are padded with zeros to a multiple of this
 typedef float Vector __attribute__((vector_size(4 * WIDTH)));
 typedef float Eight __attribute__((vector_size(32)));
@@ -85,12 +86,14 @@ static inline float sum(Eight v) {
 }
 
 static inline float dot(const float* a, const float* b, int64_t n) {
-    Eight parts[2] = {};
+    Eight even = {}, odd = {};
     int64_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (int p = 0; p < 2; p++) parts[p] += read<Eight>(a + i + 8 * p) * read<Eight>(b + i + 8 * p);
-    for (; i + 8 <= n; i += 8) parts[0] += read<Eight>(a + i) * read<Eight>(b + i);
-    float total = sum(parts[0] + parts[1]);
+    for (; i + 16 <= n; i += 16) {
+        even += read<Eight>(a + i) * read<Eight>(b + i);
+        odd += read<Eight>(a + i + 8) * read<Eight>(b + i + 8);
+    }
+    for (; i + 8 <= n; i += 8) even += read<Eight>(a + i) * read<Eight>(b + i);
+    float total = sum(even + odd);
     for (; i < n; i++) total += a[i] * b[i];
     return total;
 }
@@ -231,7 +234,7 @@ static void accumulate_rows(int n, From from, int64_t inputs, const float* x, in
 
 struct Converted {
     const float* from;
-    const char* ahead;
+    const char* ahead;  // the next block, which memory brings meanwhile
 
     void next_group() {}
     void next(Vector w[2][2]) {
@@ -255,8 +258,9 @@ static void tile(const Matrix& m, int64_t out, const float* x, int64_t xs, int n
             if (i % STEP == 0) weights.next_group();
             weights.next((Vector(*)[2])(block + i * 2));
         }
-        Converted from{KIND == FLOAT32 ? (const float*)weights.from : (const float*)block, weights.from + (KIND == FLOAT32 ? BLOCK * OUTPUTS * 4 : 0)};
-        accumulate_rows(n, from, inputs, x + in, xs, sums);
+        const char* ahead = weights.from + (KIND == FLOAT32 ? BLOCK * OUTPUTS * 4 : 0);
+        const void* floats = KIND == FLOAT32 ? (const void*)weights.from : block;
+        accumulate_rows(n, Converted{(const float*)floats, ahead}, inputs, x + in, xs, sums);
     }
     int64_t count = m.out - out < OUTPUTS ? m.out - out : OUTPUTS;
     for (int r = 0; r < n; r++, y += ys)
@@ -373,23 +377,6 @@ static void turn(const Model& m, const Norm& norm, int64_t position, float* x, f
     memcpy(x, spare, m.D * sizeof(float));
 }
 
-// y (D) = the sum of values (S, D) times their weights, N times eight numbers of D at once.
-template <int N = 8>
-static void mixed(const float* values, const float* weights, int64_t S, int64_t D, int64_t i,
-                  float* y) {
-    for (; i + 8 * N <= D; i += 8 * N) {
-        Eight sums[N] = {};
-        for (int64_t s = 0; s < S; s++)
-            for (int n = 0; n < N; n++) sums[n] += read<Eight>(values + s * D + i + 8 * n) * weights[s];
-        memcpy(y + i, sums, sizeof sums);
-    }
-    if constexpr (N > 1) return mixed<N - 1>(values, weights, S, D, i, y);
-    for (; i < D; i++) {
-        y[i] = 0;
-        for (int64_t s = 0; s < S; s++) y[i] += weights[s] * values[s * D + i];
-    }
-}
-
 // What a query finds among the keys and values of its row; both lie (S, D).
 static void attend(const Model& m, const Row& row, const float* q, const float* keys, float* scores,
                    float* y) {
@@ -403,8 +390,9 @@ static void attend(const Model& m, const Row& row, const float* q, const float* 
     }
     each(scores, scores, S, scores, [=](Vector a, Vector) { return exp_of(a - largest); });
     for (int64_t s = 0; s < S; s++) total += scores[s];
-    for (int64_t s = 0; s < S; s++) scores[s] /= total;
-    mixed(values, scores, S, D, 0, y);
+    for (int64_t i = 0; i < D; i++) y[i] = 0;
+    for (int64_t s = 0; s < S; s++)
+        for (int64_t i = 0; i < D; i++) y[i] += scores[s] / total * values[s * D + i];
 }
 
 extern "C" {
@@ -466,13 +454,10 @@ void layers(const Model* model, const Row* rows, int n, float* x, int threads) {
             team.share(phase++, U, OUTPUTS, [&](int64_t begin, int64_t end) {
                 product(layer.up, begin, end, normed.data(), cs, n, wide.data(), U);
             });
-            team.share(phase++, n * ms, STEP, [&](int64_t begin, int64_t end) {
-                for (int64_t i; begin < end; begin = i) {  // a part may go beyond a row
-                    int64_t r = begin / ms, from = begin % ms;
-                    i = end < (r + 1) * ms ? end : (r + 1) * ms;
-                    const float* gate = wide.data() + r * U + from;
-                    int64_t count = (i - r * ms < M ? i - r * ms : M) - from;
-                    activate(m.activation, gate, gate + M, count, hidden.data() + begin);
+            team.share(phase++, n, 1, [&](int64_t r, int64_t end) {
+                for (; r < end; r++) {
+                    const float* gate = wide.data() + r * U;
+                    activate(m.activation, gate, gate + M, M, hidden.data() + r * ms);
                 }
             });
             team.share(phase++, C, OUTPUTS, [&](int64_t begin, int64_t end) {
