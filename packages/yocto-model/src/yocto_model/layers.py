@@ -15,8 +15,6 @@ from yocto_model.cache import KVCache
 from yocto_model.config import GPTConfig
 from yocto_model.fast.training import Dropout
 
-_WIDE_HEAD = 64  # from which a CPU's attention in bfloat16 pays
-
 
 def make_norm(config: GPTConfig) -> nn.Module:
     """The normalisation of a residual branch's input: (..., C) -> (..., C)."""
@@ -113,8 +111,8 @@ class CausalSelfAttention(nn.Module):
         # would pick one key and pass no gradient to the others. Causal, because position t is
         # trained to predict token t + 1: it would copy that token if it could look at it.
         # On a CPU, bfloat16 makes this slower unless heads are wide: else it stays in float32.
-        half = x.device.type != "cpu" or self.head_width >= _WIDE_HEAD
-        half = half and torch.is_autocast_enabled(x.device.type)
+        pays = x.device.type != "cpu" or self.head_width >= 64
+        half = pays and torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, enabled=half):
             y = F.scaled_dot_product_attention(
                 q,
