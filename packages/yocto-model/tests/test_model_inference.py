@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,7 +187,8 @@ def test_compiled_rows_are_what_the_whole_model_makes_of_them(
 
 
 def near(expected: Tensor, got: Tensor) -> None:
-    atol = 1e-5 * max(1.0, float(expected.abs().max()))
+    # A LayerNorm of two numbers that are nearly equal makes a rounding up to 1 / sqrt(eps) larger.
+    atol = 1e-4 * max(1.0, float(expected.abs().max()))
     np.testing.assert_allclose(got, expected, rtol=0, atol=atol)
 
 
@@ -202,8 +202,9 @@ def compiled(fast: InferenceGPT) -> kernel.FewRows:
 
 @pytest.mark.property
 @pytest.mark.parametrize("kind", kernel.KINDS)
-@given(config=st.from_type(GPTConfig), seed=SEEDS, n=st.integers(2, 9))
+@given(config=st.from_type(GPTConfig), seed=SEEDS, n=st.integers(2, 20))
 @example(config=MODERN, seed=0, n=5)
+@example(config=MODERN, seed=0, n=17)
 def test_a_row_is_the_same_alone_and_beside_others(
     make_model: MakeModel, kind: InferenceKind, config: GPTConfig, seed: int, n: int
 ) -> None:
@@ -241,15 +242,18 @@ def test_without_a_compiler_torch_multiplies(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_small_model_does_not_wait_for_a_compiler(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("kind", INFERENCE_KINDS)
+def test_a_first_copy_on_a_machine_is_as_the_second(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: InferenceKind
 ) -> None:
-    """It starts without; the next copy has the compiled kernel."""
-    made = threading.Event()
-    monkeypatch.setattr(kernel, "_path", lambda _: tmp_path / "kernel.so")
-    monkeypatch.setattr(kernel, "_compile", lambda *_: made.set())
-    assert isinstance(inference_copy(GPT(GPT2)).one_token, OneToken)
-    assert made.wait(10)
+    """To the bit: whether the kernel was compiled before changes nothing."""
+    monkeypatch.setattr(kernel, "_path", lambda kind: tmp_path / f"{kind}.so")
+    model = GPT(MODERN, generator=torch.Generator().manual_seed(0))
+    first, second = (inference_copy(model, kind) for _ in range(2))
+    assert type(first.one_token) is type(second.one_token)
+    ids = random_ids(MODERN, 2, 3, seed=0)
+    logits = [copied(ids, cache=KVCache(MODERN, 2)) for copied in (first, second)]
+    assert torch.equal(*logits)
 
 
 @pytest.mark.parametrize(

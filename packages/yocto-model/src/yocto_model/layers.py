@@ -110,8 +110,9 @@ class CausalSelfAttention(nn.Module):
         # softmax(q k^T / sqrt(D)) v. The root keeps scores near 1 whatever D is, or the softmax
         # would pick one key and pass no gradient to the others. Causal, because position t is
         # trained to predict token t + 1: it would copy that token if it could look at it.
-        # On a CPU, bfloat16 makes other products faster but this slower: it stays in float32.
-        half = x.device.type != "cpu" and torch.is_autocast_enabled(x.device.type)
+        # On a CPU, bfloat16 makes this slower unless heads are wide: else it stays in float32.
+        pays = x.device.type != "cpu" or self.head_width >= 64
+        half = pays and torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, enabled=half):
             y = F.scaled_dot_product_attention(
                 q,

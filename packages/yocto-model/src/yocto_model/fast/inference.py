@@ -16,8 +16,8 @@ from yocto_model.gpt import GPT
 InferenceKind = Literal["auto", "float32", "float16", "bfloat16", "int8", "int4"]
 INFERENCE_KINDS: tuple[InferenceKind, ...] = get_args(InferenceKind)
 
-# Fewer weights fit the processor's caches: rounding them gains little, and a few seconds for a
-# compiler are more than it would save. Exact weights give the same text on nearly every machine.
+# Fewer weights fit the processor's caches: rounding them gains little, and exact weights give the
+# same text on nearly every machine.
 _SMALL_WEIGHTS = 4_000_000
 
 
@@ -66,7 +66,7 @@ def inference_copy(model: GPT, kind: InferenceKind = "auto") -> InferenceGPT:
     """An independent copy of a model that generates faster; the model itself stays as it is.
 
     Everything but the matrices is float32 in every kind: embeddings, norms, activations, attention
-    and its cache. The first copy of a kind on a machine waits some seconds for a C++ compiler.
+    and its cache. The first copy of a kind on a machine waits a second or two for a C++ compiler.
 
     Args:
         model: trained, on any device.
@@ -112,8 +112,7 @@ def _choose(model: GPT, kind: InferenceKind) -> tuple[Kind, ctypes.CDLL | None, 
     try:
         if weights[0].device.type != "cpu":
             raise RuntimeError("the model is not on a CPU")
-        # A small model is as fast as its reader without: for the next time will do.
-        library = kernel.load(kind, wait=not (small and kind == "float32"))
+        library = kernel.load(kind)
         if kind == "int4":
             kernel.load("int8")  # for the head, see `_copy`
     except RuntimeError as error:

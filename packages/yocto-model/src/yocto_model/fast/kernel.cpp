@@ -1,10 +1,11 @@
 // A few rows through a GPT, at the speed at which memory gives the weights.
 //
 // For one token a matrix is read once and used once, so what counts is how few bytes a weight takes
-// and that nothing else is waited for. Weights stay rounded in memory (KIND says how) and become
-// float32 in registers, where everything is computed: no activation is rounded, and a row has the
-// same result, to the bit, alone or beside others. All threads go through all layers together, and
-// wait where one needs what the others made. layers.py says what is computed.
+// and that nothing else is waited for; for many, that each weight is converted once. Weights stay
+// rounded in memory (KIND says how) and become float32 in registers, where everything is computed:
+// no activation is rounded, and a row has the same result, to the bit, alone or beside others. All
+// threads go through all layers together, and wait where one needs what the others made.
+// layers.py says what is computed.
 //
 // Letters as there, but that n rows (a token each) take the place of B and T.
 
@@ -28,7 +29,9 @@ enum { LAYERNORM, RMSNORM };
 enum { GELU, GELU_TANH, SWIGLU };
 
 constexpr int WIDTH = 16;  // numbers in a vector; compilers split it for shorter registers
-constexpr int STEP = 2 * WIDTH;  // inputs are padded with zeros to a multiple of this
+constexpr int OUTPUTS = 2 * WIDTH;  // of a tile, which are computed side by side
+constexpr int AHEAD = 2048;  // bytes; memory is asked so early for what will be read
+constexpr int STEP = 32;  // inputs are padded with zeros to a multiple of this
 typedef float Vector __attribute__((vector_size(4 * WIDTH)));
 typedef float Eight __attribute__((vector_size(32)));
 typedef float Four __attribute__((vector_size(16)));
@@ -37,11 +40,10 @@ typedef uint16_t Halves __attribute__((vector_size(2 * WIDTH)));
 typedef int8_t Bytes __attribute__((vector_size(WIDTH)));
 
 extern "C" {
-struct Matrix {  // (out / 4, in / 32, 4, 32), padded
-    const char* weight;
-    const int32_t* groups;  // int4: scale and least weight of 32 weights, bfloat16 each
-    const float* scale;  // int8: of each output
-    const float* bias;
+struct Matrix {  // (out / 32, in, 32), padded
+    const char* weight;  // int4: a byte holds those of two inputs
+    const int32_t* groups;  // int4, (out / 32, in / 32, 32): scale and least weight, bfloat16 each
+    const float *scale, *bias;  // of each output, padded; scale only for int8
     int64_t out, in;
 };
 struct Norm {
@@ -77,38 +79,39 @@ static inline T read(const S* from) {
     return value;
 }
 
-static inline float sum(Vector v) {
-    struct { Eight low, high; } halves = read<decltype(halves)>(&v);
-    Eight half = halves.low + halves.high;
-    struct { Four low, high; } quarters = read<decltype(quarters)>(&half);
-    Four quarter = quarters.low + quarters.high;
-    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+static inline float sum(Eight v) {
+    struct { Four low, high; } halves = read<decltype(halves)>(&v);
+    Four half = halves.low + halves.high;
+    return (half[0] + half[2]) + (half[1] + half[3]);
 }
 
-static float dot(const float* a, const float* b, int64_t n) {
-    Vector parts = {};
+static inline float dot(const float* a, const float* b, int64_t n) {
+    Eight even = {}, odd = {};
     int64_t i = 0;
-    for (; i + WIDTH <= n; i += WIDTH) parts += read<Vector>(a + i) * read<Vector>(b + i);
-    float total = sum(parts);
+    for (; i + 16 <= n; i += 16) {
+        even += read<Eight>(a + i) * read<Eight>(b + i);
+        odd += read<Eight>(a + i + 8) * read<Eight>(b + i + 8);
+    }
+    for (; i + 8 <= n; i += 8) even += read<Eight>(a + i) * read<Eight>(b + i);
+    float total = sum(even + odd);
     for (; i < n; i++) total += a[i] * b[i];
     return total;
 }
 
 // e^x for x <= 0, right to 2e-7: 2^f by its Taylor series, the whole part into the exponent's bits.
-static inline float exp_of(float x) {
-    float t = x * 1.44269504f;
-    t = t < -126 ? -126 : t;
-    int32_t whole = (int32_t)(t - 0.5f);
-    float f = (t - (float)whole) * 0.693147181f;
-    float y = 1 / 6.f + f * (1 / 24.f + f * (1 / 120.f + f / 720));
+static inline Vector exp_of(Vector x) {
+    Vector t = x * 1.44269504f;
+    t = t < -126 ? Vector{} - 126 : t;
+    Ints whole = __builtin_convertvector(t - 0.5f, Ints);
+    Vector f = (t - __builtin_convertvector(whole, Vector)) * 0.693147181f;
+    Vector y = 1 / 6.f + f * (1 / 24.f + f * (1 / 120.f + f / 720));
     y = 1 + f * (1 + f * (1 / 2.f + f * y));
-    int32_t bits = read<int32_t>(&y) + (whole << 23);
-    return read<float>(&bits);
+    return (Vector)((Ints)y + (whole << 23));
 }
 
-static inline float sigmoid(float x) {
-    float e = exp_of(x < 0 ? x : -x);
-    return (x < 0 ? e : 1) / (1 + e);
+static inline Vector sigmoid(Vector x) {
+    Vector e = exp_of(x < 0 ? x : -x);
+    return (x < 0 ? e : Vector{} + 1) / (1 + e);
 }
 
 // What the compiler would make of __builtin_convertvector; gcc does it number by number.
@@ -135,79 +138,146 @@ static inline Ints widened(Bytes b) { return __builtin_convertvector(b, Ints); }
 static inline Ints widened(Halves h) { return __builtin_convertvector(h, Ints); }
 #endif
 
-// Step `at` of a matrix: 32 weights of an output. Those of four outputs alternate, so that memory
-// is read in its own order while the numbers that all four are multiplied by are at hand.
-static inline void weights(const Matrix& m, int64_t at, Vector& a, Vector& b) {
-    const char* from = m.weight + at * STEP * BITS / 8;
-#if KIND == FLOAT32
-    a = read<Vector>(from), b = read<Vector>(from + 4 * WIDTH);
-#elif KIND == BFLOAT16
-    a = (Vector)(widened(read<Halves>(from)) << 16);
-    b = (Vector)(widened(read<Halves>(from + 2 * WIDTH)) << 16);
-#elif KIND == FLOAT16
-    // The bits of a half moved to where a float has them are the number times 2^-112.
-    for (Vector* v : {&a, &b}) {
-        Ints bits = widened(read<Halves>(from));
-        *v = (Vector)(((bits & 0x7fff) << 13) | ((bits & 0x8000) << 16)) * 0x1p112f;
-        from += 2 * WIDTH;
-    }
-#elif KIND == INT8
-    a = __builtin_convertvector(widened(read<Bytes>(from)), Vector);
-    b = __builtin_convertvector(widened(read<Bytes>(from + WIDTH)), Vector);
+static inline Vector floats(Halves h) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_cvtph_ps((__m256i)h);
 #else
-    Ints both = widened(read<Bytes>(from)), group = Ints{} + m.groups[at];
-    Vector scale = (Vector)(group & (int32_t)0xffff0000), least = (Vector)(group << 16);
-    a = __builtin_convertvector(both & 15, Vector) * scale + least;
-    b = __builtin_convertvector((both >> 4) & 15, Vector) * scale + least;
+    // The bits of a half moved to where a float has them are the number times 2^-112.
+    Ints bits = widened(h);
+    return (Vector)(((bits & 0x7fff) << 13) | ((bits & 0x8000) << 16)) * 0x1p112f;
 #endif
 }
 
-// --- products --------------------------------------------------------------------------------
+// The weights of a tile in order: those of two inputs at a time, as float32.
+struct Weights {
+    const char* from;
+    const int32_t* groups;
+    Vector scale[2], least[2];  // int4
 
-constexpr int TOGETHER = 4;  // outputs; a matrix has a multiple of this, the last ones being zero
+    Weights(const Matrix& m, int64_t out, int64_t in)
+        : from(m.weight + (out * m.in + in * OUTPUTS) * BITS / 8), groups(m.groups) {
+        if (KIND == INT4) groups += (out * m.in + in * OUTPUTS) / STEP;
+    }
 
-// Outputs `out` to `out + 4` of N rows: each weight is read and converted once.
-template <int N>
-static void tile(const Matrix& m, int64_t out, const float* x, int64_t xs, float* y, int64_t ys,
-                 bool add) {
-    // Two sums side by side, since an addition waits for the one before.
-    Vector sums[TOGETHER][N][2] = {};
-    int64_t steps = m.in / STEP, at = out * steps;
-    for (int64_t i = 0; i < m.in; i += STEP) {
-        Vector numbers[N][2], a, b;
-        for (int n = 0; n < N; n++) {
-            numbers[n][0] = read<Vector>(x + n * xs + i);
-            numbers[n][1] = read<Vector>(x + n * xs + i + WIDTH);
-        }
-        for (int o = 0; o < TOGETHER; o++) {
-            weights(m, at++, a, b);
-            for (int n = 0; n < N; n++) {
-                sums[o][n][0] += a * numbers[n][0];
-                sums[o][n][1] += b * numbers[n][1];
-            }
+    void next_group() {  // before each STEP inputs
+        for (int v = 0; KIND == INT4 && v < 2; v++, groups += WIDTH) {
+            Ints group = read<Ints>(groups);
+            scale[v] = (Vector)(group & (int32_t)0xffff0000), least[v] = (Vector)(group << 16);
         }
     }
-    float totals[TOGETHER][N];
-    for (int o = 0; o < TOGETHER; o++)
-        for (int n = 0; n < N; n++) totals[o][n] = sum(sums[o][n][0] + sums[o][n][1]);
-    for (int o = 0; o < TOGETHER && out + o < m.out; o++)
-        for (int n = 0; n < N; n++) {
-            // As one operation, or each instance of this template might round differently.
-            float scale = m.scale ? m.scale[out + o] : 1, bias = m.bias ? m.bias[out + o] : 0;
-            float value = std::fma(totals[o][n], scale, bias);
-            float& target = y[n * ys + out + o];
-            target = add ? target + value : value;
+
+    void next(Vector w[2][2]) {  // [input][half of the outputs]
+        for (int i = 0; i < 8 * BITS; i += 64) __builtin_prefetch(from + AHEAD + i);
+#if KIND == INT4
+        for (int v = 0; v < 2; v++, from += WIDTH) {
+            Ints both = widened(read<Bytes>(from));
+            w[0][v] = __builtin_convertvector(both & 15, Vector) * scale[v] + least[v];
+            w[1][v] = __builtin_convertvector((both >> 4) & 15, Vector) * scale[v] + least[v];
+        }
+#else
+        for (int i = 0; i < 4; i++, from += WIDTH * BITS / 8) {
+            Vector& to = w[i / 2][i % 2];
+#if KIND == FLOAT32
+            to = read<Vector>(from);
+#elif KIND == BFLOAT16
+            to = (Vector)(widened(read<Halves>(from)) << 16);
+#elif KIND == FLOAT16
+            to = floats(read<Halves>(from));
+#else
+            to = __builtin_convertvector(widened(read<Bytes>(from)), Vector);
+#endif
+        }
+#endif
+    }
+};
+
+// --- products --------------------------------------------------------------------------------
+
+constexpr int BLOCK = 128;  // inputs of a tile whose weights, as float32, stay in the nearest cache
+constexpr int MOST_ROWS = 32;
+#ifdef __AVX512F__
+constexpr int AT_ONCE = 6;  // rows whose sums fit the registers
+#else
+constexpr int AT_ONCE = 2;
+#endif
+
+// Of a row and the outputs of a tile: the even inputs' and the odd ones', since an addition waits
+// for the one before. For any number of rows each sum is taken in the same order.
+typedef Vector Sums[2][2];
+
+template <int N, class From>
+static void accumulate(From from, int64_t inputs, const float* x, int64_t xs, Sums* sums) {
+    Sums s[N];
+    memcpy(s, sums, sizeof s);
+    for (int64_t group = 0; group < inputs; group += STEP) {
+        from.next_group();
+        for (int64_t i = group; i < group + STEP; i += 2) {
+            Vector w[2][2];
+            from.next(w);
+            for (int n = 0; n < N; n++)
+                for (int p = 0; p < 2; p++) {
+                    Vector number = x[n * xs + i + p] - Vector{};
+                    s[n][p][0] += w[p][0] * number;
+                    s[n][p][1] += w[p][1] * number;
+                }
+        }
+    }
+    memcpy(sums, s, sizeof s);
+}
+
+template <class From, int N = AT_ONCE>
+static void accumulate_rows(int n, From from, int64_t inputs, const float* x, int64_t xs,
+                            Sums* sums) {
+    for (; n >= N; n -= N, x += N * xs, sums += N) accumulate<N>(from, inputs, x, xs, sums);
+    if constexpr (N > 1) accumulate_rows<From, N - 1>(n, from, inputs, x, xs, sums);
+}
+
+struct Converted {
+    const float* from;
+    const char* ahead;  // the next block, which memory brings meanwhile
+
+    void next_group() {}
+    void next(Vector w[2][2]) {
+        for (int i = 0; i < 4; i++, from += WIDTH) w[i / 2][i % 2] = read<Vector>(from);
+        for (int i = 0; i < 8 * BITS; i += 64) __builtin_prefetch(ahead + i);
+        ahead += 8 * BITS;
+    }
+};
+
+// The outputs of a tile for n rows. For many, its weights are converted once.
+static void tile(const Matrix& m, int64_t out, const float* x, int64_t xs, int n, float* y,
+                 int64_t ys, bool add) {
+    Sums sums[MOST_ROWS];
+    memset(sums, 0, n * sizeof(Sums));
+    if (n <= AT_ONCE) accumulate_rows(n, Weights(m, out, 0), m.in, x, xs, sums);
+    for (int64_t in = 0; n > AT_ONCE && in < m.in; in += BLOCK) {
+        int64_t inputs = m.in - in < BLOCK ? m.in - in : BLOCK;
+        Weights weights(m, out, in);
+        alignas(64) Vector block[BLOCK * 2];
+        for (int64_t i = 0; KIND != FLOAT32 && i < inputs; i += 2) {
+            if (i % STEP == 0) weights.next_group();
+            weights.next((Vector(*)[2])(block + i * 2));
+        }
+        const char* ahead = weights.from + (KIND == FLOAT32 ? BLOCK * OUTPUTS * 4 : 0);
+        const void* floats = KIND == FLOAT32 ? (const void*)weights.from : block;
+        accumulate_rows(n, Converted{(const float*)floats, ahead}, inputs, x + in, xs, sums);
+    }
+    int64_t count = m.out - out < OUTPUTS ? m.out - out : OUTPUTS;
+    for (int r = 0; r < n; r++, y += ys)
+        for (int64_t v = 0, o = out; v < 2 && o < out + count; v++, o += WIDTH) {
+            Vector value = sums[r][0][v] + sums[r][1][v], old = {};
+            int64_t size = 4 * (out + count - o < WIDTH ? out + count - o : WIDTH);
+            if (m.scale) value *= read<Vector>(m.scale + o);
+            if (m.bias) value += read<Vector>(m.bias + o);
+            if (add) memcpy(&old, y + o, size), value += old;
+            memcpy(y + o, &value, size);
         }
 }
 
-// y (n, out) = x (n, in) W^T + bias, or += : outputs `begin` to `end`, `begin` a multiple of 4.
+// y (n, out) = x (n, in) W^T + bias, or += : outputs `begin` to `end`, `begin` the first of a tile.
 static void product(const Matrix& m, int64_t begin, int64_t end, const float* x, int64_t xs, int n,
                     float* y, int64_t ys, bool add = false) {
-    for (; begin < end; begin += TOGETHER) {
-        int r = 0;
-        for (; r + 2 <= n; r += 2) tile<2>(m, begin, x + r * xs, xs, y + r * ys, ys, add);
-        if (r < n) tile<1>(m, begin, x + r * xs, xs, y + r * ys, ys, add);
-    }
+    for (; begin < end; begin += OUTPUTS) tile(m, begin, x, xs, n, y, ys, add);
 }
 
 // --- threads ---------------------------------------------------------------------------------
@@ -274,12 +344,25 @@ static void normalise(int64_t kind, float eps, const Norm& norm, const float* x,
     for (int64_t i = 0; norm.bias && i < n; i++) y[i] += norm.bias[i];
 }
 
+// y[i] = f(x[i], value[i]), some at a time.
+template <class F>
+static void each(const float* x, const float* value, int64_t n, float* y, F f) {
+    for (int64_t i = 0; i < n; i += WIDTH) {
+        Vector a = {}, b = {};
+        int64_t size = 4 * (n - i < WIDTH ? n - i : WIDTH);
+        memcpy(&a, x + i, size), memcpy(&b, value + i, size);
+        a = f(a, b);
+        memcpy(y + i, &a, size);
+    }
+}
+
 static void activate(int64_t kind, const float* x, const float* value, int64_t n, float* y) {
     if (kind == SWIGLU)
-        for (int64_t i = 0; i < n; i++) y[i] = x[i] * sigmoid(x[i]) * value[i];
+        each(x, value, n, y, [](Vector a, Vector b) { return a * sigmoid(a) * b; });
     else if (kind == GELU_TANH)  // (1 + tanh z) / 2 is sigmoid(2 z)
-        for (int64_t i = 0; i < n; i++)
-            y[i] = x[i] * sigmoid(1.59576912f * (x[i] + 0.044715f * x[i] * x[i] * x[i]));
+        each(x, x, n, y, [](Vector a, Vector) {
+            return a * sigmoid(1.59576912f * (a + 0.044715f * a * a * a));
+        });
     else
         for (int64_t i = 0; i < n; i++) y[i] = x[i] * 0.5f * (1 + std::erf(x[i] * 0.707106781f));
 }
@@ -297,19 +380,19 @@ static void turn(const Model& m, const Norm& norm, int64_t position, float* x, f
 // What a query finds among the keys and values of its row; both lie (S, D).
 static void attend(const Model& m, const Row& row, const float* q, const float* keys, float* scores,
                    float* y) {
+    int64_t D = m.D, S = row.place + 1 - row.first;  // from the first on that is not hidden
+    keys += row.first * D;
     const float* values = keys + row.next_values;
-    int64_t D = m.D, S = row.place + 1;
     float scale = 1 / std::sqrt((float)D), largest = -INFINITY, total = 0;
-    for (int64_t s = row.first; s < S; s++) {
+    for (int64_t s = 0; s < S; s++) {
         scores[s] = dot(q, keys + s * D, D) * scale;
         largest = scores[s] > largest ? scores[s] : largest;
     }
-    for (int64_t s = row.first; s < S; s++) scores[s] = exp_of(scores[s] - largest);
-    for (int64_t s = row.first; s < S; s++) total += scores[s];
+    each(scores, scores, S, scores, [=](Vector a, Vector) { return exp_of(a - largest); });
+    for (int64_t s = 0; s < S; s++) total += scores[s];
     for (int64_t i = 0; i < D; i++) y[i] = 0;
-    for (int64_t s = row.first; s < S; s++)
-        for (int64_t i = 0; i < D; i++) y[i] += scores[s] * values[s * D + i];
-    for (int64_t i = 0; i < D; i++) y[i] /= total;
+    for (int64_t s = 0; s < S; s++)
+        for (int64_t i = 0; i < D; i++) y[i] += scores[s] / total * values[s * D + i];
 }
 
 extern "C" {
@@ -327,10 +410,10 @@ void layers(const Model* model, const Row* rows, int n, float* x, int threads) {
         x[i] = m.tokens[row.token * C + i % C];
         if (m.positions) x[i] += m.positions[row.position * C + i % C];
     }
-    std::vector<float> heads(n * E), found(n * hs), wide(n * U);
-    Team team(6 * m.n_layer);
+    std::vector<float> heads(n * E), found(n * hs), wide(n * U), hidden(n * ms);
+    Team team(7 * m.n_layer);
     together(team, threads, [&] {
-        std::vector<float> normed(n * cs), hidden(n * ms), scores(longest + D);
+        std::vector<float> normed(n * cs), scores(longest + D);
         float* spare = scores.data() + longest;
         auto norm = [&](const Norm& ln) {  // by each thread for itself: cheaper than to wait
             for (int r = 0; r < n; r++)
@@ -339,7 +422,7 @@ void layers(const Model* model, const Row* rows, int n, float* x, int threads) {
         for (int l = 0, phase = 0; l < m.n_layer; l++) {
             const Layer& layer = m.layers[l];
             norm(layer.ln_1);
-            team.share(phase++, E, TOGETHER, [&](int64_t begin, int64_t end) {
+            team.share(phase++, E, OUTPUTS, [&](int64_t begin, int64_t end) {
                 product(layer.qkv, begin, end, normed.data(), cs, n, heads.data(), E);
             });
             team.share(phase++, n * (H + K), 1, [&](int64_t i, int64_t end) {
@@ -364,18 +447,20 @@ void layers(const Model* model, const Row* rows, int n, float* x, int threads) {
                     attend(m, rows[r], q, keys, scores.data(), found.data() + r * hs + h * D);
                 }
             });
-            team.share(phase++, C, TOGETHER, [&](int64_t begin, int64_t end) {
+            team.share(phase++, C, OUTPUTS, [&](int64_t begin, int64_t end) {
                 product(layer.proj, begin, end, found.data(), hs, n, x, C, true);
             });
             norm(layer.ln_2);
-            team.share(phase++, U, TOGETHER, [&](int64_t begin, int64_t end) {
+            team.share(phase++, U, OUTPUTS, [&](int64_t begin, int64_t end) {
                 product(layer.up, begin, end, normed.data(), cs, n, wide.data(), U);
             });
-            for (int r = 0; r < n; r++) {
-                const float* gate = wide.data() + r * U;
-                activate(m.activation, gate, gate + M, M, hidden.data() + r * ms);
-            }
-            team.share(phase++, C, TOGETHER, [&](int64_t begin, int64_t end) {
+            team.share(phase++, n, 1, [&](int64_t r, int64_t end) {
+                for (; r < end; r++) {
+                    const float* gate = wide.data() + r * U;
+                    activate(m.activation, gate, gate + M, M, hidden.data() + r * ms);
+                }
+            });
+            team.share(phase++, C, OUTPUTS, [&](int64_t begin, int64_t end) {
                 product(layer.down, begin, end, hidden.data(), ms, n, x, C, true);
             });
         }
@@ -394,7 +479,7 @@ void linear(const Matrix* m, const float* x, int64_t width, int n, float* y, int
         memcpy(rows.data() + r * m->in, x + r * width, width * sizeof(float));
     Team team(1);
     together(team, threads, [&] {
-        team.share(0, m->out, TOGETHER, [&](int64_t begin, int64_t end) {
+        team.share(0, m->out, OUTPUTS, [&](int64_t begin, int64_t end) {
             product(*m, begin, end, rows.data(), m->in, n, y, m->out);
         });
     });

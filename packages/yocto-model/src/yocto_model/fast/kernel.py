@@ -1,7 +1,7 @@
 """kernel.cpp, compiled for this processor: a few rows through a model in one call.
 
-Compiling takes a C++ compiler and some seconds, once for each kind of weights; the result is kept
-in the user's cache directory. Where it cannot be done, torch's own products serve.
+Compiling takes a C++ compiler and a second or two, once for each kind of weights; the result is
+kept in the user's cache directory. Where it cannot be done, torch's own products serve.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ import platform
 import shutil
 import subprocess  # noqa: TID251 - a compiler, as torch.compile starts one
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from yocto_model.layers import Block
 
 KINDS = ("float32", "float16", "bfloat16", "int8", "int4")  # in the order of kernel.cpp
-STEP, OUTPUTS = 32, 4  # a matrix has multiples of so many inputs and outputs
+STEP, OUTPUTS = 32, 32  # a matrix has multiples of so many inputs and outputs
 MOST_ROWS = 32  # for more, the products of torch, made for many rows, are faster
 _BYTES_PER_THREAD = 4_000_000  # of weights; for fewer, a thread costs more than it brings
 _SOURCE = Path(__file__).with_name("kernel.cpp")
@@ -68,24 +67,14 @@ class _Row(ctypes.Structure):
     _fields_ += [(name, _NUMBER) for name in ("place", "first", "position", "token")]
 
 
-def load(kind: str, *, wait: bool = True) -> ctypes.CDLL | None:
-    """The kernel for weights of this kind; compiles it if that was not done before.
-
-    Args:
-        kind: one of `KINDS`.
-        wait: if False and it must be compiled, that goes on beside, for the next time.
-
-    Returns:
-        The library; None if it is not ready.
+def load(kind: str) -> ctypes.CDLL:
+    """The kernel for weights of this kind, one of `KINDS`; compiles it if that was not done before.
 
     Raises:
         RuntimeError: it cannot be had on this machine; the message says why in a line.
     """
     path = _path(kind)
     if not path.exists():
-        if not wait:
-            threading.Thread(target=_quietly_compiled, args=(kind, path), daemon=True).start()
-            return None
         _compile(kind, path)
     return _opened(path)
 
@@ -133,11 +122,6 @@ def _compile(kind: str, path: Path) -> None:
             beside.replace(path)
     except OSError as error:
         raise RuntimeError(f"the kernel cannot be compiled: {error}") from error
-
-
-def _quietly_compiled(kind: str, path: Path) -> None:
-    with contextlib.suppress(RuntimeError):
-        _compile(kind, path)
 
 
 def n_threads(n_bytes: int) -> int:

@@ -57,22 +57,20 @@ class Packed(nn.Module):
         self._library = library
         self.in_features, self.out_features = linear.in_features, linear.out_features
         bias: Tensor | None = linear.bias
-        self.bias = None if bias is None else bias.detach().float().clone()
+        padding = (0, -self.in_features % kernel.STEP, 0, -self.out_features % kernel.OUTPUTS)
+        self.bias = None if bias is None else F.pad(bias.detach().float(), padding[2:]).clone()
         self.scale: Tensor | None = None
         self.groups: Tensor | None = None
-        weight = linear.weight.detach().float()
+        weight = F.pad(linear.weight.detach().float(), padding)
         if kind == "int8":
             self.scale = weight.abs().amax(dim=1).clamp(min=1e-30) / 127  # (out,)
             weight = (weight / self.scale[:, None]).round_()
-        padding = (0, -self.in_features % kernel.STEP, 0, -self.out_features % kernel.OUTPUTS)
-        # Steps of some outputs alternate: (out / OUTPUTS, in / STEP, OUTPUTS, STEP).
-        weight = F.pad(weight, padding)
-        parts = weight.view(-1, kernel.OUTPUTS, weight.shape[1] // kernel.STEP, kernel.STEP)
-        parts = parts.transpose(1, 2)
+        # Some outputs lie side by side: (out / OUTPUTS, in, OUTPUTS).
+        tiles = weight.view(-1, kernel.OUTPUTS, weight.shape[1]).transpose(1, 2)
         if kind == "int4":
-            self.weight, self.groups = _four_bits(parts)
+            self.weight, self.groups = _four_bits(tiles)
         else:
-            self.weight = parts.to(getattr(torch, kind)).clone(
+            self.weight = tiles.to(getattr(torch, kind)).clone(
                 memory_format=torch.contiguous_format
             )
         stored = (self.weight, self.scale, self.groups)
@@ -82,7 +80,8 @@ class Packed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n = x.numel() // self.in_features
         if not 0 < n <= kernel.MOST_ROWS:
-            return F.linear(x, self.restored(), self.bias)
+            bias = None if self.bias is None else self.bias[: self.out_features]
+            return F.linear(x, self.restored(), bias)
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], self.out_features)
         self._library.linear(
@@ -97,25 +96,28 @@ class Packed(nn.Module):
 
     def restored(self) -> Tensor:
         """The weights as they were rounded, float32 (out, in)."""
-        steps = self.weight
+        tiles = self.weight.float()
         if self.groups is not None:
-            scale = (self.groups & -65536).view(torch.float32)[..., None]
-            least = (self.groups << 16).view(torch.float32)[..., None]
-            steps = torch.cat((steps & 15, steps >> 4), dim=3) * scale + least
-        weight = steps.transpose(1, 2).reshape(-1, steps.shape[1] * kernel.STEP).float()
-        weight = weight[: self.out_features, : self.in_features]
-        return weight if self.scale is None else weight * self.scale[:, None]
+            scale = (self.groups & -65536).view(torch.float32)[:, :, None]
+            least = (self.groups << 16).view(torch.float32)[:, :, None]
+            numbers = torch.stack((self.weight & 15, self.weight >> 4), dim=2).flatten(1, 2)
+            numbers = numbers.view(len(numbers), -1, kernel.STEP, kernel.OUTPUTS)
+            tiles = (numbers * scale + least).flatten(1, 2)
+        weight = tiles.transpose(1, 2).flatten(0, 1)[: self.out_features, : self.in_features]
+        return weight if self.scale is None else weight * self.scale[: self.out_features, None]
 
 
-def _four_bits(steps: Tensor) -> tuple[Tensor, Tensor]:
-    """Float32 (..., 32) as uint8 (..., 16) and int32 (...).
+def _four_bits(tiles: Tensor) -> tuple[Tensor, Tensor]:
+    """Float32 (n, in, 32) as uint8 (n, in / 2, 32) and int32 (n, in / 32, 32).
 
-    A byte holds weights i and i + 16 of its step; the upper half of an int32 is the step's scale,
-    the lower its least weight.
+    A byte holds the weights of two inputs; the upper half of an int32 is the scale of an output's
+    weights of 32 inputs, the lower the least of them.
     """
-    least = steps.amin(dim=-1).bfloat16()
-    scale = ((steps.amax(dim=-1) - least.float()) / 15).clamp(min=1e-30).bfloat16()
-    numbers = (steps - least.float()[..., None]) / scale.float()[..., None]
-    low, high = numbers.round().clamp(0, 15).to(torch.uint8).chunk(2, dim=-1)
+    groups = tiles.reshape(len(tiles), -1, kernel.STEP, kernel.OUTPUTS)  # (n, in / 32, 32, 32)
+    least = groups.amin(dim=2).bfloat16()
+    scale = ((groups.amax(dim=2) - least.float()) / 15).clamp(min=1e-30).bfloat16()
+    numbers = (groups - least.float()[:, :, None]) / scale.float()[:, :, None]
+    numbers = numbers.round().clamp(0, 15).to(torch.uint8).flatten(1, 2)
     bits = [half.view(torch.int16).int() for half in (scale, least)]
-    return (low | high << 4).contiguous(), ((bits[0] << 16) | (bits[1] & 0xFFFF)).contiguous()
+    both = numbers[:, ::2] | numbers[:, 1::2] << 4
+    return both.contiguous(), ((bits[0] << 16) | (bits[1] & 0xFFFF)).contiguous()

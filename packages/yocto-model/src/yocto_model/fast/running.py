@@ -89,9 +89,8 @@ class RunningBatch:
     """Continues many texts at once, which come and go at any token.
 
     Each is what `TextGenerator.stream` makes of it alone, up to the order in which float32 sums
-    are taken: with float32 or float16 weights, it can only differ where two tokens are equally
-    likely to about six digits. Weights of kind bfloat16 and int8 round a row differently beside
-    others, so their texts may differ.
+    are taken while a long prompt is read: it can only differ where two tokens are equally likely to
+    about six digits. Only bfloat16 without a compiler rounds a row differently beside others.
 
     All calls must come from one thread.
 
