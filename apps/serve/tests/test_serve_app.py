@@ -1,5 +1,6 @@
 """The command: its flags, its socket, and its end."""
 
+import asyncio
 import os
 import re
 import signal
@@ -13,7 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import PlainTextResponse
 from yocto_serve.app import is_loopback, main
+from yocto_serve.session import Uvicorn
 
 
 @pytest.mark.parametrize(
@@ -64,6 +67,25 @@ def test_help_is_quick() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--allow_origin" in done.stdout
+
+
+def test_the_page_does_not_wait_for_the_model() -> None:
+    """All else does, and so does whoever asks under a foreign name; the end comes to them, too."""
+
+    async def work() -> None:
+        server = Uvicorn(("127.0.0.1",))
+        transport = httpx.ASGITransport(app=server.answer)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:1") as client:
+            assert "<html" in (await client.get("/")).text
+            foreign = client.get("/", headers={"host": "elsewhere:1"})
+            waiting = [asyncio.create_task(each) for each in (client.get("/health"), foreign)]
+            done, _ = await asyncio.wait(waiting, timeout=0.05)
+            assert not done
+            server.app.set_result(PlainTextResponse("all of it"))
+            found = [*await asyncio.gather(*waiting), await client.get("/")]
+            assert [each.text for each in found] == ["all of it"] * 3
+
+    asyncio.run(work())
 
 
 def test_a_model_that_cannot_be_opened_ends_the_server(
