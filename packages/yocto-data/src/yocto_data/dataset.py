@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yocto_data.errors import DataError, ShortDataError, integer, shorten
+from yocto_data.errors import ShortDataError, integer, require_starts, shorten
 from yocto_data.prep.token_files import DtypeLike, TokenFile
 
 if TYPE_CHECKING:
@@ -119,14 +119,6 @@ class TokenDataset:
 
 
 CharDataset = TokenDataset  # its name in courses that begin with characters
-
-
-def require_starts(starts: np.ndarray) -> None:
-    """Refuse what is no row of numbers of windows."""
-    if starts.dtype != np.int64 or starts.ndim != 1 or not len(starts):
-        raise DataError(
-            f"starts must be int64 of shape (n,), found {starts.dtype} of shape {starts.shape}"
-        )
 
 
 def _largest(array: np.ndarray) -> int:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 
 class DataError(ValueError):
     """Base of every error that yocto-data raises on purpose.
@@ -90,3 +92,11 @@ def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """Refuse an argument that is not one of a few words, with a `DataError`."""
     if value not in allowed:
         raise DataError(f"{name} must be one of {', '.join(allowed)}, found {shorten(repr(value))}")
+
+
+def require_starts(starts: np.ndarray) -> None:
+    """Refuse what is no row of numbers of windows."""
+    if starts.dtype != np.int64 or starts.ndim != 1 or not len(starts):
+        raise DataError(
+            f"starts must be int64 of shape (n,), found {starts.dtype} of shape {starts.shape}"
+        )

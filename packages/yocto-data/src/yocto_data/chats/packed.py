@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yocto_data.batches import BatchSampler
-from yocto_data.dataset import TokenDataset, require_starts
-from yocto_data.errors import DataError, ShortDataError, integer, shorten
+from yocto_data.dataset import TokenDataset
+from yocto_data.errors import DataError, ShortDataError, integer, require_starts, shorten
 from yocto_data.prep.token_files import TokenFile
 
 if TYPE_CHECKING:
