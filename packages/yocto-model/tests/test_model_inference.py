@@ -179,16 +179,17 @@ def test_compiled_rows_are_what_the_whole_model_makes_of_them(
                 exact.hidden_states(x, cache=c)
                 for x, c in zip(torch.split(part, rows), wide, strict=True)
             ]
-            near(torch.cat(expected), few(part, *kept))
+            near(torch.cat(expected), few(part, *kept), config)
     for one, other in zip(wide, kept, strict=True):
         assert size == other.length
-        near(one.keys, other.keys)
-        near(one.values, other.values)
+        near(one.keys, other.keys, config)
+        near(one.values, other.values, config)
 
 
-def near(expected: Tensor, got: Tensor) -> None:
-    # A LayerNorm of two numbers that are nearly equal makes a rounding up to 1 / sqrt(eps) larger.
-    atol = 1e-4 * max(1.0, float(expected.abs().max()))
+def near(expected: Tensor, got: Tensor, config: GPTConfig) -> None:
+    # A LayerNorm of a few nearly equal numbers makes a rounding up to 1 / sqrt(eps) larger.
+    is_sharp = config.norm == "layernorm" and config.n_embd < 8
+    atol = (1e-3 if is_sharp else 1e-5) * max(1.0, float(expected.abs().max()))
     np.testing.assert_allclose(got, expected, rtol=0, atol=atol)
 
 
